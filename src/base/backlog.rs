@@ -1,0 +1,146 @@
+//! Floor 0. What a connection still has to send: bytes and slices of files, in order.
+//!
+//! Only what a socket refused, or what arrived while it was refusing, is kept here; an idle
+//! connection's backlog owns no memory. Invariant: `bytes` is the sum of the byte segments (file
+//! slices cost no memory and are not counted), and no segment is empty.
+
+use bytes::{Buf, Bytes};
+use std::{collections::VecDeque, fs::File, io::IoSlice, rc::Rc};
+
+/// A part of an open file, sent by the kernel without passing through the process.
+#[derive(Clone, Debug)]
+pub struct FileSlice {
+    /// The open file; shared with the cache that opened it.
+    pub file: Rc<File>,
+    /// Where the rest begins.
+    pub offset: u64,
+    /// How much is left.
+    pub len: u64,
+}
+
+/// One piece of output.
+#[derive(Clone, Debug)]
+pub enum Segment {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// Bytes in a file.
+    File(FileSlice),
+}
+
+/// Output waiting for its socket.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    segments: VecDeque<Segment>,
+    bytes: usize,
+}
+
+impl Backlog {
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Bytes of memory that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends bytes.
+    pub fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.bytes += bytes.len();
+            self.segments.push_back(Segment::Bytes(bytes));
+        }
+    }
+
+    /// Appends a slice of a file.
+    pub fn push_file(&mut self, slice: FileSlice) {
+        if slice.len > 0 {
+            self.segments.push_back(Segment::File(slice));
+        }
+    }
+
+    /// What goes out next.
+    pub fn front(&self) -> Option<&Segment> {
+        self.segments.front()
+    }
+
+    /// Whether anything follows the front segment.
+    pub fn has_more(&self) -> bool {
+        self.segments.len() > 1
+    }
+
+    /// Fills `slices` with the byte segments at the front, up to the first file; returns how many.
+    pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut n = 0;
+        for (slot, segment) in slices.iter_mut().zip(&self.segments) {
+            let Segment::Bytes(bytes) = segment else { break };
+            *slot = IoSlice::new(bytes);
+            n += 1;
+        }
+        n
+    }
+
+    /// Forgets `n` sent bytes from the front. They may span segments.
+    pub fn advance(&mut self, mut n: u64) {
+        while let Some(front) = self.segments.front_mut() {
+            let sent = match front {
+                Segment::Bytes(bytes) => {
+                    let sent = bytes.len().min(usize::try_from(n).unwrap_or(usize::MAX));
+                    bytes.advance(sent);
+                    self.bytes -= sent;
+                    sent as u64
+                }
+                Segment::File(slice) => {
+                    let sent = slice.len.min(n);
+                    slice.offset += sent;
+                    slice.len -= sent;
+                    sent
+                }
+            };
+            n -= sent;
+            let left = match front {
+                Segment::Bytes(bytes) => bytes.len() as u64,
+                Segment::File(slice) => slice.len,
+            };
+            if left > 0 {
+                return;
+            }
+            self.segments.pop_front();
+        }
+        // Drained: give the memory back, an idle connection owns none.
+        self.segments = VecDeque::new();
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        *self = Backlog::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advance_spans_segments_and_counts_only_memory() {
+        let mut backlog = Backlog::default();
+        backlog.push(Bytes::from_static(b"abc"));
+        backlog.push(Bytes::new());
+        backlog.push(Bytes::from_static(b"defg"));
+        let file = Rc::new(File::open("/dev/null").unwrap());
+        backlog.push_file(FileSlice { file, offset: 10, len: 5 });
+        backlog.push(Bytes::from_static(b"h"));
+        assert_eq!(backlog.bytes(), 8);
+        let mut slices = [IoSlice::new(b""); 8];
+        assert_eq!(backlog.gather(&mut slices), 2);
+        backlog.advance(5);
+        assert!(matches!(backlog.front(), Some(Segment::Bytes(b)) if &b[..] == b"fg"));
+        backlog.advance(4);
+        assert!(matches!(backlog.front(), Some(Segment::File(f)) if (f.offset, f.len) == (12, 3)));
+        assert_eq!(backlog.bytes(), 1);
+        backlog.advance(4);
+        assert!(backlog.is_empty());
+        assert_eq!((backlog.bytes(), backlog.segments.capacity()), (0, 0));
+    }
+}

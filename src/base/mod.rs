@@ -1,0 +1,6 @@
+//! Floor 0: what everything else stands on. Knows no protocol, no socket and no callback.
+
+pub mod backlog;
+pub mod clock;
+pub mod id;
+pub mod wheel;

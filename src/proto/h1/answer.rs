@@ -1,0 +1,219 @@
+//! Floor 1. An answer's head: status line, fields, framing → bytes.
+//!
+//! Invariant: nothing a callback says can end a line early. Names are tokens, values hold no CR, LF
+//! or NUL (RFC 9110 §5.5), and the fields that delimit the message are written here alone; anything
+//! else makes the block faulty, and a faulty block is answered with a 500 instead.
+
+use crate::base::clock::StockFields;
+use crate::proto::http::{is_token, is_value_byte, list};
+use http::StatusCode;
+
+/// Field lines on their way out, as bytes, with a note of those that matter to the framing.
+#[derive(Clone, Debug, Default)]
+pub struct FieldBlock {
+    lines: Vec<u8>,
+    content_type: bool,
+    date: bool,
+    server: bool,
+    close: bool,
+    fault: Option<&'static str>,
+}
+
+impl FieldBlock {
+    /// Adds a line. A line that must not be sent makes the block faulty.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        if !is_token(name) {
+            self.fault = Some("a response header's name is not a token");
+            return;
+        }
+        let value = value.trim_ascii();
+        if !value.iter().all(|&b| is_value_byte(b)) {
+            self.fault = Some("a response header's value holds a control character");
+            return;
+        }
+        // The length first: it rules out nearly every name with one comparison.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"date") => self.date = true,
+            6 if name.eq_ignore_ascii_case(b"server") => self.server = true,
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                // Whether the connection stays is decided with the framing; only `close` is heard.
+                self.close |= list(value).any(|option| option.eq_ignore_ascii_case(b"close"));
+                return;
+            }
+            10 if name.eq_ignore_ascii_case(b"keep-alive") => return,
+            12 if name.eq_ignore_ascii_case(b"content-type") => self.content_type = true,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                self.fault = Some("content-length is written by the server: answer with a body, or stream_sized");
+                return;
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                self.fault = Some("transfer-encoding is written by the server");
+                return;
+            }
+            _ => {}
+        }
+        self.put(name, value);
+    }
+
+    fn put(&mut self, name: &[u8], value: &[u8]) {
+        self.lines.reserve(name.len() + value.len() + 4);
+        self.lines.extend_from_slice(name);
+        self.lines.extend_from_slice(b": ");
+        self.lines.extend_from_slice(value);
+        self.lines.extend_from_slice(b"\r\n");
+    }
+
+    /// Sets the media type unless the callback has.
+    pub fn default_content_type(&mut self, value: &str) {
+        if !self.content_type {
+            self.push(b"content-type", value.as_bytes());
+        }
+    }
+
+    /// Ends the connection after this answer.
+    pub fn close(&mut self) {
+        self.close = true;
+    }
+
+    /// What is wrong with it, if anything.
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault
+    }
+
+    /// Empties it, keeping its memory.
+    pub fn clear(&mut self) {
+        self.lines.clear();
+        *self = FieldBlock { lines: std::mem::take(&mut self.lines), ..FieldBlock::default() };
+    }
+
+    /// Whether the callback asked for the connection to be closed.
+    pub fn wants_close(&self) -> bool {
+        self.close
+    }
+
+    /// The lines as they will be sent.
+    pub fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+}
+
+/// What the head says about the body that follows (RFC 9112 §6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Announce {
+    /// Nothing: 1xx, 204, 304, or the end of the connection ends the body.
+    Nothing,
+    /// `content-length`.
+    Length(u64),
+    /// `transfer-encoding: chunked`.
+    Chunked,
+}
+
+/// What the head says about the connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Persistence {
+    /// Nothing: it stays, as HTTP/1.1 connections do.
+    Implied,
+    /// `connection: keep-alive`, for a client that speaks HTTP/1.0 and asked.
+    KeepAlive,
+    /// `connection: close`.
+    Close,
+}
+
+/// Appends a response head to `out`.
+pub fn encode(
+    out: &mut Vec<u8>,
+    status: StatusCode,
+    fields: &FieldBlock,
+    stock: &StockFields,
+    announce: Announce,
+    persistence: Persistence,
+) {
+    out.reserve(160 + fields.lines.len());
+    status_line(out, status);
+    match (fields.date, fields.server) {
+        (false, false) => out.extend_from_slice(stock.lines()),
+        (false, true) => out.extend_from_slice(stock.date_line()),
+        (true, false) => out.extend_from_slice(stock.server_line()),
+        (true, true) => {}
+    }
+    out.extend_from_slice(&fields.lines);
+    match announce {
+        Announce::Nothing => {}
+        Announce::Length(n) => {
+            out.extend_from_slice(b"content-length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        Announce::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    }
+    match persistence {
+        Persistence::Implied => {}
+        Persistence::KeepAlive => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        Persistence::Close => out.extend_from_slice(b"connection: close\r\n"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn status_line(out: &mut Vec<u8>, status: StatusCode) {
+    if status == StatusCode::OK {
+        return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Instant;
+    use std::time::SystemTime;
+
+    fn head(fields: &FieldBlock, announce: Announce, persistence: Persistence) -> String {
+        let mut stock = StockFields::new(Some("loopwright".into()));
+        stock.refresh(Instant::default(), || SystemTime::UNIX_EPOCH);
+        let mut out = Vec::new();
+        encode(&mut out, StatusCode::OK, fields, &stock, announce, persistence);
+        String::from_utf8(out).unwrap().replace("date: Thu, 01 Jan 1970 00:00:00 GMT", "DATE").replace("\r\n", "|")
+    }
+
+    #[test]
+    fn heads() {
+        let mut fields = FieldBlock::default();
+        fields.push(b"X-A", b" 1 ");
+        fields.default_content_type("text/plain");
+        fields.default_content_type("text/html");
+        assert_eq!(
+            head(&fields, Announce::Length(13), Persistence::Implied),
+            "HTTP/1.1 200 OK|DATE|server: loopwright|X-A: 1|content-type: text/plain|content-length: 13||"
+        );
+        fields.clear();
+        fields.push(b"Server", b"mine");
+        fields.push(b"connection", b"x, Close");
+        assert!(fields.wants_close());
+        assert_eq!(
+            head(&fields, Announce::Chunked, Persistence::Close),
+            "HTTP/1.1 200 OK|DATE|Server: mine|transfer-encoding: chunked|connection: close||"
+        );
+        fields.clear();
+        fields.push(b"date", b"today");
+        assert_eq!(
+            head(&fields, Announce::Nothing, Persistence::KeepAlive),
+            "HTTP/1.1 200 OK|server: loopwright|date: today|connection: keep-alive||"
+        );
+    }
+
+    #[test]
+    fn faults() {
+        for (name, value) in [
+            ("x", "a\r\nb: c"), ("x", "a\nb"), ("x", "a\0"), ("x y", "1"), ("x:", "1"), ("", "1"), ("x\r\n", "1"),
+            ("Content-Length", "5"), ("transfer-encoding", "chunked"),
+        ] {
+            let mut fields = FieldBlock::default();
+            fields.push(name.as_bytes(), value.as_bytes());
+            assert!(fields.fault().is_some() && fields.lines().is_empty(), "{name:?} {value:?}");
+        }
+    }
+}

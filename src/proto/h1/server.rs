@@ -1,0 +1,530 @@
+//! Floor 1. One HTTP/1.1 connection, the server's half: what is due next, and until when.
+//!
+//! Two sides that take turns, exchange by exchange:
+//!
+//! ```text
+//! rx   Head ──request──► Body ──end──► Ended        tx   Idle ──request──► Waiting
+//!        ▲                 │             │                 ▲                  │ begin
+//!        │          answer is out        │                 │                  ▼
+//!        │                 ▼             │                 └────── end ──── Body(encoder)
+//!        │              Discard ──end──► ┤
+//!        └────── both sides done ────────┘        no more of this client: rx = Closed
+//! ```
+//! Order of use: `poll_event` with whatever input there is, until it says `NeedInput`, `Paused` or
+//! `Closed`; after `Request`, `limit_body`, and one `begin_answer … end_answer`, now or later; then
+//! `next_deadline`, and `expire` when it has passed.
+//!
+//! Invariants: a request is reported only when the answer to the one before is complete, so answers
+//! leave in order; after `Closed` nothing more is read as a message, whatever arrives.
+
+use super::answer::{self, Announce, FieldBlock, Persistence};
+use super::body::{Decoder, Encoder, Piece, Trailers};
+use super::error::Error;
+use super::head::{self, Framing, Head, HeadLimits, Slots};
+use crate::base::clock::{Instant, StockFields};
+use http::{Method, StatusCode};
+use std::time::Duration;
+
+/// Waits of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// For a whole head, from its first byte (from the accept for a connection's first).
+    pub head: Duration,
+    /// Between two pieces of a body.
+    pub body: Duration,
+    /// The least rate of a body, in bytes per second; 0 for none.
+    pub body_rate: u64,
+    /// How long a body is given before its rate counts.
+    pub body_grace: Duration,
+    /// For the next request on a kept connection.
+    pub idle: Duration,
+}
+
+/// Bounds that the machine itself applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// For heads.
+    pub head: HeadLimits,
+    /// How much of an unwanted body is read and dropped to keep the connection.
+    pub discard: u64,
+    /// Waits.
+    pub waits: Waits,
+}
+
+/// What happened next on a connection.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A request's head. Answer it, now or later.
+    Request(Head<'a>),
+    /// A piece of its body.
+    Data(&'a [u8]),
+    /// The body is complete.
+    End(Trailers<'a>),
+    /// All that came has been seen: read more.
+    NeedInput,
+    /// The answer is not complete: what is left of the input belongs to the next request.
+    Paused,
+    /// The connection takes no more requests; input is worthless.
+    Closed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rx {
+    Head { scanned: u32, begun: bool, blank_lines: u8 },
+    Body(Decoder),
+    Discard { decoder: Decoder, left: u64 },
+    Ended,
+    Closed,
+}
+
+impl Rx {
+    const NEXT_HEAD: Rx = Rx::Head { scanned: 0, begun: false, blank_lines: 0 };
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tx {
+    Idle,
+    Waiting,
+    Body(Encoder),
+}
+
+/// How long the body of an answer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// All of it follows at once.
+    Whole(u64),
+    /// It is streamed, and its length is known.
+    Sized(u64),
+    /// It is streamed, and ends when it ends.
+    Open,
+}
+
+/// What has to be done about a deadline that passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expired {
+    /// Answer with this error's status and close.
+    Refuse(Error),
+    /// Just close: the client has sent nothing that could be answered.
+    Close,
+}
+
+/// The server's half of one connection.
+#[derive(Debug)]
+pub struct Server {
+    rx: Rx,
+    tx: Tx,
+    exchange: u32,
+    status: u16,
+    keep_alive: bool,
+    http_10: bool,
+    is_head: bool,
+    expects_continue: bool,
+    /// The first request has not begun.
+    fresh: bool,
+    /// No more exchanges after the present one.
+    last: bool,
+    /// The present wait of `rx` began.
+    since: Instant,
+    /// Input last arrived.
+    last_input: Instant,
+    /// Bytes of the body since `since`, for its rate.
+    rate_bytes: u64,
+    received: u64,
+    body_limit: u64,
+    sent: u64,
+}
+
+impl Server {
+    /// A connection accepted at `now`.
+    pub fn new(now: Instant) -> Server {
+        Server {
+            rx: Rx::NEXT_HEAD,
+            tx: Tx::Idle,
+            exchange: 0,
+            status: 0,
+            keep_alive: true,
+            http_10: false,
+            is_head: false,
+            expects_continue: false,
+            fresh: true,
+            last: false,
+            since: now,
+            last_input: now,
+            rate_bytes: 0,
+            received: 0,
+            body_limit: u64::MAX,
+            sent: 0,
+        }
+    }
+
+    // ---- what a caller may ask
+
+    /// The number of the present (or last) exchange.
+    pub fn exchange(&self) -> u32 {
+        self.exchange
+    }
+
+    /// A request has been reported and its answer is not complete.
+    pub fn is_answering(&self) -> bool {
+        self.tx != Tx::Idle
+    }
+
+    /// A request has been reported and its answer has not begun.
+    pub fn is_waiting(&self) -> bool {
+        self.tx == Tx::Waiting
+    }
+
+    /// The present answer's body is being streamed.
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.tx, Tx::Body(_))
+    }
+
+    /// No more requests will come from here.
+    pub fn is_closed(&self) -> bool {
+        self.rx == Rx::Closed
+    }
+
+    /// Part of a body that nobody wants is still on its way.
+    pub fn is_discarding(&self) -> bool {
+        matches!(self.rx, Rx::Discard { .. })
+    }
+
+    /// The request's body has not arrived whole.
+    pub fn has_body_to_come(&self) -> bool {
+        matches!(self.rx, Rx::Body(_))
+    }
+
+    /// Between two requests, and not one byte of the next has come.
+    pub fn is_idle(&self) -> bool {
+        self.tx == Tx::Idle && matches!(self.rx, Rx::Head { begun: false, .. })
+    }
+
+    /// Status of the present (or last) answer.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Body bytes of the present (or last) answer.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    // ---- input
+
+    /// Takes the next event from the front of `input`.
+    pub fn poll_event<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        slots: &'a mut Slots<'a>,
+        bounds: &Bounds,
+        now: Instant,
+    ) -> Result<Event<'a>, Error> {
+        if !input.is_empty() {
+            self.last_input = now;
+        }
+        loop {
+            match &mut self.rx {
+                Rx::Closed => {
+                    *input = &[];
+                    return Ok(Event::Closed);
+                }
+                Rx::Ended => return Ok(Event::Paused),
+                Rx::Head { scanned, begun, blank_lines } => {
+                    // RFC 9112 §2.2: a robust server ignores an empty line before a request.
+                    while let Some(rest) = input.strip_prefix(b"\r\n").filter(|_| *blank_lines < 4) {
+                        *blank_lines += 1;
+                        *input = rest;
+                    }
+                    if input.is_empty() {
+                        return Ok(Event::NeedInput);
+                    }
+                    if !*begun {
+                        *begun = true;
+                        if !self.fresh {
+                            self.since = now;
+                        }
+                    }
+                    let mut from = *scanned as usize;
+                    let end = head::find_end(input, &mut from, &bounds.head)?;
+                    *scanned = from as u32;
+                    let Some(end) = end else { return Ok(Event::NeedInput) };
+                    let (bytes, rest) = input.split_at(end);
+                    *input = rest;
+                    let head = head::parse(bytes, slots, &bounds.head)?;
+                    self.on_head(&head, now);
+                    return Ok(Event::Request(head));
+                }
+                Rx::Body(decoder) => {
+                    let piece = decoder.poll(input)?;
+                    let (taken, rest) = input.split_at(piece.len());
+                    match piece {
+                        Piece::NeedInput => return Ok(Event::NeedInput),
+                        Piece::Framing(_) => *input = rest,
+                        Piece::Data(n) => {
+                            self.received += n as u64;
+                            self.rate_bytes += n as u64;
+                            if self.received > self.body_limit {
+                                return Err(Error::BodyTooLarge { size: self.received, limit: self.body_limit });
+                            }
+                            *input = rest;
+                            self.expects_continue = false;
+                            return Ok(Event::Data(taken));
+                        }
+                        Piece::End(_) => {
+                            *input = rest;
+                            self.rx = Rx::Ended;
+                            return Trailers::check(taken).map(Event::End);
+                        }
+                    }
+                }
+                Rx::Discard { decoder, left } => {
+                    let piece = decoder.poll(input)?;
+                    *input = &input[piece.len()..];
+                    match piece {
+                        Piece::NeedInput => return Ok(Event::NeedInput),
+                        Piece::Framing(n) | Piece::Data(n) if *left < n as u64 => self.rx = Rx::Closed,
+                        Piece::Framing(n) | Piece::Data(n) => {
+                            *left -= n as u64;
+                            self.rate_bytes += n as u64;
+                        }
+                        Piece::End(_) => self.await_next(now),
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_head(&mut self, head: &Head<'_>, now: Instant) {
+        self.exchange = self.exchange.wrapping_add(1);
+        self.rx = match head.framing {
+            Framing::None => Rx::Ended,
+            Framing::Length(n) => Rx::Body(Decoder::Length(n)),
+            Framing::Chunked => Rx::Body(Decoder::CHUNKED),
+        };
+        self.tx = Tx::Waiting;
+        self.keep_alive = head.keep_alive;
+        self.http_10 = head.http_10;
+        self.is_head = head.method == Method::HEAD;
+        self.expects_continue = head.expects_continue;
+        self.fresh = false;
+        self.since = now;
+        (self.rate_bytes, self.received, self.sent, self.status) = (0, 0, 0, 0);
+    }
+
+    /// Bounds the body of the request just reported. An announced length over it is refused here,
+    /// before a byte of the body is read.
+    pub fn limit_body(&mut self, limit: u64) -> Result<(), Error> {
+        self.body_limit = limit;
+        match self.rx {
+            Rx::Body(Decoder::Length(size)) if size > limit => Err(Error::BodyTooLarge { size, limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the body as one slice, if its length was announced and all of it has arrived.
+    /// A request without a body has the empty one.
+    pub fn take_whole_body<'a>(&mut self, input: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let n = match self.rx {
+            Rx::Ended => 0,
+            Rx::Body(Decoder::Length(n)) => usize::try_from(n).ok().filter(|&n| n <= input.len())?,
+            _ => return None,
+        };
+        let (body, rest) = input.split_at(n);
+        *input = rest;
+        self.received = n as u64;
+        self.rx = Rx::Ended;
+        self.expects_continue = false;
+        Some(body)
+    }
+
+    /// The body is wanted: tells a client that waits for leave to send it (RFC 9110 §10.1.1).
+    pub fn want_body(&mut self, out: &mut Vec<u8>) {
+        if self.expects_continue && self.tx == Tx::Waiting && self.has_body_to_come() {
+            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        self.expects_continue = false;
+    }
+
+    /// Reading goes on after a pause that was ours: the client's waits begin anew.
+    pub fn resume_body(&mut self, now: Instant) {
+        (self.since, self.last_input, self.rate_bytes) = (now, now, 0);
+    }
+
+    /// The client has closed its sending side. Says whether a request was cut off by it.
+    pub fn handle_eof(&mut self) -> bool {
+        let cut = matches!(self.rx, Rx::Body(_) | Rx::Head { begun: true, .. });
+        self.last = true;
+        if !matches!(self.rx, Rx::Ended) {
+            self.rx = Rx::Closed;
+        }
+        cut
+    }
+
+    /// The present exchange is the last; an idle connection may close at once.
+    pub fn drain(&mut self) {
+        self.last = true;
+    }
+
+    // ---- output
+
+    /// Writes the head of the answer. The body, if it is `Some`, follows through the encoder.
+    pub fn begin_answer(
+        &mut self,
+        out: &mut Vec<u8>,
+        status: StatusCode,
+        fields: &FieldBlock,
+        stock: &StockFields,
+        extent: Extent,
+        discard: u64,
+    ) {
+        let is_bodiless = status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        let (announce, encoder) = match extent {
+            _ if is_bodiless => (Announce::Nothing, Encoder::Suppressed),
+            Extent::Whole(n) | Extent::Sized(n) => (Announce::Length(n), Encoder::Length(n)),
+            Extent::Open if self.http_10 => (Announce::Nothing, Encoder::UntilClose),
+            Extent::Open => (Announce::Chunked, Encoder::Chunked),
+        };
+        let whole = is_bodiless || matches!(extent, Extent::Whole(_));
+        self.keep_alive &= !self.last && !fields.wants_close() && encoder != Encoder::UntilClose;
+        if whole && !self.can_discard(discard) {
+            self.keep_alive = false;
+        }
+        let persistence = match (self.keep_alive, self.http_10) {
+            (false, _) => Persistence::Close,
+            (true, false) => Persistence::Implied,
+            (true, true) => Persistence::KeepAlive,
+        };
+        answer::encode(out, status, fields, stock, announce, persistence);
+        self.status = status.as_u16();
+        self.tx = Tx::Body(if self.is_head { Encoder::Suppressed } else { encoder });
+    }
+
+    /// Whether the rest of the request's body is short enough to be read and dropped. A client
+    /// that still waits for `100 Continue` may send it or not: there is no telling what comes next.
+    fn can_discard(&self, discard: u64) -> bool {
+        match self.rx {
+            Rx::Body(_) if self.expects_continue => false,
+            Rx::Body(Decoder::Length(left)) => left <= discard,
+            _ => true,
+        }
+    }
+
+    /// Frames `len` bytes of the answer's body: what goes before into `out`; how many of the bytes
+    /// to send; what goes after.
+    pub fn frame_body(&mut self, len: usize, out: &mut Vec<u8>) -> (usize, &'static [u8]) {
+        let Tx::Body(encoder) = &mut self.tx else { return (0, b"") };
+        match encoder.before(len, out) {
+            Some(n) => {
+                self.sent += n as u64;
+                (n, encoder.after())
+            }
+            None => (0, b""),
+        }
+    }
+
+    /// Whether the body of the present answer goes on the wire at all.
+    pub fn sends_body(&self) -> bool {
+        matches!(self.tx, Tx::Body(encoder) if encoder != Encoder::Suppressed)
+    }
+
+    /// Counts `len` bytes of a file that goes out behind the head. Returns how many to send.
+    pub fn frame_file(&mut self, len: u64) -> u64 {
+        match &mut self.tx {
+            Tx::Body(Encoder::Length(left)) => {
+                let n = len.min(*left);
+                *left -= n;
+                self.sent += n;
+                n
+            }
+            _ => 0,
+        }
+    }
+
+    /// The answer is complete. `trailers` are field lines, sent only after a chunked body.
+    pub fn end_answer(&mut self, trailers: &[u8], out: &mut Vec<u8>, discard: u64, now: Instant) {
+        let Tx::Body(encoder) = self.tx else { return };
+        if !encoder.finish(trailers, out) {
+            self.keep_alive = false;
+        }
+        self.tx = Tx::Idle;
+        self.rx = match self.rx {
+            _ if !self.keep_alive || self.last => Rx::Closed,
+            Rx::Body(decoder) if self.can_discard(discard) => {
+                (self.since, self.last_input, self.rate_bytes) = (now, now, 0);
+                Rx::Discard { decoder, left: discard }
+            }
+            Rx::Body(_) => Rx::Closed,
+            _ => return self.await_next(now),
+        };
+    }
+
+    /// The answer cannot be completed: only closing tells the client.
+    pub fn abort(&mut self) {
+        self.tx = Tx::Idle;
+        self.rx = Rx::Closed;
+    }
+
+    fn await_next(&mut self, now: Instant) {
+        self.rx = if self.last { Rx::Closed } else { Rx::NEXT_HEAD };
+        self.since = now;
+    }
+
+    /// Answers a refusal, if an answer can still be given, and takes no more requests.
+    pub fn refuse(&mut self, error: Error, out: &mut Vec<u8>, stock: &StockFields) {
+        if !self.is_streaming() {
+            let mut fields = FieldBlock::default();
+            fields.close();
+            fields.default_content_type("text/plain; charset=utf-8");
+            let status = error.status();
+            let text = status.canonical_reason().unwrap_or("");
+            self.tx = Tx::Waiting;
+            self.begin_answer(out, status, &fields, stock, Extent::Whole(text.len() as u64), 0);
+            if self.frame_body(text.len(), out).0 > 0 {
+                out.extend_from_slice(text.as_bytes());
+            }
+        }
+        self.abort();
+    }
+
+    // ---- time
+
+    /// When the client's present silence becomes too long. `reading` is false while input is left
+    /// alone by our own choice: then its silence is not the client's.
+    pub fn next_deadline(&self, waits: &Waits, reading: bool) -> Option<Instant> {
+        match self.rx {
+            Rx::Head { begun: false, .. } if !self.fresh => Some(self.since + waits.idle),
+            Rx::Head { .. } => Some(self.since + waits.head),
+            Rx::Body(_) if reading => Some(self.body_deadline(waits)),
+            Rx::Discard { .. } => Some(self.body_deadline(waits)),
+            Rx::Body(_) | Rx::Ended | Rx::Closed => None,
+        }
+    }
+
+    fn body_deadline(&self, waits: &Waits) -> Instant {
+        let silence = self.last_input + waits.body;
+        match self.rate_bytes.checked_mul(1_000_000).map(|micros| micros.checked_div(waits.body_rate)) {
+            // At this moment what has come is less than the rate asks for, unless more comes.
+            Some(Some(micros)) => silence.min(self.since + Duration::from_micros(micros).max(waits.body_grace)),
+            _ => silence,
+        }
+    }
+
+    /// The deadline has passed.
+    pub fn expire(&self, waits: &Waits, now: Instant) -> Expired {
+        match self.rx {
+            Rx::Head { begun: true, .. } => Expired::Refuse(Error::HeadTimeout),
+            Rx::Body(_) if now >= self.last_input + waits.body => Expired::Refuse(Error::BodyTimeout),
+            Rx::Body(_) => Expired::Refuse(Error::BodyTooSlow),
+            _ => Expired::Close,
+        }
+    }
+}
+
+impl Piece {
+    fn len(self) -> usize {
+        match self {
+            Piece::Data(n) | Piece::Framing(n) | Piece::End(n) => n,
+            Piece::NeedInput => 0,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Floor 1. The vocabulary HTTP/1 shares with later versions: fields, tokens, authorities.
+
+/// The field lines of a message, in order, as they arrived. A view into the receive buffer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fields<'a> {
+    lines: &'a [httparse::Header<'a>],
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn new(lines: &'a [httparse::Header<'a>]) -> Self {
+        Fields { lines }
+    }
+
+    /// The value of the first line with this name (any case), without surrounding white space.
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.get_all(name).next()
+    }
+
+    /// The values of every line with this name, in order.
+    pub fn get_all<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.lines
+            .iter()
+            .filter(move |line| line.name.eq_ignore_ascii_case(name))
+            .map(|line| line.value)
+    }
+
+    /// Every line: name as sent, value.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+        self.lines.iter().map(|line| (line.name, line.value))
+    }
+
+    /// How many lines.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// No line at all.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+}
+
+/// RFC 9110 §5.6.2: the bytes of a token (a method, a field name).
+pub const fn is_token_byte(b: u8) -> bool {
+    matches!(b, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*'
+        | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+}
+
+/// RFC 9110 §5.5: a byte that a field value may hold.
+pub const fn is_value_byte(b: u8) -> bool {
+    b == b'\t' || (b >= b' ' && b != 0x7f)
+}
+
+/// Whether `name` may be a field name.
+pub fn is_token(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|&b| is_token_byte(b))
+}
+
+/// The members of a comma-separated list (RFC 9110 §5.6.1), empty ones left out.
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// RFC 3986 §3.2 without user information, which RFC 9110 §4.2.4 forbids: `host [":" port]`.
+/// An empty authority is a valid `Host` (RFC 9110 §7.2).
+pub fn is_authority(text: &[u8]) -> bool {
+    let (host_ok, port) = if let Some(rest) = text.strip_prefix(b"[") {
+        let Some(end) = rest.iter().position(|&b| b == b']') else { return false };
+        let literal = std::str::from_utf8(&rest[..end]).unwrap_or("");
+        (literal.parse::<std::net::Ipv6Addr>().is_ok(), &rest[end + 1..])
+    } else {
+        let end = memchr::memchr(b':', text).unwrap_or(text.len());
+        let name_byte = |&b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&b);
+        (text[..end].iter().all(name_byte), &text[end..])
+    };
+    let port_ok = match port.strip_prefix(b":") {
+        None => port.is_empty(),
+        Some(digits) => {
+            digits.iter().all(u8::is_ascii_digit)
+                && (digits.is_empty()
+                    || std::str::from_utf8(digits).is_ok_and(|d| d.parse::<u16>().is_ok()))
+        }
+    };
+    host_ok && port_ok && !(text.starts_with(b":"))
+}
+
+/// Whether every `%` in `text` is followed by two hexadecimal digits.
+pub fn percent_encoding_is_whole(text: &[u8]) -> bool {
+    memchr::memchr_iter(b'%', text).all(|at| {
+        matches!(text.get(at + 1..at + 3), Some(hex) if hex.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities() {
+        for good in ["", "a", "example.org", "example.org:80", "127.0.0.1:8080", "[::1]", "[::1]:80", "a:", "a_b"] {
+            assert!(is_authority(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "u@h", "a:b", "a:99999", "[::1", "[::1]x", "[x]", "a b", "a,b", "a/b", ":80", "a:1:2", "::1", "[]", "a\u{e9}",
+        ] {
+            assert!(!is_authority(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_and_percent_encoding() {
+        assert_eq!(list(b" a , ,b,").collect::<Vec<_>>(), [b"a", b"b"]);
+        for (text, whole) in [("", true), ("%41", true), ("a%4", false), ("%", false), ("%zz", false), ("%%41", false)] {
+            assert_eq!(percent_encoding_is_whole(text.as_bytes()), whole, "{text}");
+        }
+    }
+}
