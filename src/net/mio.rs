@@ -1,0 +1,442 @@
+//! Floor 1. The real `Net`: epoll by way of mio, socket options by way of socket2, a few threads
+//! for work that blocks. The only file that names mio.
+//!
+//! System calls are what a server costs, so they are counted here: accept4, then nothing (the
+//! options are inherited from the listener), one epoll_ctl when a connection first has to wait, one
+//! more when a write first falls short, and none ever again.
+
+use super::{Net, Peer, Ready, Sock, Source, Waker, Work};
+use crate::base::clock::Instant;
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+// Tokens of connections have a generation of 1 or more in their upper half.
+const WAKER: Token = Token(u32::MAX as usize);
+const EVENTS_PER_POLL: usize = 1024;
+/// Connections that may wait for `accept`; the kernel's own limit (somaxconn) may be lower.
+const BACKLOG: i32 = 4096;
+
+/// Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` (first address),
+/// `unix:/run/site.sock`. Port 0 takes a free one.
+///
+/// ```
+/// use loopwright::Listen;
+/// assert!(matches!("127.0.0.1:0".parse(), Ok(Listen::Tcp(_))));
+/// assert!(matches!("unix:/run/site.sock".parse(), Ok(Listen::Unix(_))));
+/// assert!("8080".parse::<Listen>().unwrap_err().to_string().contains("ip:port"));
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Listen {
+    /// A TCP address, IPv4 or IPv6. An IPv6 listener takes no IPv4 connections.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket. A socket left behind by a dead process is replaced.
+    Unix(PathBuf),
+}
+
+impl FromStr for Listen {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Listen> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Listen::Unix(PathBuf::from(path)));
+        }
+        if let Some(addr) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+            return Ok(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], addr))));
+        }
+        text.parse().map(Listen::Tcp).map_err(|_| {
+            let why = format!("cannot listen on {text:?}: want \"ip:port\", \"[ipv6]:port\" or \"unix:/path\"");
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Tcp(addr) => addr.fmt(f),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+    Closed,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn source(&mut self) -> &mut dyn mio::event::Source {
+        match self {
+            Stream::Tcp(s) => s,
+            Stream::Unix(s) => s,
+        }
+    }
+
+    fn sock(&self) -> SockRef<'_> {
+        match self {
+            Stream::Tcp(s) => SockRef::from(s),
+            Stream::Unix(s) => SockRef::from(s),
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(s) => s.as_fd(),
+            Stream::Unix(s) => s.as_fd(),
+        }
+    }
+}
+
+/// Threads for work that blocks, and how much may wait for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Threads, started with the first work.
+    pub threads: usize,
+    /// Pieces of work that may wait.
+    pub queue: usize,
+}
+
+/// Sockets of this machine.
+pub struct MioNet {
+    poll: Poll,
+    events: Events,
+    listeners: Vec<Listener>,
+    streams: Slab<Stream>,
+    epoch: std::time::Instant,
+    waker: Arc<mio::Waker>,
+    workers: Workers,
+}
+
+impl MioNet {
+    /// Opens every listener. Fails on the first that cannot be, naming it.
+    pub fn bind(addresses: &[Listen], pool: Pool) -> io::Result<MioNet> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
+        let mut listeners = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let open = || -> io::Result<Listener> {
+                match address {
+                    Listen::Tcp(addr) => listen_tcp(*addr).map(Listener::Tcp),
+                    Listen::Unix(path) => listen_unix(path).map(|l| Listener::Unix(l, path.clone())),
+                }
+            };
+            let mut listener = open()
+                .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))?;
+            let source: &mut dyn mio::event::Source = match &mut listener {
+                Listener::Tcp(l) => l,
+                Listener::Unix(l, _) => l,
+                Listener::Closed => continue,
+            };
+            poll.registry().register(source, Token(listeners.len()), Interest::READABLE)?;
+            listeners.push(listener);
+        }
+        Ok(MioNet {
+            poll,
+            events: Events::with_capacity(EVENTS_PER_POLL),
+            listeners,
+            streams: Slab::new(),
+            epoch: std::time::Instant::now(),
+            waker,
+            workers: Workers::new(pool),
+        })
+    }
+
+    /// Where the listeners really are: port 0 has become a port.
+    pub fn addresses(&self) -> Vec<Listen> {
+        let address = |listener: &Listener| match listener {
+            Listener::Tcp(l) => l.local_addr().ok().map(Listen::Tcp),
+            Listener::Unix(_, path) => Some(Listen::Unix(path.clone())),
+            Listener::Closed => None,
+        };
+        self.listeners.iter().filter_map(address).collect()
+    }
+
+    fn stream(&mut self, sock: Sock) -> io::Result<&mut Stream> {
+        self.streams.get_mut(sock.0 as usize).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    // N processes of ours share a port; the kernel spreads new connections over them.
+    socket.set_reuse_port(true)?;
+    // Accepted sockets inherit it: no call per connection.
+    socket.set_tcp_nodelay(true)?;
+    // Accept a connection when its first bytes are there, so that the read after it succeeds.
+    #[cfg(target_os = "linux")]
+    if let Err(e) = nix::sys::socket::setsockopt(&socket, DeferAccept, &1) {
+        log::debug!("TCP_DEFER_ACCEPT on {addr}: {e}");
+    }
+    socket.bind(&SockAddr::from(addr))?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    // A socket whose process has died refuses connections; a living one must not be taken over.
+    let left_behind = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+        && std::os::unix::net::UnixStream::connect(path).is_err();
+    if left_behind {
+        std::fs::remove_file(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    Ok(UnixListener::from_std(socket.into()))
+}
+
+/// TCP_DEFER_ACCEPT, in seconds: the one socket option here that socket2 does not have.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug)]
+struct DeferAccept;
+#[cfg(target_os = "linux")]
+nix::setsockopt_impl!(
+    DeferAccept,
+    libc::IPPROTO_TCP,
+    libc::TCP_DEFER_ACCEPT,
+    usize,
+    nix::sys::socket::sockopt::SetUsize
+);
+
+/// Interrupted calls are made again here, so that nobody above hears of signals.
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+impl Net for MioNet {
+    fn now(&self) -> Instant {
+        Instant::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn wall_clock(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn poll(&mut self, until: Option<Instant>, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let wait = match until {
+            Some(until) if until == Instant::default() => Some(Duration::ZERO),
+            Some(until) => Some(until - self.now()),
+            None => None,
+        };
+        match self.poll.poll(&mut self.events, wait) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        ready.extend(self.events.iter().map(|event| Ready {
+            source: match event.token() {
+                WAKER => Source::Waker,
+                Token(n) if n < WAKER.0 => Source::Listener(n),
+                Token(n) => Source::Conn(n as u64),
+            },
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            read_closed: event.is_read_closed(),
+            broken: event.is_error() || event.is_write_closed(),
+        }));
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: usize) -> io::Result<(Sock, Peer)> {
+        let (stream, peer) = match self.listeners.get(listener) {
+            Some(Listener::Tcp(l)) => retry(|| l.accept()).map(|(s, addr)| (Stream::Tcp(s), Peer::Inet(addr)))?,
+            Some(Listener::Unix(l, _)) => retry(|| l.accept()).map(|(s, _)| (Stream::Unix(s), Peer::Unix))?,
+            _ => return Err(io::ErrorKind::WouldBlock.into()),
+        };
+        Ok((Sock(self.streams.insert(stream) as u32), peer))
+    }
+
+    fn listeners(&self) -> usize {
+        self.listeners.len()
+    }
+
+    fn close_listener(&mut self, listener: usize) {
+        let Some(slot) = self.listeners.get_mut(listener) else { return };
+        if let Listener::Unix(_, path) = std::mem::replace(slot, Listener::Closed) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn register(&mut self, sock: Sock, token: u64) -> io::Result<()> {
+        let Some(stream) = self.streams.get_mut(sock.0 as usize) else { return Ok(()) };
+        self.poll.registry().register(stream.source(), Token(token as usize), Interest::READABLE)
+    }
+
+    fn want_write(&mut self, sock: Sock, token: u64) -> io::Result<()> {
+        let Some(stream) = self.streams.get_mut(sock.0 as usize) else { return Ok(()) };
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().reregister(stream.source(), Token(token as usize), both)
+    }
+
+    fn read(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize> {
+        let stream = self.stream(sock)?;
+        retry(|| match stream {
+            Stream::Tcp(s) => s.read(into),
+            Stream::Unix(s) => s.read(into),
+        })
+    }
+
+    fn write(&mut self, sock: Sock, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let stream = self.stream(sock)?;
+        retry(|| match stream {
+            #[cfg(target_os = "linux")]
+            Stream::Tcp(s) if more => SockRef::from(&*s).send_with_flags(bytes, MSG_MORE),
+            Stream::Tcp(s) => s.write(bytes),
+            Stream::Unix(s) => s.write(bytes),
+        })
+    }
+
+    fn write_vectored(&mut self, sock: Sock, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let stream = self.stream(sock)?;
+        retry(|| match stream {
+            Stream::Tcp(s) => s.write_vectored(slices),
+            Stream::Unix(s) => s.write_vectored(slices),
+        })
+    }
+
+    fn send_file(&mut self, sock: Sock, file: &File, offset: u64, len: u64) -> io::Result<usize> {
+        let stream = self.stream(sock)?;
+        let (mut offset, len) = (offset, usize::try_from(len).unwrap_or(usize::MAX));
+        retry(|| Ok(rustix::fs::sendfile(stream.fd(), file, Some(&mut offset), len)?))
+    }
+
+    fn shutdown_write(&mut self, sock: Sock) {
+        if let Some(stream) = self.streams.get(sock.0 as usize) {
+            let _ = stream.sock().shutdown(std::net::Shutdown::Write);
+        }
+    }
+
+    fn close(&mut self, sock: Sock) {
+        self.streams.try_remove(sock.0 as usize);
+    }
+
+    fn waker(&self) -> Waker {
+        let waker = self.waker.clone();
+        Arc::new(move || {
+            if let Err(e) = waker.wake() {
+                log::error!("cannot wake the loop: {e}");
+            }
+        })
+    }
+
+    fn offload(&mut self, work: Work) -> bool {
+        self.workers.submit(work)
+    }
+}
+
+#[cfg(target_os = "linux")]
+const MSG_MORE: i32 = libc::MSG_MORE;
+
+impl Drop for MioNet {
+    fn drop(&mut self) {
+        for listener in 0..self.listeners.len() {
+            self.close_listener(listener);
+        }
+    }
+}
+
+/// Threads that take work from one bounded queue. Started when first needed; they end with the
+/// loop, each after the work it is at.
+struct Workers {
+    pool: Pool,
+    started: usize,
+    queue: Arc<WorkQueue>,
+}
+
+#[derive(Default)]
+struct WorkQueue {
+    state: Mutex<WorkState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct WorkState {
+    waiting: VecDeque<Work>,
+    idle: usize,
+    closed: bool,
+}
+
+impl Workers {
+    fn new(pool: Pool) -> Workers {
+        Workers { pool, started: 0, queue: Arc::default() }
+    }
+
+    fn submit(&mut self, work: Work) -> bool {
+        let mut state = self.queue.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.waiting.len() >= self.pool.queue {
+            return false;
+        }
+        let short = state.waiting.len() >= state.idle && self.started < self.pool.threads.max(1);
+        if short && let Err(e) = self.queue.start_thread(self.started) {
+            if self.started == 0 {
+                log::error!("cannot start a thread for offloaded work: {e}");
+                return false;
+            }
+        } else if short {
+            self.started += 1;
+        }
+        state.waiting.push_back(work);
+        self.queue.changed.notify_one();
+        true
+    }
+}
+
+impl WorkQueue {
+    fn start_thread(self: &Arc<Self>, number: usize) -> io::Result<()> {
+        let queue = self.clone();
+        let run = move || while let Some(work) = queue.next() {
+            // The work reports its own panics; a thread outlives them.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        };
+        std::thread::Builder::new().name(format!("loopwright-offload-{number}")).spawn(run).map(drop)
+    }
+
+    fn next(&self) -> Option<Work> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(work) = state.waiting.pop_front() {
+                return Some(work);
+            }
+            state.idle += 1;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.queue.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.queue.changed.notify_all();
+    }
+}

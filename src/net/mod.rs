@@ -1,0 +1,125 @@
+//! Floor 1. Sockets and the clock behind one trait. [`mio`] is the real one, [`sim`] the seeded one;
+//! nothing above can tell which it runs on.
+//!
+//! Readiness is edge-triggered: an edge is reported once, and whoever does not read until a short
+//! read has to remember that there is more. A read shorter than its buffer has emptied the socket
+//! (epoll(7)), so nobody asks again just to hear "would block".
+
+pub mod mio;
+pub mod sim;
+
+use crate::base::clock::Instant;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// A socket, as its `Net` numbers them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Sock(pub u32);
+
+/// What a readiness event is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The connection registered with this token.
+    Conn(u64),
+    /// The listener with this number has connections to accept.
+    Listener(usize),
+    /// Somebody called the [`Waker`].
+    Waker,
+}
+
+/// One readiness event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ready {
+    /// Who is ready.
+    pub source: Source,
+    /// There is something to read: bytes, the end, or an error.
+    pub readable: bool,
+    /// There is room to write.
+    pub writable: bool,
+    /// The peer has closed its sending side.
+    pub read_closed: bool,
+    /// Both directions are closed, or the connection broke.
+    pub broken: bool,
+}
+
+/// Where a connection comes from.
+///
+/// ```
+/// use loopwright::Peer;
+/// let peer = Peer::Inet("192.0.2.1:4711".parse().unwrap());
+/// assert_eq!(peer.to_string(), "192.0.2.1:4711");
+/// assert_eq!(peer.ip().unwrap().to_string(), "192.0.2.1");
+/// assert_eq!(Peer::Unix.ip(), None);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// TCP, with the remote address.
+    Inet(SocketAddr),
+    /// A Unix socket; its clients have no address.
+    Unix,
+}
+
+impl Peer {
+    /// The remote IP address; `None` on a Unix socket.
+    pub fn ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Peer::Inet(addr) => Some(addr.ip()),
+            Peer::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Inet(addr) => addr.fmt(f),
+            Peer::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// Ends a wait of [`Net::poll`] from any thread.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// Work for another thread. It says by its own means when it is done.
+pub type Work = Box<dyn FnOnce() + Send>;
+
+/// The world outside the loop.
+pub trait Net {
+    /// The monotonic clock, read anew.
+    fn now(&self) -> Instant;
+    /// The wall clock, for dates.
+    fn wall_clock(&self) -> SystemTime;
+    /// Waits until something is ready, until `until`, or not at all if that has passed.
+    fn poll(&mut self, until: Option<Instant>, ready: &mut Vec<Ready>) -> io::Result<()>;
+    /// Takes one connection from the queue of a listener.
+    fn accept(&mut self, listener: usize) -> io::Result<(Sock, Peer)>;
+    /// How many listeners there are.
+    fn listeners(&self) -> usize;
+    /// Closes a listener for good.
+    fn close_listener(&mut self, listener: usize);
+    /// From now on readability of `sock` is reported under `token`; what is there already, too.
+    fn register(&mut self, sock: Sock, token: u64) -> io::Result<()>;
+    /// From now on room to write is reported as well.
+    fn want_write(&mut self, sock: Sock, token: u64) -> io::Result<()>;
+    /// Reads; 0 is the end.
+    fn read(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize>;
+    /// Writes what fits. `more`: something follows at once, so a partial packet can wait for it.
+    fn write(&mut self, sock: Sock, bytes: &[u8], more: bool) -> io::Result<usize>;
+    /// Writes what fits of several slices.
+    fn write_vectored(&mut self, sock: Sock, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Sends a part of a file. 0: the file is shorter than that.
+    fn send_file(&mut self, sock: Sock, file: &File, offset: u64, len: u64) -> io::Result<usize>;
+    /// Closes the sending side: the peer reads what was sent, then the end.
+    fn shutdown_write(&mut self, sock: Sock);
+    /// Closes the socket.
+    fn close(&mut self, sock: Sock);
+    /// Something that ends `poll`'s wait.
+    fn waker(&self) -> Waker;
+    /// Runs `work` elsewhere. Refused (and dropped) when too much waits already.
+    fn offload(&mut self, work: Work) -> bool;
+}

@@ -1,0 +1,422 @@
+//! Floor 1. A `Net` without sockets: virtual time, and every freedom a network has, drawn from a seed.
+//!
+//! What the client sends arrives in pieces of any size, whenever; what the server writes goes into a
+//! send buffer of a seeded size that the client empties whenever; readiness is edge-triggered, as
+//! the real one is, so that an edge the loop forgets is a connection that hangs, here too. A socket
+//! closed with unread input resets, and what the client had not yet taken is lost.
+//!
+//! ```text
+//! client.send ─► on the way ─(some, some time)─► arrived ─► server reads
+//! client.received ◄─(some, some time)─ send buffer ◄─ server writes
+//! ```
+//! Invariant: nothing here looks at a real clock, a map's order or another source of chance than the
+//! one generator, so a seed repeats bit for bit.
+
+use super::{Net, Peer, Ready, Sock, Source, Waker, Work};
+use crate::base::clock::Instant;
+use fastrand::Rng;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// What may go wrong by itself. Resets, half-closes and stalls are up to the test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faults {
+    /// One accept in so many fails (0: none).
+    pub accept_errors: u32,
+    /// The smallest and largest send buffer of a connection, in bytes.
+    pub send_buffer: (usize, usize),
+    /// The largest piece that arrives at once, in bytes.
+    pub segment: usize,
+}
+
+impl Default for Faults {
+    fn default() -> Faults {
+        Faults { accept_errors: 8, send_buffer: (1, 8192), segment: 2048 }
+    }
+}
+
+/// One simulated connection, seen from its client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Client(u32);
+
+#[derive(Default)]
+struct Wire {
+    token: Option<u64>,
+    wants_write: bool,
+    accepted: bool,
+    /// Sent by the client, still on the way; then what the server may read.
+    on_the_way: VecDeque<u8>,
+    arrived: VecDeque<u8>,
+    client_finished: bool,
+    end_arrived: bool,
+    reset: bool,
+    /// Written by the server, not yet taken by the client; then what the client has.
+    send_buffer: VecDeque<u8>,
+    send_room: usize,
+    received: Vec<u8>,
+    stalled: bool,
+    server_finished: bool,
+    closed: bool,
+    readable_edge: bool,
+    writable_edge: bool,
+}
+
+impl Wire {
+    fn room(&self) -> usize {
+        self.send_room.saturating_sub(self.send_buffer.len())
+    }
+
+    /// What a newly armed interest would report.
+    fn has_input(&self) -> bool {
+        !self.arrived.is_empty() || self.end_arrived || self.reset
+    }
+
+    fn is_moving(&self) -> bool {
+        !self.closed && (!self.on_the_way.is_empty() || (self.client_finished && !self.end_arrived))
+            || (!self.send_buffer.is_empty() && !self.stalled)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.token.is_some() && !self.closed && (self.readable_edge || (self.writable_edge && self.wants_write))
+    }
+}
+
+/// A world of one server's sockets, made of a seed.
+///
+/// ```
+/// use loopwright::sim::{Faults, SimNet};
+/// use loopwright::{App, Server};
+///
+/// let mut app = App::new();
+/// app.get("/", |_, _, res| res.text("Hello, World!"));
+/// let mut server = Server::simulate(SimNet::new(7, Faults::default()), app, ()).unwrap();
+/// let client = server.net_mut().connect(0);
+/// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+/// while !server.net_mut().received(client).ends_with(b"Hello, World!") {
+///     server.turn().unwrap();
+/// }
+/// ```
+pub struct SimNet {
+    rng: Rng,
+    now: Instant,
+    faults: Faults,
+    wires: Vec<Wire>,
+    listeners: Vec<Option<VecDeque<Client>>>,
+    listener_edges: Vec<bool>,
+    work: Vec<(Instant, Work)>,
+    woken: Arc<AtomicBool>,
+    quiet: bool,
+}
+
+impl SimNet {
+    /// A world with one listener.
+    pub fn new(seed: u64, faults: Faults) -> SimNet {
+        SimNet {
+            rng: Rng::with_seed(seed),
+            now: Instant::default(),
+            faults,
+            wires: Vec::new(),
+            listeners: vec![Some(VecDeque::new())],
+            listener_edges: vec![false],
+            work: Vec::new(),
+            woken: Arc::default(),
+            quiet: false,
+        }
+    }
+
+    /// The generator behind everything, for the test's own choices.
+    pub fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
+    }
+
+    /// A client connects to a listener.
+    pub fn connect(&mut self, listener: usize) -> Client {
+        let client = Client(self.wires.len() as u32);
+        let (least, most) = self.faults.send_buffer;
+        let send_room = self.rng.usize(least..=most.max(least));
+        self.wires.push(Wire { send_room, ..Wire::default() });
+        match self.listeners.get_mut(listener) {
+            Some(Some(queue)) => {
+                queue.push_back(client);
+                self.listener_edges[listener] = true;
+            }
+            _ => self.wire(client).reset = true,
+        }
+        client
+    }
+
+    fn wire(&mut self, client: Client) -> &mut Wire {
+        // A Client is only made by `connect`, and wires are never removed.
+        &mut self.wires[client.0 as usize]
+    }
+
+    /// The client sends.
+    pub fn send(&mut self, client: Client, bytes: &[u8]) {
+        self.wire(client).on_the_way.extend(bytes);
+    }
+
+    /// The client closes its sending side, behind what it has sent.
+    pub fn finish(&mut self, client: Client) {
+        self.wire(client).client_finished = true;
+    }
+
+    /// The connection breaks: what is on the way in either direction is lost.
+    pub fn reset(&mut self, client: Client) {
+        let wire = self.wire(client);
+        wire.reset = true;
+        wire.readable_edge = true;
+        wire.writable_edge = true;
+        wire.on_the_way.clear();
+        wire.arrived.clear();
+        wire.send_buffer.clear();
+    }
+
+    /// The client stops (or begins again) to take what the server sends.
+    pub fn stall(&mut self, client: Client, stalled: bool) {
+        self.wire(client).stalled = stalled;
+    }
+
+    /// What the client has taken so far.
+    pub fn received(&mut self, client: Client) -> &[u8] {
+        &self.wire(client).received
+    }
+
+    /// The client has seen the end: of the answer, or of the connection.
+    pub fn is_finished(&mut self, client: Client) -> bool {
+        let wire = self.wire(client);
+        wire.reset || ((wire.closed || wire.server_finished) && wire.send_buffer.is_empty())
+    }
+
+    /// The connection broke, or the server closed it in the client's face.
+    pub fn was_reset(&mut self, client: Client) -> bool {
+        self.wire(client).reset
+    }
+
+    /// The server holds no socket of this client any more (or has not accepted it yet).
+    pub fn is_released(&mut self, client: Client) -> bool {
+        let wire = self.wire(client);
+        wire.closed || !wire.accepted
+    }
+
+    /// The last `poll` had nothing to wait for: no byte moves, no timer runs. What has not been
+    /// answered by now never will be.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Lets time pass for bytes on the way and clients that read.
+    fn move_bytes(&mut self) {
+        for wire in &mut self.wires {
+            if self.rng.bool() {
+                let most = wire.on_the_way.len().min(self.faults.segment.max(1));
+                let n = if most == 0 { 0 } else { self.rng.usize(1..=most) };
+                if n > 0 && wire.closed {
+                    // Data for a closed socket is answered with a reset.
+                    wire.on_the_way.clear();
+                    wire.send_buffer.clear();
+                    wire.reset = true;
+                } else if n > 0 {
+                    wire.arrived.extend(wire.on_the_way.drain(..n));
+                    wire.readable_edge = true;
+                } else if wire.client_finished && !wire.end_arrived {
+                    wire.end_arrived = true;
+                    wire.readable_edge = true;
+                }
+            }
+            if !wire.stalled && !wire.send_buffer.is_empty() && self.rng.bool() {
+                let n = self.rng.usize(1..=wire.send_buffer.len());
+                wire.received.extend(wire.send_buffer.drain(..n));
+                wire.writable_edge = true;
+            }
+        }
+    }
+
+    fn is_moving(&self) -> bool {
+        self.wires.iter().any(Wire::is_moving)
+    }
+
+    fn run_due_work(&mut self) {
+        while let Some(at) = self.work.iter().position(|(due, _)| *due <= self.now) {
+            (self.work.remove(at).1)();
+        }
+    }
+
+    fn collect(&mut self, ready: &mut Vec<Ready>) {
+        if self.woken.swap(false, Ordering::Relaxed) {
+            ready.push(blank(Source::Waker));
+        }
+        for (n, edge) in self.listener_edges.iter_mut().enumerate() {
+            if std::mem::take(edge) && self.listeners[n].is_some() {
+                ready.push(Ready { readable: true, ..blank(Source::Listener(n)) });
+            }
+        }
+        for wire in &mut self.wires {
+            // An edge may be reported late; it may not be lost.
+            if !wire.is_ready() || self.rng.u8(..4) == 0 {
+                continue;
+            }
+            let Some(token) = wire.token else { continue };
+            ready.push(Ready {
+                source: Source::Conn(token),
+                readable: std::mem::take(&mut wire.readable_edge),
+                writable: std::mem::take(&mut wire.writable_edge),
+                read_closed: wire.end_arrived || wire.reset,
+                broken: wire.reset,
+            });
+        }
+        self.rng.shuffle(ready);
+    }
+}
+
+fn blank(source: Source) -> Ready {
+    Ready { source, readable: false, writable: false, read_closed: false, broken: false }
+}
+
+impl Net for SimNet {
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn wall_clock(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + (self.now - Instant::default())
+    }
+
+    fn poll(&mut self, until: Option<Instant>, ready: &mut Vec<Ready>) -> io::Result<()> {
+        self.quiet = false;
+        self.now = self.now + Duration::from_micros(self.rng.u64(1..500));
+        loop {
+            self.move_bytes();
+            self.run_due_work();
+            self.collect(ready);
+            let is_due = until.is_some_and(|until| until <= self.now);
+            if !ready.is_empty() || is_due {
+                return Ok(());
+            }
+            if self.is_moving() || self.wires.iter().any(Wire::is_ready) {
+                self.now = self.now + Duration::from_micros(self.rng.u64(1..500));
+                continue;
+            }
+            // Nothing moves: the next thing to happen is a timer of the loop's, or work that is done.
+            let work = self.work.iter().map(|(due, _)| *due).min();
+            match (until, work) {
+                (None, None) => {
+                    self.quiet = true;
+                    return Ok(());
+                }
+                (until, work) => self.now = until.into_iter().chain(work).min().unwrap_or(self.now).max(self.now),
+            }
+        }
+    }
+
+    fn accept(&mut self, listener: usize) -> io::Result<(Sock, Peer)> {
+        let errors = self.faults.accept_errors;
+        let Some(Some(queue)) = self.listeners.get_mut(listener) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let Some(client) = queue.pop_front() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        if errors > 0 && self.rng.u32(..errors) == 0 {
+            self.reset(client);
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        self.wire(client).accepted = true;
+        let port = 1024 + (client.0 % 60_000) as u16;
+        Ok((Sock(client.0), Peer::Inet(([192, 0, 2, 1], port).into())))
+    }
+
+    fn listeners(&self) -> usize {
+        self.listeners.len()
+    }
+
+    fn close_listener(&mut self, listener: usize) {
+        let queue = self.listeners.get_mut(listener).and_then(Option::take);
+        for client in queue.into_iter().flatten() {
+            self.reset(client);
+        }
+    }
+
+    fn register(&mut self, sock: Sock, token: u64) -> io::Result<()> {
+        let wire = self.wire(Client(sock.0));
+        wire.token = Some(token);
+        wire.readable_edge = wire.has_input();
+        wire.writable_edge = wire.reset;
+        Ok(())
+    }
+
+    fn want_write(&mut self, sock: Sock, _token: u64) -> io::Result<()> {
+        let wire = self.wire(Client(sock.0));
+        wire.wants_write = true;
+        wire.writable_edge |= wire.room() > 0;
+        wire.readable_edge |= wire.has_input();
+        Ok(())
+    }
+
+    fn read(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize> {
+        let wire = self.wire(Client(sock.0));
+        if wire.reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if wire.arrived.is_empty() && !wire.end_arrived {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let n = wire.arrived.len().min(into.len());
+        for (slot, byte) in into.iter_mut().zip(wire.arrived.drain(..n)) {
+            *slot = byte;
+        }
+        Ok(n)
+    }
+
+    fn write(&mut self, sock: Sock, bytes: &[u8], _more: bool) -> io::Result<usize> {
+        let wire = self.wire(Client(sock.0));
+        if wire.reset || wire.server_finished {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let n = bytes.len().min(wire.room());
+        if n == 0 && !bytes.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        wire.send_buffer.extend(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn write_vectored(&mut self, sock: Sock, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        self.write(sock, &bytes, false)
+    }
+
+    fn send_file(&mut self, sock: Sock, file: &File, offset: u64, len: u64) -> io::Result<usize> {
+        let room = self.wire(Client(sock.0)).room().max(1);
+        let mut bytes = vec![0; room.min(usize::try_from(len).unwrap_or(usize::MAX))];
+        let n = file.read_at(&mut bytes, offset)?;
+        if n == 0 { Ok(0) } else { self.write(sock, &bytes[..n], false) }
+    }
+
+    fn shutdown_write(&mut self, sock: Sock) {
+        self.wire(Client(sock.0)).server_finished = true;
+    }
+
+    fn close(&mut self, sock: Sock) {
+        let wire = self.wire(Client(sock.0));
+        wire.closed = true;
+        wire.token = None;
+        if !wire.arrived.is_empty() {
+            wire.send_buffer.clear();
+            wire.reset = true;
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        let woken = self.woken.clone();
+        Arc::new(move || woken.store(true, Ordering::Relaxed))
+    }
+
+    fn offload(&mut self, work: Work) -> bool {
+        let due = self.now + Duration::from_micros(self.rng.u64(0..50_000));
+        self.work.push((due, work));
+        true
+    }
+}
