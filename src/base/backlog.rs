@@ -118,6 +118,46 @@ impl Backlog {
     }
 }
 
+/// Where the answers of one connection go while it runs: into the loop's one output buffer, or,
+/// where that cannot hold them (files, large bodies), behind each other in the backlog.
+/// Invariant: what is in `cork` comes after what is in `backlog`.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// Small things, written at the end of the connection's run in one call.
+    pub cork: &'a mut Vec<u8>,
+    /// Large ones.
+    pub backlog: &'a mut Backlog,
+}
+
+/// From this size on, copying bytes costs more than a second slice in the system call.
+const LARGE: usize = 16 * 1024;
+
+impl Output<'_> {
+    /// Appends bytes that somebody else owns.
+    pub fn put_shared(&mut self, bytes: Bytes) {
+        if bytes.len() < LARGE {
+            self.cork.extend_from_slice(&bytes);
+        } else {
+            self.seal();
+            self.backlog.push(bytes);
+        }
+    }
+
+    /// Appends a slice of a file.
+    pub fn put_file(&mut self, slice: FileSlice) {
+        self.seal();
+        self.backlog.push_file(slice);
+    }
+
+    /// Moves the small things behind the large ones.
+    pub fn seal(&mut self) {
+        if !self.cork.is_empty() {
+            self.backlog.push(Bytes::copy_from_slice(self.cork));
+            self.cork.clear();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

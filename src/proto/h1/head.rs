@@ -68,6 +68,8 @@ pub struct Head<'a> {
     pub keep_alive: bool,
     /// HTTP/1.0.
     pub http_10: bool,
+    /// The head as it arrived.
+    pub raw: &'a [u8],
 }
 
 /// Looks for the end of the head in `input`, from `*scanned` on. Returns the head's length.
@@ -100,7 +102,7 @@ pub fn find_end(input: &[u8], scanned: &mut usize, limits: &HeadLimits) -> Resul
 }
 
 /// Parses and checks a whole head.
-pub fn parse<'a>(input: &'a [u8], slots: &'a mut Slots<'a>, limits: &HeadLimits) -> Result<Head<'a>, Error> {
+pub fn parse<'a, 's>(input: &'a [u8], slots: &'s mut Slots<'a>, limits: &HeadLimits) -> Result<Head<'s>, Error> {
     let mut request = httparse::Request::new(&mut []);
     let slots = &mut slots[..limits.fields.min(MAX_FIELDS)];
     match request.parse_with_uninit_headers(input, slots) {
@@ -128,6 +130,7 @@ pub fn parse<'a>(input: &'a [u8], slots: &'a mut Slots<'a>, limits: &HeadLimits)
         expects_continue: signals.expects_continue && !http_10,
         keep_alive: if http_10 { signals.keep_alive && !signals.close } else { !signals.close },
         http_10,
+        raw: input,
     })
 }
 

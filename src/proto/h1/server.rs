@@ -123,6 +123,8 @@ pub struct Server {
     fresh: bool,
     /// No more exchanges after the present one.
     last: bool,
+    /// Closed while the client may still be sending.
+    unread: bool,
     /// The present wait of `rx` began.
     since: Instant,
     /// Input last arrived.
@@ -148,6 +150,7 @@ impl Server {
             expects_continue: false,
             fresh: true,
             last: false,
+            unread: false,
             since: now,
             last_input: now,
             rate_bytes: 0,
@@ -184,6 +187,11 @@ impl Server {
         self.rx == Rx::Closed
     }
 
+    /// Closed while the client may still be sending: its socket must not be closed in its face.
+    pub fn left_unread(&self) -> bool {
+        self.unread
+    }
+
     /// Part of a body that nobody wants is still on its way.
     pub fn is_discarding(&self) -> bool {
         matches!(self.rx, Rx::Discard { .. })
@@ -212,13 +220,16 @@ impl Server {
     // ---- input
 
     /// Takes the next event from the front of `input`.
-    pub fn poll_event<'a>(
+    pub fn poll_event<'a, 's>(
         &mut self,
         input: &mut &'a [u8],
-        slots: &'a mut Slots<'a>,
+        slots: &'s mut Slots<'a>,
         bounds: &Bounds,
         now: Instant,
-    ) -> Result<Event<'a>, Error> {
+    ) -> Result<Event<'s>, Error>
+    where
+        'a: 's,
+    {
         if !input.is_empty() {
             self.last_input = now;
         }
@@ -282,7 +293,7 @@ impl Server {
                     *input = &input[piece.len()..];
                     match piece {
                         Piece::NeedInput => return Ok(Event::NeedInput),
-                        Piece::Framing(n) | Piece::Data(n) if *left < n as u64 => self.rx = Rx::Closed,
+                        Piece::Framing(n) | Piece::Data(n) if *left < n as u64 => self.close_unread(),
                         Piece::Framing(n) | Piece::Data(n) => {
                             *left -= n as u64;
                             self.rate_bytes += n as u64;
@@ -447,20 +458,28 @@ impl Server {
             self.keep_alive = false;
         }
         self.tx = Tx::Idle;
-        self.rx = match self.rx {
-            _ if !self.keep_alive || self.last => Rx::Closed,
-            Rx::Body(decoder) if self.can_discard(discard) => {
+        let goes_on = self.keep_alive && !self.last;
+        match self.rx {
+            Rx::Body(decoder) if goes_on && self.can_discard(discard) => {
                 (self.since, self.last_input, self.rate_bytes) = (now, now, 0);
-                Rx::Discard { decoder, left: discard }
+                self.rx = Rx::Discard { decoder, left: discard };
             }
-            Rx::Body(_) => Rx::Closed,
-            _ => return self.await_next(now),
-        };
+            Rx::Body(_) => self.close_unread(),
+            _ if goes_on => self.await_next(now),
+            _ => self.rx = Rx::Closed,
+        }
     }
 
-    /// The answer cannot be completed: only closing tells the client.
+    /// No more of this client: the answer cannot be completed, or there is nothing more to say.
     pub fn abort(&mut self) {
         self.tx = Tx::Idle;
+        if self.rx != Rx::Closed {
+            self.close_unread();
+        }
+    }
+
+    fn close_unread(&mut self) {
+        self.unread = self.rx != Rx::Ended;
         self.rx = Rx::Closed;
     }
 

@@ -1,0 +1,298 @@
+//! Floor 2. The loop on loan: what a callback may do besides answering.
+//!
+//! `Core` is the part of the loop that callbacks may touch; connections, routes and sinks are not
+//! in it. What a callback wants from those is queued as a [`Job`] or a command, and settled after it
+//! has returned.
+
+use super::body::{BodySink, Open};
+use super::mailbox::{Handle, Mailbox, Post};
+use super::outbox::Outbox;
+use super::request::RequestId;
+use crate::base::clock::Instant;
+use crate::base::id::{ConnId, StreamRef};
+use crate::base::wheel::{TimerId as WheelId, Wheel};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub(crate) type Callback<S> = Box<dyn FnOnce(&mut Ctx<'_, S>)>;
+pub(crate) type Repeated<S> = Box<dyn FnMut(&mut Ctx<'_, S>)>;
+
+/// What the wheel fires.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Timer {
+    /// A connection's deadline may have passed.
+    Conn(ConnId),
+    /// An embedder's timer: slot and generation.
+    Call { slot: u32, generation: u32 },
+    /// Accepting may go on.
+    Accept,
+    /// Connections that are still idle after the grace of a drain.
+    DrainIdle,
+    /// The drain's deadline.
+    Drain,
+}
+
+pub(crate) enum Due<S> {
+    Once(Callback<S>),
+    Every(Duration, Repeated<S>),
+    /// Its callback is running.
+    Running,
+}
+
+pub(crate) struct TimerEntry<S> {
+    pub(crate) generation: u32,
+    pub(crate) wheel: WheelId,
+    pub(crate) due: Due<S>,
+}
+
+/// What a callback asks of the parts of the loop it cannot touch.
+pub(crate) enum Job<S> {
+    /// The body goes here.
+    Sink { from: StreamRef, sink: Box<dyn BodySink<S>> },
+    /// Tell me if nobody waits for the answer any more.
+    OnAbort { to: StreamRef, call: Callback<S> },
+    /// Tell me when there is room again.
+    OnDrain { to: StreamRef, call: Callback<S> },
+    /// Do this elsewhere.
+    Offload { work: crate::net::Work, slot: usize },
+}
+
+pub(crate) struct Core<S> {
+    pub(crate) now: Instant,
+    pub(crate) timers: Wheel<Timer>,
+    pub(crate) calls: Slab<TimerEntry<S>>,
+    pub(crate) generations: u32,
+    pub(crate) jobs: VecDeque<Job<S>>,
+    /// What happens when offloaded work is done: called with `false` if it was refused.
+    pub(crate) offloads: Slab<Box<dyn FnOnce(&mut Ctx<'_, S>, bool)>>,
+    pub(crate) outbox: Rc<Outbox>,
+    pub(crate) mailbox: Arc<Mailbox<S>>,
+    pub(crate) requests: u64,
+}
+
+impl<S> Core<S> {
+    pub(crate) fn new(mailbox: Arc<Mailbox<S>>, seed: u64) -> Core<S> {
+        Core {
+            now: Instant::default(),
+            timers: Wheel::new(),
+            calls: Slab::new(),
+            generations: 0,
+            jobs: VecDeque::new(),
+            offloads: Slab::new(),
+            outbox: Rc::default(),
+            mailbox,
+            requests: seed,
+        }
+    }
+
+    pub(crate) fn next_request_id(&mut self) -> RequestId {
+        self.requests = self.requests.wrapping_add(1);
+        RequestId(self.requests)
+    }
+
+    fn insert_timer(&mut self, delay: Duration, due: Due<S>) -> TimerId {
+        self.generations = self.generations.wrapping_add(1);
+        let generation = self.generations;
+        let slot = self.calls.vacant_key() as u32;
+        let wheel = self.timers.insert(self.now + delay, Timer::Call { slot, generation });
+        self.calls.insert(TimerEntry { generation, wheel, due });
+        TimerId { slot, generation }
+    }
+}
+
+/// Names a timer of [`Ctx::after`] or [`Ctx::every`]. Once it has fired or was cancelled, it names
+/// nothing, and is harmless.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct TimerId {
+    slot: u32,
+    generation: u32,
+}
+
+/// The loop, on loan for one callback: its first argument, always.
+///
+/// ```
+/// use loopwright::App;
+/// let mut app = App::<u64>::new(); // the state is a counter
+/// app.get("/hits", |cx, _, res| {
+///     *cx.state += 1;
+///     res.text(cx.state.to_string());
+/// });
+/// ```
+pub struct Ctx<'a, S = ()> {
+    /// What the server was built with: the embedder's own.
+    pub state: &'a mut S,
+    pub(crate) core: &'a mut Core<S>,
+}
+
+impl<S: 'static> Ctx<'_, S> {
+    /// The time of this turn. It stands still within one: read it as often as you like.
+    pub fn now(&self) -> Instant {
+        self.core.now
+    }
+
+    /// Calls `f` once, `delay` from now (to the millisecond, never early).
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// use std::time::Duration;
+    /// let mut app: App = App::new();
+    /// app.get("/slow", |cx, _, res| {
+    ///     let res = res.defer();
+    ///     cx.after(Duration::from_secs(1), move |_| res.text("a second later"));
+    /// });
+    /// ```
+    pub fn after(&mut self, delay: Duration, f: impl FnOnce(&mut Ctx<'_, S>) + 'static) -> TimerId {
+        self.core.insert_timer(delay, Due::Once(Box::new(f)))
+    }
+
+    /// Calls `f` again and again, every `period` (at least a millisecond), first after one period.
+    /// A turn that takes longer than a period delays it; missed calls are not made up for.
+    pub fn every(&mut self, period: Duration, f: impl FnMut(&mut Ctx<'_, S>) + 'static) -> TimerId {
+        let period = period.max(Duration::from_millis(1));
+        self.core.insert_timer(period, Due::Every(period, Box::new(f)))
+    }
+
+    /// Cancels a timer; its callback is dropped. Says whether there was one to cancel. A repeating
+    /// timer may cancel itself.
+    pub fn cancel(&mut self, id: TimerId) -> bool {
+        match self.core.calls.get(id.slot as usize) {
+            Some(entry) if entry.generation == id.generation => {
+                self.core.timers.cancel(entry.wheel);
+                self.core.calls.remove(id.slot as usize);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Calls `f` once if nobody waits for this answer any more: the client has closed its side, or
+    /// the connection broke. Work for it may stop then; an answer given all the same is still sent
+    /// if it can be, for there are clients that close their sending side and wait.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// use std::time::Duration;
+    /// let mut app: App = App::new();
+    /// app.get("/report", |cx, _, res| {
+    ///     let res = res.defer();
+    ///     cx.on_abort(&res, |_| log::info!("nobody waits for the report"));
+    ///     cx.after(Duration::from_secs(5), move |_| res.text("the report"));
+    /// });
+    /// ```
+    pub fn on_abort(&mut self, answer: &impl Open, f: impl FnOnce(&mut Ctx<'_, S>) + 'static) {
+        self.core.jobs.push_back(Job::OnAbort { to: answer.exchange(), call: Box::new(f) });
+    }
+
+    /// Calls `f` once, when the client has taken so much of this body that less than half of
+    /// `limits.high_water` waits; at once if that is so already. Never, if the client goes away
+    /// first: see [`Ctx::on_abort`].
+    ///
+    /// ```
+    /// use loopwright::{App, BodyWriter, Ctx};
+    /// // A gigabyte, made as fast as the client takes it.
+    /// fn produce(cx: &mut Ctx<'_>, body: BodyWriter, mut left: u32) {
+    ///     while left > 0 && !body.is_full() {
+    ///         body.write(vec![b'x'; 16 * 1024]);
+    ///         left -= 1;
+    ///     }
+    ///     if left > 0 {
+    ///         cx.on_drain(body, move |cx, body| produce(cx, body, left));
+    ///     }
+    /// }
+    /// let mut app: App = App::new();
+    /// app.get("/gigabyte", |cx, _, res| produce(cx, res.stream(), 65_536));
+    /// ```
+    pub fn on_drain<W: Open + 'static>(&mut self, body: W, f: impl FnOnce(&mut Ctx<'_, S>, W) + 'static) {
+        let to = body.exchange();
+        self.core.jobs.push_back(Job::OnDrain { to, call: Box::new(move |cx| f(cx, body)) });
+    }
+
+    /// Runs `work` on another thread, then `then` with its result on this loop. For work that
+    /// blocks or computes for long: a name to resolve, a password to hash, a slow disk.
+    ///
+    /// At most `limits.offload_threads` run at once and `limits.offload_queue` wait.
+    ///
+    /// # Errors
+    /// `then` gets [`OffloadError::Full`] when too much waits, [`OffloadError::Panicked`] when the
+    /// work did not return.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.get("/hosts", |cx, _, res| {
+    ///     let res = res.defer();
+    ///     cx.offload(|| std::fs::read_to_string("/etc/hosts"), move |_, hosts| match hosts {
+    ///         Ok(Ok(text)) => res.text(text),
+    ///         Ok(Err(e)) => res.status(404).text(e.to_string()),
+    ///         Err(full_or_panicked) => res.status(503).text(full_or_panicked.to_string()),
+    ///     });
+    /// });
+    /// ```
+    pub fn offload<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce(&mut Ctx<'_, S>, Result<T, OffloadError>) + 'static,
+    ) {
+        let result = Arc::new(Mutex::new(None));
+        let for_work = result.clone();
+        let finish = move |cx: &mut Ctx<'_, S>, accepted: bool| {
+            let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let missing = if accepted { OffloadError::Panicked } else { OffloadError::Full };
+            then(cx, result.ok_or(missing));
+        };
+        let slot = self.core.offloads.insert(Box::new(finish));
+        let mailbox = self.core.mailbox.clone();
+        let work = Box::new(move || {
+            // Told when the work is over, however it ends.
+            let _told = Told { mailbox, slot };
+            let value = work();
+            *for_work.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        });
+        self.core.jobs.push_back(Job::Offload { work, slot });
+    }
+
+    /// The loop, for other threads.
+    pub fn handle(&self) -> Handle<S> {
+        Handle { mailbox: self.core.mailbox.clone() }
+    }
+
+    /// Asks the loop to drain and leave; see [`Handle::stop`].
+    pub fn stop(&self) {
+        self.handle().stop();
+    }
+}
+
+struct Told<S> {
+    mailbox: Arc<Mailbox<S>>,
+    slot: usize,
+}
+
+impl<S> Drop for Told<S> {
+    fn drop(&mut self) {
+        let _ = self.mailbox.put(Post::WorkDone(self.slot));
+    }
+}
+
+/// Why offloaded work has no result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OffloadError {
+    /// `limits.offload_queue` pieces of work wait already.
+    Full,
+    /// The work panicked.
+    Panicked,
+}
+
+impl fmt::Display for OffloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OffloadError::Full => "too much work waits (limits.offload_queue)",
+            OffloadError::Panicked => "the work panicked",
+        })
+    }
+}
+
+impl std::error::Error for OffloadError {}

@@ -1,0 +1,176 @@
+//! Floor 2. How a callback fails: an error it returns, a panic, an answer it never gives.
+
+use super::request::RequestId;
+use http::StatusCode;
+use std::any::Any;
+use std::error::Error as StdError;
+use std::fmt;
+
+/// An error with the status it should be answered with. Returned from a handler (alone, or inside a
+/// `Box<dyn Error>` by way of `?`), it is answered with its status and text; any other error is
+/// a 500 whose text stays in the log.
+///
+/// ```
+/// use loopwright::{App, StatusError};
+/// let mut app: App = App::new();
+/// app.get("/square/{n}", |_, req, res| -> Result<(), StatusError> {
+///     let n: u32 = req.param("n").parse().map_err(|_| StatusError::new(400, "not a number"))?;
+///     res.text((n * n).to_string());
+///     Ok(())
+/// });
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StatusError {
+    status: StatusCode,
+    message: String,
+}
+
+impl StatusError {
+    /// An error of the client's (4xx) or ours (5xx). A number that is no such status becomes 500.
+    pub fn new(status: u16, message: impl Into<String>) -> StatusError {
+        let status = StatusCode::from_u16(status).ok().filter(|s| s.as_u16() >= 400);
+        StatusError { status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message: message.into() }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl fmt::Display for StatusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for StatusError {}
+
+/// Why an exchange has no answer of its callback's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The callback returned an error.
+    Error,
+    /// The callback panicked.
+    Panic,
+    /// The response or its responder was dropped unanswered.
+    Unanswered,
+    /// The answer held a header that must not be sent.
+    Header,
+}
+
+/// What the error hook ([`crate::App::on_error`]) is told.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+    pub(crate) is_public: bool,
+    pub(crate) request_id: Option<RequestId>,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Failure {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Failure { kind, status, message: message.into(), is_public: false, request_id: None }
+    }
+
+    pub(crate) fn panic(payload: Box<dyn Any + Send>) -> Failure {
+        Failure::new(FailureKind::Panic, panic_text(payload))
+    }
+
+    /// What happened.
+    pub fn kind(&self) -> FailureKind {
+        self.kind
+    }
+
+    /// The status that is about to be answered; the hook may set another.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The error's text, or the panic's. Fit for a log; fit for a client only if it came with a
+    /// [`StatusError`].
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The request's id, as the log has it.
+    pub fn request_id(&self) -> Option<RequestId> {
+        self.request_id
+    }
+
+    /// What a client may read.
+    pub fn public_text(&self) -> &str {
+        match self.is_public {
+            true => &self.message,
+            false => self.status.canonical_reason().unwrap_or("error"),
+        }
+    }
+}
+
+/// The text of a panic, if it has one.
+pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        return (*text).to_string();
+    }
+    payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a text".to_string())
+}
+
+/// What a handler may return: nothing, or a `Result` whose error is logged and answered.
+pub trait Outcome {
+    #[doc(hidden)]
+    fn failure(self) -> Option<Failure>;
+}
+
+impl Outcome for () {
+    fn failure(self) -> Option<Failure> {
+        None
+    }
+}
+
+impl<E: fmt::Display + 'static> Outcome for Result<(), E> {
+    fn failure(self) -> Option<Failure> {
+        let error = self.err()?;
+        let mut failure = Failure::new(FailureKind::Error, error.to_string());
+        if let Some(known) = find_status(&error) {
+            failure.status = known;
+            failure.is_public = true;
+        }
+        Some(failure)
+    }
+}
+
+/// Looks for a [`StatusError`]: the error itself, or what a box holds.
+fn find_status(error: &dyn Any) -> Option<StatusCode> {
+    let boxed = error.downcast_ref::<Box<dyn StdError>>().map(|b| &**b);
+    let known = match boxed {
+        Some(inner) => inner.downcast_ref::<StatusError>(),
+        None => match error.downcast_ref::<Box<dyn StdError + Send + Sync>>() {
+            Some(inner) => inner.downcast_ref::<StatusError>(),
+            None => error.downcast_ref::<StatusError>(),
+        },
+    };
+    known.map(StatusError::status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_error_is_found_alone_and_in_boxes() {
+        let error = || StatusError::new(404, "no such user");
+        let boxed: Box<dyn StdError> = error().into();
+        let sync: Box<dyn StdError + Send + Sync> = error().into();
+        for failure in [Err(error()).failure(), Err(boxed).failure(), Err(sync).failure()] {
+            let failure = failure.unwrap();
+            assert_eq!((failure.status.as_u16(), failure.public_text()), (404, "no such user"));
+        }
+        let other = Err("secret").failure().unwrap();
+        assert_eq!((other.status.as_u16(), other.public_text()), (500, "Internal Server Error"));
+        assert_eq!(other.message(), "secret");
+        assert!(Ok::<(), StatusError>(()).failure().is_none() && ().failure().is_none());
+    }
+}

@@ -1,0 +1,154 @@
+//! Floor 2. The one door from other threads into the loop.
+
+use super::ctx::Ctx;
+use crate::net::Waker;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) type PostedCall<S> = Box<dyn FnOnce(&mut Ctx<'_, S>) + Send>;
+
+pub(crate) enum Post<S> {
+    Call(PostedCall<S>),
+    /// Offloaded work is done, one way or another.
+    WorkDone(usize),
+    /// Drain and leave; or leave at once.
+    Stop { now: bool },
+}
+
+pub(crate) struct Mailbox<S> {
+    state: Mutex<State<S>>,
+    /// Lets the loop look without taking the lock, once a turn.
+    pending: AtomicBool,
+    waker: Waker,
+    limit: usize,
+}
+
+struct State<S> {
+    queue: VecDeque<Post<S>>,
+    closed: bool,
+}
+
+impl<S> Mailbox<S> {
+    pub(crate) fn new(waker: Waker, limit: usize) -> Mailbox<S> {
+        let state = Mutex::new(State { queue: VecDeque::new(), closed: false });
+        Mailbox { state, pending: AtomicBool::new(false), waker, limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<S>> {
+        // Nobody panics while holding it; were it so, the queue would still be whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only closures count against the limit: results and stops are ours, and must arrive.
+    pub(crate) fn put(&self, post: Post<S>) -> Result<(), PostError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(PostError::Stopped);
+        }
+        if matches!(post, Post::Call(_)) && state.queue.len() >= self.limit {
+            return Err(PostError::Full);
+        }
+        state.queue.push_back(post);
+        drop(state);
+        // One wake is enough for all that is put before the loop looks.
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            (self.waker)();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn take(&self) -> VecDeque<Post<S>> {
+        if !self.pending.swap(false, Ordering::AcqRel) {
+            return VecDeque::new();
+        }
+        std::mem::take(&mut self.lock().queue)
+    }
+
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn close(&self) {
+        let left = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.queue)
+        };
+        drop(left); // outside the lock: a closure's drop may post again
+    }
+}
+
+/// Why a closure could not be posted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PostError {
+    /// The loop has ended.
+    Stopped,
+    /// `limits.posts` closures wait already.
+    Full,
+}
+
+impl fmt::Display for PostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PostError::Stopped => "the loop has ended",
+            PostError::Full => "limits.posts closures wait already",
+        })
+    }
+}
+
+impl std::error::Error for PostError {}
+
+/// A loop, seen from another thread. `Send`, cheap to clone.
+///
+/// ```
+/// use loopwright::{App, Server};
+/// let mut app = App::<u32>::new();
+/// app.get("/", |cx, _, res| res.text(cx.state.to_string()));
+/// let mut server = Server::bind("127.0.0.1:0", app, 0).unwrap();
+/// let handle = server.handle();
+/// let other = std::thread::spawn(move || {
+///     handle.post(|cx| *cx.state += 1).unwrap();
+///     handle.stop();
+/// });
+/// server.run().unwrap();
+/// other.join().unwrap();
+/// assert_eq!(*server.state(), 1);
+/// ```
+pub struct Handle<S = ()> {
+    pub(crate) mailbox: Arc<Mailbox<S>>,
+}
+
+impl<S> Handle<S> {
+    /// Runs `f` on the loop, in the order posted.
+    ///
+    /// # Errors
+    /// [`PostError::Stopped`] after the loop has ended, [`PostError::Full`] past `limits.posts`.
+    pub fn post(&self, f: impl FnOnce(&mut Ctx<'_, S>) + Send + 'static) -> Result<(), PostError> {
+        self.mailbox.put(Post::Call(Box::new(f)))
+    }
+
+    /// Stops accepting, answers what is open until `timeouts.drain`, and leaves. Called a second
+    /// time, it leaves at once.
+    pub fn stop(&self) {
+        let _ = self.mailbox.put(Post::Stop { now: false });
+    }
+
+    /// Leaves at once; open connections are cut.
+    pub fn stop_now(&self) {
+        let _ = self.mailbox.put(Post::Stop { now: true });
+    }
+}
+
+impl<S> Clone for Handle<S> {
+    fn clone(&self) -> Self {
+        Handle { mailbox: self.mailbox.clone() }
+    }
+}
+
+impl<S> fmt::Debug for Handle<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handle")
+    }
+}

@@ -1,0 +1,14 @@
+//! Floor 2: what an embedder sees. Routes and callbacks on one side, the loop's promises on the
+//! other; nothing here knows a socket, and services are written on nothing else.
+
+pub(crate) mod body;
+pub(crate) mod ctx;
+pub(crate) mod failure;
+pub(crate) mod mailbox;
+pub(crate) mod outbox;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod router;
+pub(crate) mod routes;
+pub(crate) mod settings;
+pub(crate) mod site;

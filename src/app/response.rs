@@ -1,0 +1,349 @@
+//! Floor 2. Answering: now, through the connection that is being served; or later, through the outbox.
+//!
+//! ```text
+//!                    ┌─ text, json, file … ──► bytes in the loop's output buffer
+//!  callback ─ Response ─ stream ─► BodyWriter
+//!                    └─ defer ─► Responder ─ text, json, file … ──► a command, settled by the loop
+//! ```
+//! Both are consumed by answering, so answering twice does not compile; a `Response` borrows from
+//! the loop, so it cannot outlive its callback; a `Responder` is `!Send`, so it stays on its loop.
+//! Whoever drops one unanswered has answered 500.
+
+use super::body::{Body, BodyWriter, Open, sealed};
+use super::outbox::{Command, Flow, Outbox, Reply};
+use crate::base::backlog::{FileSlice, Output};
+use crate::base::clock::{Instant, StockFields};
+use crate::base::id::StreamRef;
+use crate::proto::h1::answer::FieldBlock;
+use crate::proto::h1::server::{Extent, Server as Http1};
+use http::StatusCode;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+/// The sending half of the exchange that is being served.
+pub(crate) struct Tx<'a> {
+    pub(crate) protocol: &'a mut Http1,
+    pub(crate) out: Output<'a>,
+    pub(crate) stock: &'a StockFields,
+    pub(crate) now: Instant,
+    /// `limits.discard`: how much of an unread body may be thrown away to keep the connection.
+    pub(crate) discard: u64,
+}
+
+impl Tx<'_> {
+    /// Sends a whole answer.
+    pub(crate) fn send(&mut self, status: StatusCode, fields: &FieldBlock, body: Body<'_>) {
+        let extent = Extent::Whole(body.len());
+        self.protocol.begin_answer(self.out.cork, status, fields, self.stock, extent, self.discard);
+        match body {
+            Body::File(slice) => {
+                let len = self.protocol.frame_file(slice.len);
+                self.out.put_file(FileSlice { len, ..slice });
+            }
+            Body::Borrowed(bytes) => {
+                let (n, _) = self.protocol.frame_body(bytes.len(), self.out.cork);
+                self.out.cork.extend_from_slice(&bytes[..n]);
+            }
+            Body::Owned(bytes) => {
+                let (n, _) = self.protocol.frame_body(bytes.len(), self.out.cork);
+                self.out.put_shared(bytes.slice(..n));
+            }
+        }
+        self.end(b"");
+    }
+
+    /// Begins an answer whose body follows in pieces.
+    pub(crate) fn begin(&mut self, status: StatusCode, fields: &FieldBlock, length: Option<u64>) {
+        let extent = length.map_or(Extent::Open, Extent::Sized);
+        self.protocol.begin_answer(self.out.cork, status, fields, self.stock, extent, self.discard);
+    }
+
+    /// Sends a piece.
+    pub(crate) fn chunk(&mut self, bytes: Body<'_>) {
+        let (n, after) = self.protocol.frame_body(bytes.len() as usize, self.out.cork);
+        match bytes {
+            Body::Borrowed(bytes) => self.out.cork.extend_from_slice(&bytes[..n]),
+            Body::Owned(bytes) => self.out.put_shared(bytes.slice(..n)),
+            Body::File(_) => {}
+        }
+        if n > 0 {
+            self.out.cork.extend_from_slice(after);
+        }
+    }
+
+    /// Ends the answer.
+    pub(crate) fn end(&mut self, trailers: &[u8]) {
+        self.protocol.end_answer(trailers, self.out.cork, self.discard, self.now);
+    }
+}
+
+/// What became of a response while its callback ran.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    /// Neither answered nor deferred: it was dropped.
+    Unanswered,
+    Answered,
+    Deferred,
+    /// It could not be sent, and why.
+    Faulty(&'static str),
+}
+
+/// Answer now. See the [module's](self) picture.
+///
+/// ```
+/// use loopwright::App;
+/// let mut app: App = App::new();
+/// app.get("/", |_, _, res| res.text("Hello, World!"));
+/// app.get("/old", |_, _, res| res.redirect(301, "/new"));
+/// app.get("/teapot", |_, _, res| res.status(418).header("x-kind", "oolong").html("<h1>short and stout</h1>"));
+/// app.delete("/thing", |_, _, res| res.status(204).empty());
+/// ```
+#[must_use = "a response that is dropped unanswered is a 500"]
+pub struct Response<'a> {
+    pub(crate) tx: Tx<'a>,
+    pub(crate) fields: &'a mut FieldBlock,
+    pub(crate) scratch: &'a mut Vec<u8>,
+    pub(crate) fate: &'a mut Fate,
+    pub(crate) outbox: &'a Rc<Outbox>,
+    pub(crate) to: StreamRef,
+    pub(crate) status: StatusCode,
+}
+
+/// Answer later, once, from any callback on the same loop. From [`Response::defer`].
+///
+/// ```
+/// use loopwright::App;
+/// use std::time::Duration;
+/// let mut app: App = App::new();
+/// app.get("/slow", |cx, _, res| {
+///     let res = res.defer();
+///     cx.after(Duration::from_millis(200), move |_| res.text("worth the wait"));
+/// });
+/// ```
+#[must_use = "a responder that is dropped unanswered is a 500"]
+pub struct Responder {
+    to: StreamRef,
+    status: StatusCode,
+    fields: FieldBlock,
+    outbox: Rc<Outbox>,
+    open: bool,
+}
+
+/// The answers both give. `$send` is how.
+macro_rules! answers {
+    ($body:lifetime) => {
+        /// The status; 200 if never set. A number that is no final status is a fault, answered 500.
+        pub fn status(mut self, status: u16) -> Self {
+            match StatusCode::from_u16(status) {
+                Ok(status) if !status.is_informational() => self.status = status,
+                _ => {
+                    log::error!("{status} is not a status an answer can have");
+                    self.status = StatusCode::INTERNAL_SERVER_ERROR;
+                }
+            }
+            self
+        }
+
+        /// Adds a field. Names must be tokens, values free of control characters; `content-length`
+        /// and `transfer-encoding` are the server's to write. A field that breaks these rules is
+        /// never sent: the answer becomes a 500, and the log says why.
+        pub fn header(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+            self.fields_mut().push(name.as_ref(), value.as_ref());
+            self
+        }
+
+        /// Sets a cookie (RFC 6265), its value percent-encoded.
+        #[cfg(feature = "cookies")]
+        pub fn cookie(self, cookie: cookie::Cookie<'_>) -> Self {
+            let line = cookie.encoded().to_string();
+            self.header("set-cookie", line)
+        }
+
+        /// Closes the connection after this answer.
+        pub fn close(mut self) -> Self {
+            self.fields_mut().close();
+            self
+        }
+
+        /// Answers with text (`text/plain; charset=utf-8`, unless a type was set).
+        pub fn text<$body>(mut self, text: impl Into<Body<$body>>) {
+            self.fields_mut().default_content_type("text/plain; charset=utf-8");
+            self.send(text.into())
+        }
+
+        /// Answers with HTML (`text/html; charset=utf-8`, unless a type was set).
+        pub fn html<$body>(mut self, html: impl Into<Body<$body>>) {
+            self.fields_mut().default_content_type("text/html; charset=utf-8");
+            self.send(html.into())
+        }
+
+        /// Answers with bytes (`application/octet-stream`, unless a type was set).
+        pub fn bytes<$body>(mut self, bytes: impl Into<Body<$body>>) {
+            self.fields_mut().default_content_type("application/octet-stream");
+            self.send(bytes.into())
+        }
+
+        /// Answers without a body: the status and the fields say it all.
+        pub fn empty(self) {
+            self.send(Body::Borrowed(b""))
+        }
+
+        /// Answers with `status` (301, 302, 303, 307, 308) and a `location`.
+        pub fn redirect(self, status: u16, location: impl AsRef<str>) {
+            self.status(status).header("location", location.as_ref()).empty()
+        }
+
+        /// Answers with a file: its media type by its name, its bytes sent by the kernel. Opening it
+        /// is done here and now. 404 if there is no such regular file, 500 if it cannot be opened.
+        /// The path is taken as it is: never build it from what a client sent; that is what
+        /// [`crate::service::files`] is for.
+        pub fn file(mut self, path: impl AsRef<Path>) {
+            let path = path.as_ref();
+            match open_regular(path) {
+                Ok(slice) => {
+                    #[cfg(feature = "files")]
+                    if let Some(mime) = mime_guess::from_path(path).first_raw() {
+                        self.fields_mut().default_content_type(mime);
+                    }
+                    self.fields_mut().default_content_type("application/octet-stream");
+                    self.send(Body::File(slice))
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => self.status(404).text("Not Found"),
+                Err(e) => {
+                    log::error!("cannot answer with {}: {e}", path.display());
+                    self.status(500).text("Internal Server Error")
+                }
+            }
+        }
+    };
+}
+
+impl<'a> Response<'a> {
+    answers!('b);
+
+    fn fields_mut(&mut self) -> &mut FieldBlock {
+        self.fields
+    }
+
+    pub(crate) fn send(mut self, body: Body<'_>) {
+        if let Some(fault) = self.fields.fault() {
+            *self.fate = Fate::Faulty(fault);
+            return;
+        }
+        *self.fate = Fate::Answered;
+        self.tx.send(self.status, self.fields, body);
+    }
+
+    /// Answers with a value as JSON (`application/json`, unless a type was set). A value that cannot
+    /// be written so is a 500, and the log says why.
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::Serialize + ?Sized>(self, value: &T) {
+        let mut json = std::mem::take(self.scratch);
+        json.clear();
+        match serde_json::to_writer(&mut json, value) {
+            Ok(()) => {
+                self.fields.default_content_type("application/json");
+                let Response { tx, fields, scratch, fate, outbox, to, status } = self;
+                let (mut empty, fields) = (Vec::new(), fields);
+                Response { tx, fields, scratch: &mut empty, fate, outbox, to, status }.send((&json).into());
+                *scratch = json;
+            }
+            Err(e) => {
+                *self.scratch = json;
+                log::error!("an answer cannot be written as JSON: {e}");
+                self.status(500).text("Internal Server Error")
+            }
+        }
+    }
+
+    /// The visible step from now to later: the answer leaves this callback with what was set so far.
+    pub fn defer(self) -> Responder {
+        *self.fate = Fate::Deferred;
+        let (to, status, fields) = (self.to, self.status, self.fields.clone());
+        Responder { to, status, fields, outbox: self.outbox.clone(), open: true }
+    }
+
+    /// Answers with a body that follows in pieces. Short for `defer().stream()`.
+    pub fn stream(self) -> BodyWriter {
+        self.defer().stream()
+    }
+}
+
+impl Responder {
+    answers!('b);
+
+    fn fields_mut(&mut self) -> &mut FieldBlock {
+        &mut self.fields
+    }
+
+    fn send(mut self, body: Body<'_>) {
+        self.open = false;
+        let reply = Reply { status: self.status, fields: std::mem::take(&mut self.fields), body: body.into_owned() };
+        self.outbox.push(Command::Respond { to: self.to, reply });
+    }
+
+    /// Answers with a value as JSON (`application/json`, unless a type was set). A value that cannot
+    /// be written so is a 500, and the log says why.
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::Serialize + ?Sized>(mut self, value: &T) {
+        match serde_json::to_vec(value) {
+            Ok(json) => {
+                self.fields.default_content_type("application/json");
+                self.send(json.into())
+            }
+            Err(e) => {
+                log::error!("an answer cannot be written as JSON: {e}");
+                self.status(500).text("Internal Server Error")
+            }
+        }
+    }
+
+    /// Answers with a body that follows in pieces, of unknown length.
+    pub fn stream(self) -> BodyWriter {
+        self.begin(None)
+    }
+
+    /// Answers with a body of exactly `length` bytes that follows in pieces. Bytes over it are
+    /// dropped; a body that ends short of it cuts the connection.
+    pub fn stream_sized(self, length: u64) -> BodyWriter {
+        self.begin(Some(length))
+    }
+
+    fn begin(mut self, length: Option<u64>) -> BodyWriter {
+        self.open = false;
+        let flow = Rc::<Flow>::default();
+        flow.high_water.set(usize::MAX); // the loop knows the real one, and sets it
+        let fields = std::mem::take(&mut self.fields);
+        let (to, status) = (self.to, self.status);
+        self.outbox.push(Command::Begin { to, status, fields, length, flow: flow.clone() });
+        BodyWriter::new(to, self.outbox.clone(), flow)
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if self.open {
+            self.outbox.push(Command::Unanswered { to: self.to });
+        }
+    }
+}
+
+impl Open for Responder {
+    fn exchange(&self) -> StreamRef {
+        self.to
+    }
+}
+
+impl sealed::Sealed for Responder {}
+
+fn open_regular(path: &Path) -> io::Result<FileSlice> {
+    // Looked at before it is opened: opening a FIFO would wait for its other end.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    Ok(FileSlice { file: Rc::new(file), offset: 0, len })
+}

@@ -1,0 +1,344 @@
+//! Floor 2. From method, host and path to a route's number. Knows no callbacks.
+//!
+//! One tree of patterns per method, so that `GET /a/{x}` and `POST /a/b` do not get in each other's
+//! way: the most specific pattern among those that know the method wins. `HEAD` finds what `GET`
+//! finds unless it has a route of its own; a route for any method is in every tree, behind one
+//! registered for the method itself. Routes of the request's host come before those of any host.
+
+use super::request::Params;
+use http::Method;
+use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
+
+/// What is registered: enough to find it, and to name it in an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pattern {
+    /// `None`: any method.
+    pub(crate) method: Option<Method>,
+    /// `None`: any host. `*.example.org`: any host below it.
+    pub(crate) host: Option<String>,
+    pub(crate) path: String,
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.method {
+            Some(method) => write!(f, "{method} ")?,
+            None => write!(f, "any method ")?,
+        }
+        write!(f, "{}{}", self.host.as_deref().unwrap_or(""), self.path)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lookup<'a> {
+    Found { route: usize, params: Params<'a> },
+    /// The path is there, for these methods.
+    WrongMethod(Vec<Method>),
+    /// Nothing there.
+    Unknown,
+    /// A method nobody registered anything for, anywhere.
+    UnknownMethod,
+    /// A parameter is not UTF-8 once decoded.
+    BadEncoding,
+}
+
+type Tree = matchit::Router<usize>;
+
+#[derive(Default)]
+struct Table {
+    trees: Vec<(Method, Tree)>,
+    any_method: Tree,
+}
+
+#[derive(Default)]
+pub(crate) struct Router {
+    hosts: Vec<(String, Table)>,
+    any_host: Table,
+    methods: Vec<Method>,
+}
+
+const STANDARD: [Method; 8] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::PATCH,
+    Method::OPTIONS,
+    Method::TRACE,
+];
+
+impl Router {
+    /// Builds the trees, or says everything that is wrong with the patterns.
+    pub(crate) fn build(patterns: &[Pattern]) -> Result<Router, Vec<String>> {
+        let mut router = Router { methods: STANDARD.to_vec(), ..Router::default() };
+        for method in patterns.iter().filter_map(|p| p.method.as_ref()) {
+            if !router.methods.contains(method) {
+                router.methods.push(method.clone());
+            }
+        }
+        let mut mistakes = Vec::new();
+        let mut hosts: Vec<Option<String>> = patterns.iter().map(|p| p.host.clone()).collect();
+        hosts.sort();
+        hosts.dedup();
+        for host in hosts {
+            let of_host = |p: &&(usize, &Pattern)| p.1.host == host;
+            let numbered: Vec<(usize, &Pattern)> = patterns.iter().enumerate().collect();
+            let here: Vec<(usize, &Pattern)> = numbered.iter().filter(of_host).copied().collect();
+            let table = Table::build(&here, patterns, &router.methods, &mut mistakes);
+            match host {
+                Some(host) => router.hosts.push((host.to_ascii_lowercase(), table)),
+                None => router.any_host = table,
+            }
+        }
+        // Exact hosts before wildcards, longer wildcards before shorter ones.
+        router.hosts.sort_by_key(|(host, _)| (host.starts_with("*."), usize::MAX - host.len()));
+        if mistakes.is_empty() { Ok(router) } else { Err(mistakes) }
+    }
+
+    pub(crate) fn find<'a>(&'a self, method: &Method, authority: &str, path: &'a str) -> Lookup<'a> {
+        if self.hosts.is_empty() {
+            // The common case, and the hot path.
+            return match self.any_host.find(method, path) {
+                Some((route, params)) => decode(route, &params),
+                None => self.miss(method, authority, path),
+            };
+        }
+        let tables = self.tables(authority);
+        match tables.into_iter().find_map(|table| table.find(method, path)) {
+            Some((route, params)) => decode(route, &params),
+            None => self.miss(method, authority, path),
+        }
+    }
+
+    fn tables<'r>(&'r self, authority: &str) -> Vec<&'r Table> {
+        let host = host_of(authority).to_ascii_lowercase();
+        let matches = |pattern: &str| match pattern.strip_prefix('*') {
+            Some(domain) => host.len() > domain.len() && host.ends_with(domain),
+            None => host == pattern,
+        };
+        let named = self.hosts.iter().filter(|(pattern, _)| matches(pattern)).map(|(_, table)| table);
+        named.chain([&self.any_host]).collect()
+    }
+
+    #[cold]
+    fn miss<'a>(&'a self, method: &Method, authority: &str, path: &'a str) -> Lookup<'a> {
+        let mut allowed = Vec::new();
+        for table in self.tables(authority) {
+            for known in &self.methods {
+                if !allowed.contains(known) && table.find(known, path).is_some() {
+                    allowed.push(known.clone());
+                }
+            }
+        }
+        match () {
+            _ if !self.methods.contains(method) => Lookup::UnknownMethod,
+            _ if allowed.is_empty() => Lookup::Unknown,
+            _ => {
+                // Answered for every path that exists.
+                if !allowed.contains(&Method::OPTIONS) {
+                    allowed.push(Method::OPTIONS);
+                }
+                Lookup::WrongMethod(allowed)
+            }
+        }
+    }
+
+    /// What any path may be asked with, for `OPTIONS *`.
+    pub(crate) fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+}
+
+impl Table {
+    fn build(here: &[(usize, &Pattern)], all: &[Pattern], methods: &[Method], mistakes: &mut Vec<String>) -> Table {
+        let mut table = Table::default();
+        let of = |method: Option<&Method>| -> Vec<(usize, &Pattern)> {
+            here.iter().filter(|(_, p)| p.method.as_ref() == method).copied().collect()
+        };
+        for (route, pattern) in of(None) {
+            insert(&mut table.any_method, route, pattern, all, Some(mistakes));
+        }
+        for method in methods {
+            let mut tree = Tree::new();
+            for (route, pattern) in of(Some(method)) {
+                insert(&mut tree, route, pattern, all, Some(mistakes));
+            }
+            // What is there already, for this very method, comes first: a conflict is no mistake.
+            if *method == Method::HEAD {
+                for (route, pattern) in of(Some(&Method::GET)) {
+                    insert(&mut tree, route, pattern, all, None);
+                }
+            }
+            for (route, pattern) in of(None) {
+                insert(&mut tree, route, pattern, all, None);
+            }
+            table.trees.push((method.clone(), tree));
+        }
+        table
+    }
+
+    fn find<'a>(&'a self, method: &Method, path: &'a str) -> Option<(usize, matchit::Params<'a, 'a>)> {
+        let tree = match self.trees.iter().find(|(known, _)| known == method) {
+            Some((_, tree)) => tree,
+            None => &self.any_method,
+        };
+        let found = tree.at(path).ok()?;
+        Some((*found.value, found.params))
+    }
+}
+
+/// Enters a pattern; `/x/{*rest}` also as `/x/`, where the rest is empty.
+fn insert(tree: &mut Tree, route: usize, pattern: &Pattern, all: &[Pattern], mistakes: Option<&mut Vec<String>>) {
+    let mut report = mistakes;
+    let mut complain = |text: String| {
+        if let Some(mistakes) = &mut report {
+            mistakes.push(text);
+        }
+    };
+    let path = pattern.path.as_str();
+    if !path.starts_with('/') {
+        return complain(format!("route \"{pattern}\": a path begins with /"));
+    }
+    match tree.insert(path, route) {
+        Ok(()) => {}
+        Err(matchit::InsertError::Conflict { with }) => {
+            let same = |p: &&Pattern| p.path == with && p.method == pattern.method && p.host == pattern.host;
+            let other = all[..route].iter().rfind(same).map_or(with.clone(), |p| p.to_string());
+            return complain(format!("route \"{pattern}\" conflicts with route \"{other}\""));
+        }
+        Err(e) => return complain(format!("route \"{pattern}\": {e}")),
+    }
+    if let Some(at) = path.find("{*").filter(|&at| path[..at].ends_with('/')) {
+        // A route of its own for that path wins; it may have been, or will be, registered.
+        let bare = &path[..at];
+        let has_own = all.iter().any(|p| p.path == bare && p.host == pattern.host);
+        if !has_own {
+            let _ = tree.insert(bare, route);
+        }
+    }
+}
+
+fn decode<'a>(route: usize, found: &matchit::Params<'a, 'a>) -> Lookup<'a> {
+    let mut params = Params::new();
+    for (name, value) in found.iter() {
+        let value = if memchr::memchr(b'%', value.as_bytes()).is_none() {
+            Cow::Borrowed(value)
+        } else {
+            match percent_decode_str(value).decode_utf8() {
+                Ok(value) => value,
+                Err(_) => return Lookup::BadEncoding,
+            }
+        };
+        params.push((name, value));
+    }
+    Lookup::Found { route, params }
+}
+
+/// The host without its port.
+fn host_of(authority: &str) -> &str {
+    match authority.rfind(':') {
+        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        let (method, rest) = text.split_once(' ').unwrap();
+        let at = rest.find('/').unwrap_or(0);
+        Pattern {
+            method: (method != "ANY").then(|| method.parse().unwrap()),
+            host: (at > 0).then(|| rest[..at].to_string()),
+            path: rest[at..].to_string(),
+        }
+    }
+
+    fn router(patterns: &[&str]) -> Result<Router, Vec<String>> {
+        Router::build(&patterns.iter().map(|p| pattern(p)).collect::<Vec<_>>())
+    }
+
+    fn find(router: &Router, request: &str) -> String {
+        let (method, rest) = request.split_once(' ').unwrap();
+        let at = rest.find('/').unwrap();
+        match router.find(&method.parse().unwrap(), &rest[..at], &rest[at..]) {
+            Lookup::Found { route, params } => {
+                let params: Vec<_> = params.iter().map(|(k, v)| format!(" {k}={v}")).collect();
+                format!("{route}{}", params.concat())
+            }
+            Lookup::WrongMethod(methods) => {
+                methods.iter().map(Method::as_str).collect::<Vec<_>>().join(",")
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn requests_find_the_most_specific_route() {
+        let patterns = [
+            "GET /", "GET /a/{x}", "POST /a/b", "GET /a/b/c", "GET /s/{*rest}", "ANY /any", "GET /any",
+            "PUT /u/{id}/f/{name}", "GET example.org/", "GET *.example.org/{sub}", "PURGE /cache", "HEAD /h", "GET /h",
+            "GET /t/{*rest}", "GET /t/",
+        ];
+        let router = router(&patterns).unwrap();
+        for (request, want) in [
+            ("GET h/", "0"),
+            ("HEAD h/", "0"),
+            ("GET h/a/b", "1 x=b"),
+            ("POST h/a/b", "2"),
+            ("GET h/a/b/c", "3"),
+            ("GET h/a/b%2Fc", "1 x=b/c"),
+            ("GET h/a/%C3%A9", "1 x=é"),
+            ("GET h/a/%FF", "BadEncoding"),
+            ("GET h/a/%2541", "1 x=%41"),
+            ("GET h/s/x/y.css", "4 rest=x/y.css"),
+            ("GET h/s/", "4"),
+            ("GET h/s", "Unknown"),
+            ("GET h/any", "6"),
+            ("DELETE h/any", "5"),
+            ("PURGE h/any", "5"),
+            ("PUT h/u/7/f/x", "7 id=7 name=x"),
+            ("GET example.org/", "8"),
+            ("GET EXAMPLE.org:80/", "8"),
+            ("GET example.org/a/q", "1 x=q"),
+            ("GET a.example.org/q", "9 sub=q"),
+            ("GET example.org/q", "Unknown"),
+            ("PURGE h/cache", "10"),
+            ("HEAD h/h", "11"),
+            ("GET h/h", "12"),
+            ("GET h/t/", "14"),
+            ("GET h/t/x", "13 rest=x"),
+            ("DELETE h/a/b", "GET,HEAD,POST,OPTIONS"),
+            ("OPTIONS h/a/b", "GET,HEAD,POST,OPTIONS"),
+            ("GET h/nothing", "Unknown"),
+            ("BREW h/a/b", "UnknownMethod"),
+            ("GET h//", "Unknown"),
+            ("GET h/A/b", "Unknown"),
+        ] {
+            assert_eq!(find(&router, request), want, "{request}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_all_told_and_name_both_routes() {
+        let mistakes = router(&["GET /a/{x}", "GET /a/{y}", "POST /a/{x}", "GET no", "GET /{a", "GET /a/{x}"]).err().unwrap();
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
+        assert_eq!(mistakes[0], "route \"GET /a/{y}\" conflicts with route \"GET /a/{x}\"");
+        assert!(mistakes[1].contains("\"GET no\""), "{mistakes:?}");
+        assert!(mistakes[2].contains("GET /{a"), "{mistakes:?}");
+        assert_eq!(mistakes[3], "route \"GET /a/{x}\" conflicts with route \"GET /a/{x}\"");
+        assert!(router(&["ANY /x", "ANY /x"]).is_err());
+        assert!(router(&["GET a.org/x", "GET b.org/x", "GET /x"]).is_ok());
+    }
+
+    #[test]
+    fn hosts_lose_their_port() {
+        for (authority, host) in [("a", "a"), ("a:80", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("", "")] {
+            assert_eq!(host_of(authority), host);
+        }
+    }
+}

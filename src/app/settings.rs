@@ -1,0 +1,173 @@
+//! Floor 2. Every bound of a server, with its default. None can be left out, each can be set.
+
+use crate::proto::h1::head::{HeadLimits, MAX_FIELDS, MAX_HEAD};
+use crate::proto::h1::server::{Bounds, Waits};
+use std::time::Duration;
+
+/// How much of anything there may be. Sizes in bytes.
+///
+/// ```
+/// use loopwright::Limits;
+/// let limits = Limits { body: 16 << 20, ..Limits::default() };
+/// assert_eq!(limits.head, 16 * 1024);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Request line and fields of one request; 431 past it. At most 1 MiB. Default 16 KiB.
+    pub head: usize,
+    /// The request target alone; 414 past it. Default 8 KiB.
+    pub target: usize,
+    /// Field lines of one request; 431 past it. At most 256. Default 100.
+    pub fields: usize,
+    /// A request's body, unless its route sets another `body_limit`; 413 past it. Default 1 MiB.
+    pub body: u64,
+    /// How much of a body nobody wants is read and dropped so that the connection can be kept; past
+    /// it the connection closes. Default 256 KiB.
+    pub discard: u64,
+    /// Output of one connection past which its producers are told to wait. Default 64 KiB.
+    pub high_water: usize,
+    /// Output of one connection past which it is cut, because a producer did not wait. Default 16 MiB.
+    pub output: usize,
+    /// Open connections; past it accepting pauses. Lowered to what the file limit allows, less a
+    /// reserve of 64. Default 65,536.
+    pub connections: usize,
+    /// Connections accepted from one listener in one turn. Default 64.
+    pub accepts_per_turn: usize,
+    /// Reads of one connection in one turn, of 64 KiB each. Default 4.
+    pub reads_per_turn: usize,
+    /// Requests of one connection answered in one turn. Default 256.
+    pub requests_per_turn: usize,
+    /// Bytes written to one connection in one turn. Default 1 MiB.
+    pub writes_per_turn: usize,
+    /// Commands of deferred answers and timers settled in one turn. Default 4,096.
+    pub commands_per_turn: usize,
+    /// Closures posted from other threads that may wait. Default 65,536.
+    pub posts: usize,
+    /// Threads for [`crate::Ctx::offload`]. Default 4.
+    pub offload_threads: usize,
+    /// Pieces of offloaded work that may wait for a thread. Default 1,024.
+    pub offload_queue: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            head: 16 * 1024,
+            target: 8 * 1024,
+            fields: 100,
+            body: 1 << 20,
+            discard: 256 * 1024,
+            high_water: 64 * 1024,
+            output: 16 << 20,
+            connections: 65_536,
+            accepts_per_turn: 64,
+            reads_per_turn: 4,
+            requests_per_turn: 256,
+            writes_per_turn: 1 << 20,
+            commands_per_turn: 4096,
+            posts: 65_536,
+            offload_threads: 4,
+            offload_queue: 1024,
+        }
+    }
+}
+
+/// How long anybody may take.
+///
+/// ```
+/// use loopwright::Timeouts;
+/// use std::time::Duration;
+/// let timeouts = Timeouts { idle: Duration::from_secs(20), ..Timeouts::default() };
+/// assert_eq!(timeouts.head, Duration::from_secs(10));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a whole request head, from its first byte (from the accept, for the first request); then
+    /// 408 and close, or just close if not a byte came. Default 10 s.
+    pub head: Duration,
+    /// Between two pieces of a request's body; then 408 and close. Default 30 s.
+    pub body: Duration,
+    /// The least rate of a request's body, in bytes per second; below it 408 and close. Default 240.
+    pub body_rate: u64,
+    /// How long a body is given before its rate counts. Default 10 s.
+    pub body_grace: Duration,
+    /// For a client to take some of its answer; then close. Default 30 s.
+    pub write: Duration,
+    /// Between two requests on a kept connection; then close. Default 75 s.
+    pub idle: Duration,
+    /// For open exchanges when the server is asked to stop; then they are cut. Default 30 s.
+    pub drain: Duration,
+    /// For connections that are idle when the server is asked to stop: a request already on its
+    /// way is still answered. Default 1 s.
+    pub drain_idle: Duration,
+    /// For a client to close its side after we closed ours, so that it can read our last answer
+    /// even while it still sends. Default 5 s.
+    pub linger: Duration,
+    /// How long accepting pauses when the process is out of descriptors or memory. Default 500 ms.
+    pub accept_pause: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+            body_rate: 240,
+            body_grace: Duration::from_secs(10),
+            write: Duration::from_secs(30),
+            idle: Duration::from_secs(75),
+            drain: Duration::from_secs(30),
+            drain_idle: Duration::from_secs(1),
+            linger: Duration::from_secs(5),
+            accept_pause: Duration::from_millis(500),
+        }
+    }
+}
+
+/// What the HTTP/1 machine needs of both.
+pub(crate) fn bounds(limits: &Limits, timeouts: &Timeouts) -> Bounds {
+    Bounds {
+        head: HeadLimits {
+            head: limits.head.min(MAX_HEAD),
+            target: limits.target,
+            fields: limits.fields.min(MAX_FIELDS),
+        },
+        discard: limits.discard,
+        waits: Waits {
+            head: timeouts.head,
+            body: timeouts.body,
+            body_rate: timeouts.body_rate,
+            body_grace: timeouts.body_grace,
+            idle: timeouts.idle,
+        },
+    }
+}
+
+impl Limits {
+    /// What cannot be, in words.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let mut within = |name: &str, value: usize, least: usize, most: usize| {
+            if !(least..=most).contains(&value) {
+                mistakes.push(format!("limits.{name} = {value}: want {least} to {most}"));
+            }
+        };
+        within("head", self.head, 64, MAX_HEAD);
+        within("target", self.target, 1, self.head.max(1));
+        within("fields", self.fields, 1, MAX_FIELDS);
+        within("high_water", self.high_water, 1, usize::MAX);
+        within("output", self.output, self.high_water, usize::MAX);
+        within("connections", self.connections, 1, u32::MAX as usize - 1);
+        for (name, value) in [
+            ("accepts_per_turn", self.accepts_per_turn),
+            ("reads_per_turn", self.reads_per_turn),
+            ("requests_per_turn", self.requests_per_turn),
+            ("writes_per_turn", self.writes_per_turn),
+            ("commands_per_turn", self.commands_per_turn),
+            ("offload_threads", self.offload_threads),
+        ] {
+            within(name, value, 1, usize::MAX);
+        }
+        mistakes
+    }
+}

@@ -1,0 +1,324 @@
+//! Floor 2. An [`App`] once built: what never changes (the table) beside what is called (the
+//! callbacks), so that the loop can look things up in one while it calls the other.
+
+use super::body::Incoming;
+use super::ctx::Ctx;
+use super::failure::Failure;
+use super::request::{Params, Request};
+use super::response::Response;
+use super::router::{Lookup, Pattern, Router};
+use super::routes::{After, App, Before, Done, Endpoint, ErrorHook, Handler};
+use crate::proto::h1::head::Head;
+use http::{Method, StatusCode};
+use std::io;
+
+pub(crate) struct Site<S> {
+    pub(crate) table: Table,
+    pub(crate) calls: Callbacks<S>,
+}
+
+/// Everything about routes that is not a callback.
+pub(crate) struct Table {
+    router: Router,
+    routes: Vec<RouteInfo>,
+    scopes: Vec<Scope>,
+    /// Whether anybody wants to know when an exchange is over.
+    pub(crate) has_after: bool,
+}
+
+struct RouteInfo {
+    path: String,
+    is_stream: bool,
+    before: Vec<usize>,
+    after: Vec<usize>,
+    body_limit: Option<u64>,
+    scope: usize,
+}
+
+/// One App: where its pages and hooks hold.
+#[derive(Clone)]
+struct Scope {
+    prefix: String,
+    host: Option<String>,
+    before: Vec<usize>,
+    after: Vec<usize>,
+    on_error: Option<usize>,
+    not_found: Option<usize>,
+    method_not_allowed: Option<usize>,
+}
+
+/// What outlives a request's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RouteKey {
+    Route(usize),
+    /// No route matched in this scope.
+    Miss(usize),
+}
+
+/// Where a request goes.
+pub(crate) struct Target<'a> {
+    pub(crate) key: RouteKey,
+    pub(crate) params: Params<'a>,
+    pub(crate) miss: Option<Miss>,
+}
+
+pub(crate) struct Miss {
+    pub(crate) status: StatusCode,
+    pub(crate) allow: Option<String>,
+    page: Option<usize>,
+}
+
+pub(crate) struct Callbacks<S> {
+    endpoints: Vec<Endpoint<S>>,
+    before: Vec<Before<S>>,
+    after: Vec<After<S>>,
+    errors: Vec<ErrorHook<S>>,
+    pages: Vec<Handler<S>>,
+}
+
+impl<S: 'static> Site<S> {
+    /// Builds an App, or says everything that is wrong with it.
+    pub(crate) fn build(app: App<S>) -> io::Result<Site<S>> {
+        let calls = Callbacks { endpoints: vec![], before: vec![], after: vec![], errors: vec![], pages: vec![] };
+        let mut building = Building { calls, routes: vec![], scopes: vec![], patterns: vec![], mistakes: vec![] };
+        let outermost = Scope {
+            prefix: String::new(),
+            host: None,
+            before: vec![],
+            after: vec![],
+            on_error: None,
+            not_found: None,
+            method_not_allowed: None,
+        };
+        building.add(app, outermost);
+        let Building { calls, routes, scopes, patterns, mut mistakes } = building;
+        match Router::build(&patterns) {
+            Ok(router) if mistakes.is_empty() => {
+                let has_after = !calls.after.is_empty();
+                Ok(Site { table: Table { router, routes, scopes, has_after }, calls })
+            }
+            built => {
+                mistakes.extend(built.err().unwrap_or_default());
+                Err(io::Error::new(io::ErrorKind::InvalidInput, mistakes.join("\n")))
+            }
+        }
+    }
+}
+
+struct Building<S> {
+    calls: Callbacks<S>,
+    routes: Vec<RouteInfo>,
+    scopes: Vec<Scope>,
+    patterns: Vec<Pattern>,
+    mistakes: Vec<String>,
+}
+
+/// Moves callbacks to where they are called; returns their numbers behind those inherited.
+fn enlist<T>(inherited: &[usize], all: &mut Vec<T>, new: impl IntoIterator<Item = T>) -> Vec<usize> {
+    let mut numbers = inherited.to_vec();
+    for one in new {
+        numbers.push(all.len());
+        all.push(one);
+    }
+    numbers
+}
+
+impl<S: 'static> Building<S> {
+    fn add(&mut self, app: App<S>, outer: Scope) {
+        let calls = &mut self.calls;
+        self.mistakes.extend(app.mistakes);
+        let page = |pages: &mut Vec<Handler<S>>, page: Option<Handler<S>>| enlist(&[], pages, page).pop();
+        let scope = Scope {
+            prefix: outer.prefix.clone(),
+            host: app.host.or(outer.host),
+            before: enlist(&outer.before, &mut calls.before, app.before),
+            after: enlist(&outer.after, &mut calls.after, app.after),
+            on_error: enlist(&[], &mut calls.errors, app.on_error).pop().or(outer.on_error),
+            not_found: page(&mut calls.pages, app.not_found).or(outer.not_found),
+            method_not_allowed: page(&mut calls.pages, app.method_not_allowed).or(outer.method_not_allowed),
+        };
+        let number = self.scopes.len();
+        for route in app.routes {
+            let path = join(&scope.prefix, &route.path);
+            self.patterns.push(Pattern {
+                method: route.method,
+                host: route.host.or_else(|| scope.host.clone()),
+                path: path.clone(),
+            });
+            self.routes.push(RouteInfo {
+                path,
+                is_stream: matches!(route.endpoint, Endpoint::Stream(_)),
+                before: enlist(&scope.before, &mut self.calls.before, route.before),
+                after: enlist(&scope.after, &mut self.calls.after, route.after),
+                body_limit: route.body_limit,
+                scope: number,
+            });
+            self.calls.endpoints.push(route.endpoint);
+        }
+        self.scopes.push(scope.clone());
+        for (prefix, mounted) in app.mounts {
+            if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.ends_with('/')) {
+                self.mistakes.push(format!("prefix {prefix:?}: want \"/like/this\", or \"\" for none"));
+            }
+            let prefix = format!("{}{prefix}", scope.prefix);
+            self.add(mounted, Scope { prefix, ..scope.clone() });
+        }
+    }
+}
+
+/// `/api` and `/users` are `/api/users`; `/api` and `/` are `/api`.
+fn join(prefix: &str, path: &str) -> String {
+    match path {
+        "/" | "" if !prefix.is_empty() => prefix.to_string(),
+        _ => format!("{prefix}{path}"),
+    }
+}
+
+impl Table {
+    pub(crate) fn find<'a>(&'a self, head: &'a Head<'a>) -> Target<'a> {
+        if head.path == "*" {
+            let allow = Some(join_methods(self.router.methods()));
+            return self.miss(head, StatusCode::NO_CONTENT, allow);
+        }
+        match self.router.find(&head.method, head.authority, head.path) {
+            Lookup::Found { route, params } => Target { key: RouteKey::Route(route), params, miss: None },
+            Lookup::WrongMethod(methods) => {
+                let is_question = head.method == Method::OPTIONS;
+                let status = if is_question { StatusCode::NO_CONTENT } else { StatusCode::METHOD_NOT_ALLOWED };
+                self.miss(head, status, Some(join_methods(&methods)))
+            }
+            Lookup::Unknown => self.miss(head, StatusCode::NOT_FOUND, None),
+            Lookup::UnknownMethod => self.miss(head, StatusCode::NOT_IMPLEMENTED, None),
+            Lookup::BadEncoding => self.miss(head, StatusCode::BAD_REQUEST, None),
+        }
+    }
+
+    /// The innermost App whose prefix the path has: its middleware and its pages answer.
+    #[cold]
+    fn miss<'a>(&self, head: &Head<'_>, status: StatusCode, allow: Option<String>) -> Target<'a> {
+        let host = head.authority;
+        let within = |scope: &Scope| {
+            let below = head.path.strip_prefix(scope.prefix.as_str());
+            let is_below = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || scope.prefix.is_empty());
+            is_below && scope.host.as_deref().is_none_or(|h| host.eq_ignore_ascii_case(h))
+        };
+        let longest = (0..self.scopes.len()).filter(|&n| within(&self.scopes[n])).max_by_key(|&n| self.scopes[n].prefix.len());
+        let number = longest.unwrap_or(0);
+        let page = match status {
+            StatusCode::NOT_FOUND => self.scopes[number].not_found,
+            StatusCode::METHOD_NOT_ALLOWED => self.scopes[number].method_not_allowed,
+            _ => None,
+        };
+        Target { key: RouteKey::Miss(number), params: Params::new(), miss: Some(Miss { status, allow, page }) }
+    }
+
+    fn scope(&self, key: RouteKey) -> &Scope {
+        match key {
+            RouteKey::Route(route) => &self.scopes[self.routes[route].scope],
+            RouteKey::Miss(scope) => &self.scopes[scope],
+        }
+    }
+
+    /// The pattern as registered, prefixes included; empty for a miss.
+    pub(crate) fn pattern(&self, key: RouteKey) -> &str {
+        match key {
+            RouteKey::Route(route) => &self.routes[route].path,
+            RouteKey::Miss(_) => "",
+        }
+    }
+
+    pub(crate) fn before(&self, key: RouteKey) -> &[usize] {
+        match key {
+            RouteKey::Route(route) => &self.routes[route].before,
+            RouteKey::Miss(scope) => &self.scopes[scope].before,
+        }
+    }
+
+    pub(crate) fn after(&self, key: RouteKey) -> &[usize] {
+        match key {
+            RouteKey::Route(route) => &self.routes[route].after,
+            RouteKey::Miss(scope) => &self.scopes[scope].after,
+        }
+    }
+
+    pub(crate) fn on_error(&self, key: RouteKey) -> Option<usize> {
+        self.scope(key).on_error
+    }
+
+    pub(crate) fn body_limit(&self, key: RouteKey) -> Option<u64> {
+        match key {
+            RouteKey::Route(route) => self.routes[route].body_limit,
+            RouteKey::Miss(_) => None,
+        }
+    }
+
+    /// Whether the endpoint wants the whole body before it is called.
+    pub(crate) fn wants_whole_body(&self, key: RouteKey) -> bool {
+        matches!(key, RouteKey::Route(route) if !self.routes[route].is_stream)
+    }
+}
+
+fn join_methods(methods: &[Method]) -> String {
+    methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
+}
+
+impl<S: 'static> Callbacks<S> {
+    /// Runs middleware; `None`: one of them has ended it.
+    pub(crate) fn before<'r>(
+        &mut self,
+        which: &[usize],
+        cx: &mut Ctx<'_, S>,
+        req: &Request<'_>,
+        mut res: Response<'r>,
+    ) -> Option<Response<'r>> {
+        for &hook in which {
+            res = self.before[hook](cx, req, res)?;
+        }
+        Some(res)
+    }
+
+    /// Calls the endpoint, or answers a miss.
+    pub(crate) fn endpoint(
+        &mut self,
+        target: &Target<'_>,
+        cx: &mut Ctx<'_, S>,
+        req: &Request<'_>,
+        res: Response<'_>,
+    ) -> Option<Failure> {
+        let route = match (target.key, &target.miss) {
+            (RouteKey::Route(route), _) => route,
+            (RouteKey::Miss(_), Some(miss)) => return self.miss(miss, cx, req, res),
+            (RouteKey::Miss(_), None) => return None,
+        };
+        match &mut self.endpoints[route] {
+            Endpoint::Plain(f) => f(cx, req, res),
+            Endpoint::Stream(f) => {
+                let body = Incoming::new(res.to, res.outbox.clone());
+                f(cx, req, res, body)
+            }
+        }
+    }
+
+    fn miss(&mut self, miss: &Miss, cx: &mut Ctx<'_, S>, req: &Request<'_>, mut res: Response<'_>) -> Option<Failure> {
+        res = res.status(miss.status.as_u16());
+        if let Some(allow) = &miss.allow {
+            res = res.header("allow", allow);
+        }
+        match miss.page {
+            Some(page) => return self.pages[page](cx, req, res),
+            None if miss.status == StatusCode::NO_CONTENT => res.empty(),
+            None => res.text(miss.status.canonical_reason().unwrap_or("")),
+        }
+        None
+    }
+
+    pub(crate) fn after(&mut self, which: &[usize], cx: &mut Ctx<'_, S>, done: &Done<'_>) {
+        for &hook in which {
+            self.after[hook](cx, done);
+        }
+    }
+
+    pub(crate) fn error(&mut self, which: usize, cx: &mut Ctx<'_, S>, failure: &Failure, res: Response<'_>) {
+        self.errors[which](cx, failure, res);
+    }
+}

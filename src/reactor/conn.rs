@@ -1,0 +1,140 @@
+//! Floor 3. One connection: its socket, its protocol, what it keeps, and how long it may wait.
+//!
+//! Pure data. An idle connection is this struct and one timer entry: no buffer of its own. `kept`
+//! and `backlog` own memory only while there is something in them.
+//!
+//! ```text
+//! accept ─► open ──────────────► closing (answers are out) ─► lingering ─► dead ─► reaped
+//!             └──── broken, cut, refused by time ──────────────────────────▲
+//! ```
+//! Invariants: a dead connection is out of everybody's reach, for its generation is taken from it
+//! at once; `exchange` is there exactly while an answer is being waited for or streamed.
+
+use crate::base::backlog::Backlog;
+use crate::base::clock::Instant;
+use crate::base::id::ConnId;
+use crate::base::wheel::TimerId;
+use crate::net::{Peer, Sock};
+use crate::proto::h1::server::Server as Http1;
+use slab::Slab;
+
+pub(crate) struct Conn {
+    pub(crate) sock: Sock,
+    /// 0: dead.
+    generation: u32,
+    pub(crate) peer: Peer,
+    pub(crate) http: Http1,
+    /// Input that has arrived and could not be used yet.
+    pub(crate) kept: Vec<u8>,
+    /// Output that the socket refused.
+    pub(crate) backlog: Backlog,
+    /// Number of the exchange whose answer is still open.
+    pub(crate) exchange: Option<u32>,
+    timer: Option<(TimerId, Instant)>,
+    pub(crate) deadline: Option<Instant>,
+    /// The backlog last got shorter.
+    pub(crate) progress: Instant,
+    pub(crate) linger_until: Option<Instant>,
+    /// In the runnable queue.
+    pub(crate) queued: bool,
+    /// The socket may have input: an edge came, and no short read since.
+    pub(crate) readable: bool,
+    /// The peer has closed its sending side; reading will come to it.
+    pub(crate) read_closed: bool,
+    /// Reading has come to the end.
+    pub(crate) eof: bool,
+    /// A write fell short, and no edge since.
+    pub(crate) blocked: bool,
+    pub(crate) registered: bool,
+    pub(crate) wants_write: bool,
+    /// The app does not take the body at present.
+    pub(crate) held: bool,
+}
+
+impl Conn {
+    pub(crate) fn new(sock: Sock, peer: Peer, now: Instant) -> Conn {
+        Conn {
+            sock,
+            generation: 0,
+            peer,
+            http: Http1::new(now),
+            kept: Vec::new(),
+            backlog: Backlog::default(),
+            exchange: None,
+            timer: None,
+            deadline: None,
+            progress: now,
+            linger_until: None,
+            queued: false,
+            // Accepted with its first bytes, most likely: read before asking.
+            readable: true,
+            read_closed: false,
+            eof: false,
+            blocked: false,
+            registered: false,
+            wants_write: false,
+            held: false,
+        }
+    }
+
+    /// The timer in the wheel, and when it fires.
+    pub(crate) fn timer(&mut self) -> &mut Option<(TimerId, Instant)> {
+        &mut self.timer
+    }
+
+    /// Answers are out, input is worthless: only closing is left.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.http.is_closed() && !self.http.is_answering() && self.backlog.is_empty()
+    }
+}
+
+/// The slab of connections. Reaching one takes its generation, too.
+#[derive(Default)]
+pub(crate) struct Conns {
+    slab: Slab<Conn>,
+    last_generation: u32,
+    dead: Vec<u32>,
+}
+
+impl Conns {
+    pub(crate) fn insert(&mut self, mut conn: Conn) -> ConnId {
+        // Skips 0, which is nobody's. A number comes again after 2^32 connections.
+        self.last_generation = self.last_generation.checked_add(1).unwrap_or(1);
+        conn.generation = self.last_generation;
+        let generation = conn.generation;
+        ConnId { slot: self.slab.insert(conn) as u32, generation }
+    }
+
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Conn> {
+        self.slab.get(id.slot as usize).filter(|conn| conn.generation == id.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.slab.get_mut(id.slot as usize).filter(|conn| conn.generation == id.generation)
+    }
+
+    /// Takes it out of everybody's reach; the slot stays taken until the turn ends.
+    pub(crate) fn kill(&mut self, id: ConnId) {
+        if let Some(conn) = self.get_mut(id) {
+            conn.generation = 0;
+            self.dead.push(id.slot);
+        }
+    }
+
+    /// The dead, slot by slot, at the end of a turn.
+    pub(crate) fn reap(&mut self) -> Option<Conn> {
+        let slot = self.dead.pop()?;
+        self.slab.try_remove(slot as usize)
+    }
+
+    /// Slots in use, those of the dead included.
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// The living, in the order of their slots.
+    pub(crate) fn ids(&self) -> Vec<ConnId> {
+        let id = |(slot, conn): (usize, &Conn)| ConnId { slot: slot as u32, generation: conn.generation };
+        self.slab.iter().map(id).filter(|id| id.generation != 0).collect()
+    }
+}

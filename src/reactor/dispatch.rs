@@ -1,0 +1,428 @@
+//! Floor 3. From a protocol's event to a callback, and what follows from how it returned.
+//!
+//! ```text
+//! on_request ─► middleware ─► endpoint ─┬─ answered ─► after middleware
+//!     │                                 ├─ deferred ─► an Exchange waits
+//!     └─ body to come: collect ─► …     └─ failed, panicked, dropped ─► the error hook, or a plain 500
+//! ```
+
+use super::Reactor;
+use super::exchange::{Collect, Exchange, Start, Upload};
+use super::guarded;
+use crate::app::body::{Aborted, Body, Demand};
+use crate::app::ctx::{Callback, Ctx};
+use crate::app::failure::{Failure, FailureKind};
+use crate::app::outbox::Outbox;
+use crate::app::request::Request;
+use crate::app::response::{Fate, Response, Tx};
+use crate::app::routes::Done;
+use crate::app::site::{Callbacks, Target};
+use crate::base::backlog::Output;
+use crate::base::id::{ConnId, StreamRef};
+use crate::net::{Net, Peer};
+use crate::proto::h1::Error;
+use crate::proto::h1::answer::FieldBlock;
+use crate::proto::h1::body::Trailers;
+use crate::proto::h1::head::{self, Head};
+use http::{Method, StatusCode};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+/// Which callbacks a request meets now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Its body has still to be collected.
+    Middleware,
+    /// Middleware has passed it, and the body is here.
+    Endpoint,
+    All,
+}
+
+/// How they returned.
+struct Returned {
+    fate: Fate,
+    /// Middleware handed the response on, with this status, and nothing was called behind it.
+    passed: Option<StatusCode>,
+    failure: Option<Failure>,
+}
+
+/// The one place where an embedder's handler is called: everything it may touch, side by side.
+struct Call<'a, S> {
+    calls: &'a mut Callbacks<S>,
+    before: &'a [usize],
+    cx: Ctx<'a, S>,
+    tx: Tx<'a>,
+    fields: &'a mut FieldBlock,
+    scratch: &'a mut Vec<u8>,
+    outbox: &'a Rc<Outbox>,
+    to: StreamRef,
+}
+
+impl<S: 'static> Call<'_, S> {
+    fn run(self, step: Step, target: &Target<'_>, req: &Request<'_>, status: StatusCode) -> Returned {
+        let Call { calls, before, mut cx, tx, fields, scratch, outbox, to } = self;
+        let mut returned = Returned { fate: Fate::Unanswered, passed: None, failure: None };
+        let res = Response { tx, fields, scratch, fate: &mut returned.fate, outbox, to, status };
+        let passed = &mut returned.passed;
+        let result = catch_unwind(AssertUnwindSafe(move || {
+            let res = match step {
+                Step::Endpoint => Some(res),
+                Step::All | Step::Middleware => calls.before(before, &mut cx, req, res),
+            };
+            match (res, step) {
+                (None, _) => None,
+                (Some(res), Step::Middleware) => {
+                    *passed = Some(res.status);
+                    None
+                }
+                (Some(res), _) => calls.endpoint(target, &mut cx, req, res),
+            }
+        }));
+        returned.failure = result.unwrap_or_else(|payload| Some(Failure::panic(payload)));
+        returned
+    }
+}
+
+/// Borrows what a [`Call`] needs from the fields of the reactor, each on its own.
+macro_rules! call {
+    ($self:ident, $conn:ident, $to:expr, $before:expr) => {
+        Call {
+            calls: &mut $self.site.calls,
+            before: $before,
+            cx: Ctx { state: &mut $self.state, core: &mut $self.core },
+            tx: Tx {
+                protocol: &mut $conn.http,
+                out: Output { cork: &mut $self.cork, backlog: &mut $conn.backlog },
+                stock: &$self.stock,
+                now: $self.now,
+                discard: $self.limits.discard,
+            },
+            fields: &mut $self.fields,
+            scratch: &mut $self.scratch,
+            outbox: &$self.outbox,
+            to: $to,
+        }
+    };
+}
+
+impl<N: Net, S: 'static> Reactor<N, S> {
+    /// A request's head has arrived. `input` begins with its body.
+    pub(super) fn on_request(&mut self, id: ConnId, head: &Head<'_>, input: &mut &[u8]) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let table = &self.site.table;
+        let target = table.find(head);
+        let start = Start { key: target.key, request_id: self.core.next_request_id(), at: self.now };
+        let limit = table.body_limit(target.key).unwrap_or(self.limits.body);
+        let whole = match conn.http.limit_body(limit) {
+            Ok(()) => conn.http.take_whole_body(input),
+            Err(error) => {
+                drop(target);
+                self.refuse(id, error);
+                return self.report(id, start, &head.method, head.path);
+            }
+        };
+        let must_collect = whole.is_none() && table.wants_whole_body(target.key);
+        let req = Request {
+            head,
+            params: &target.params,
+            body: whole.unwrap_or(b""),
+            peer: conn.peer,
+            id: start.request_id,
+            route: table.pattern(target.key),
+        };
+        self.fields.clear();
+        let to = StreamRef { conn: id, stream: conn.http.exchange() };
+        let step = if must_collect { Step::Middleware } else { Step::All };
+        let returned = call!(self, conn, to, table.before(target.key)).run(step, &target, &req, StatusCode::OK);
+        drop(target); // it borrows the table that the consequences may need
+        match returned.passed {
+            Some(status) => self.collect(id, head, start, status),
+            None => self.on_returned(id, head, start, returned),
+        }
+    }
+
+    /// Middleware has passed a request whose handler wants the whole body: wait for it.
+    fn collect(&mut self, id: ConnId, head: &Head<'_>, start: Start, status: StatusCode) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.http.want_body(&mut self.cork);
+        let fields = self.fields.clone();
+        let collect = Collect { raw: head.raw.to_vec(), body: Vec::new(), fields, status };
+        self.open_exchange(id, &head.method, head.path, start, Upload::Collect(Box::new(collect)));
+    }
+
+    /// The body has come.
+    fn on_collected(&mut self, id: ConnId, collect: Collect) {
+        let Some(exchange) = self.close_exchange(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let (start, to) = (exchange.start, exchange.stream);
+        let mut slots = head::slots();
+        // It has been parsed before, under the same limits.
+        let Ok(head) = head::parse(&collect.raw, &mut slots, &self.bounds.head) else { return };
+        let table = &self.site.table;
+        let target = table.find(&head);
+        let req = Request {
+            head: &head,
+            params: &target.params,
+            body: &collect.body,
+            peer: conn.peer,
+            id: start.request_id,
+            route: table.pattern(target.key),
+        };
+        self.fields = collect.fields;
+        let returned = call!(self, conn, to, &[]).run(Step::Endpoint, &target, &req, collect.status);
+        drop(target);
+        self.on_returned(id, &head, start, returned);
+    }
+
+    fn on_returned(&mut self, id: ConnId, head: &Head<'_>, start: Start, returned: Returned) {
+        let failure = match (returned.fate, returned.failure) {
+            (Fate::Answered, None) => return self.report(id, start, &head.method, head.path),
+            (Fate::Deferred, failure) => {
+                if let Some(failure) = failure {
+                    // Its responder may live on, in a timer or a query: only the log hears of it.
+                    self.log_failure(start, &failure);
+                }
+                return self.open_exchange(id, &head.method, head.path, start, Upload::Undecided);
+            }
+            (Fate::Answered, Some(failure)) => {
+                self.log_failure(start, &failure);
+                return self.report(id, start, &head.method, head.path);
+            }
+            (Fate::Faulty(why), None) => Failure::new(FailureKind::Header, why),
+            (Fate::Unanswered, None) => {
+                Failure::new(FailureKind::Unanswered, "the handler returned without an answer")
+            }
+            (Fate::Faulty(_) | Fate::Unanswered, Some(failure)) => failure,
+        };
+        if self.fail(id, start, failure) {
+            self.report(id, start, &head.method, head.path);
+        } else {
+            self.open_exchange(id, &head.method, head.path, start, Upload::Undecided);
+        }
+    }
+
+    fn log_failure(&self, start: Start, failure: &Failure) {
+        let route = self.site.table.pattern(start.key);
+        log::error!("{}: route {route:?}: {}", start.request_id, failure.message());
+    }
+
+    /// Answers for a callback that has not: with the error hook's page, else a plain one. `false`:
+    /// the hook has deferred its answer.
+    pub(super) fn fail(&mut self, id: ConnId, start: Start, mut failure: Failure) -> bool {
+        failure.request_id = Some(start.request_id);
+        if failure.status.is_server_error() {
+            self.log_failure(start, &failure);
+        }
+        let Some(conn) = self.conns.get_mut(id) else { return true };
+        let to = StreamRef { conn: id, stream: conn.http.exchange() };
+        let mut fate = Fate::Unanswered;
+        self.fields.clear();
+        if let Some(hook) = self.site.table.on_error(start.key) {
+            let Call { calls, mut cx, tx, fields, scratch, outbox, to, .. } = call!(self, conn, to, &[]);
+            let res = Response { tx, fields, scratch, fate: &mut fate, outbox, to, status: failure.status };
+            guarded("the error hook", || calls.error(hook, &mut cx, &failure, res));
+        }
+        match fate {
+            Fate::Deferred => return false,
+            Fate::Answered => return true,
+            Fate::Unanswered | Fate::Faulty(_) => {}
+        }
+        self.fields.clear();
+        self.fields.default_content_type("text/plain; charset=utf-8");
+        let Some(conn) = self.conns.get_mut(id) else { return true };
+        let Call { mut tx, fields, .. } = call!(self, conn, to, &[]);
+        tx.send(failure.status, fields, Body::from(failure.public_text()));
+        true
+    }
+
+    /// An answer is being waited for: remember for what, and who wants to know.
+    fn open_exchange(&mut self, id: ConnId, method: &Method, path: &str, start: Start, upload: Upload<S>) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let stream = StreamRef { conn: id, stream: conn.http.exchange() };
+        let has_body = conn.http.has_body_to_come();
+        let upload = if has_body { upload } else { Upload::Done };
+        conn.held = matches!(upload, Upload::Undecided);
+        let line = self.site.table.has_after.then(|| (method.clone(), path.to_string()));
+        let exchange = Exchange {
+            stream,
+            start,
+            line,
+            upload,
+            flow: None,
+            on_abort: Vec::new(),
+            on_drain: Vec::new(),
+            feeders: Vec::new(),
+            told_gone: false,
+        };
+        conn.exchange = Some(self.exchanges.insert(exchange) as u32);
+    }
+
+    /// The record of a connection's exchange, taken from it.
+    fn close_exchange(&mut self, id: ConnId) -> Option<Exchange<S>> {
+        let conn = self.conns.get_mut(id)?;
+        conn.held = false;
+        let key = conn.exchange.take()?;
+        self.exchanges.try_remove(key as usize)
+    }
+
+    /// A deferred or streamed answer is complete.
+    pub(super) fn complete(&mut self, id: ConnId) {
+        let Some(exchange) = self.close_exchange(id) else { return };
+        let (start, line) = (exchange.start, exchange.line.clone());
+        self.dissolve(exchange, Aborted::Answered);
+        if let Some((method, path)) = line {
+            self.report(id, start, &method, &path);
+        }
+        self.wake(id);
+    }
+
+    /// The connection of an open exchange is gone.
+    pub(super) fn abandon(&mut self, id: ConnId, key: Option<u32>) {
+        let Some(mut exchange) = key.and_then(|key| self.exchanges.try_remove(key as usize)) else { return };
+        let calls = std::mem::take(&mut exchange.on_abort);
+        let (start, line) = (exchange.start, exchange.line.clone());
+        self.dissolve(exchange, Aborted::Connection);
+        for call in calls {
+            self.call("an abort callback", call);
+        }
+        if let (Some((method, path)), Some(conn)) = (line, self.conns.get(id)) {
+            let (status, sent, peer) = (conn.http.status(), conn.http.sent(), conn.peer);
+            self.call_after(start, &method, &path, peer, (status, sent), true);
+        }
+        self.settle();
+    }
+
+    /// Tells whoever waits for an exchange that there is nothing to wait for.
+    fn dissolve(&mut self, exchange: Exchange<S>, why: Aborted) {
+        if let Some(flow) = &exchange.flow {
+            flow.closed.set(true);
+        }
+        for from in exchange.feeders {
+            self.resume(from);
+        }
+        match exchange.upload {
+            Upload::Sink(sink) => {
+                let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                guarded("the end of a body", || sink.end(&mut cx, Err(why)));
+            }
+            // The answer this body was piped into cannot be completed any more.
+            Upload::Pipe(to) if to != exchange.stream => self.abort_answer(to),
+            _ => {}
+        }
+    }
+
+    /// The client has closed its sending side while its answer is open.
+    pub(super) fn tell_gone(&mut self, id: ConnId) {
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else { return };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        exchange.told_gone = true;
+        for call in std::mem::take(&mut exchange.on_abort) {
+            self.call("an abort callback", call);
+        }
+        self.settle();
+    }
+
+    pub(super) fn call(&mut self, what: &str, call: Callback<S>) {
+        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+        guarded(what, || call(&mut cx));
+    }
+
+    /// An exchange is over and its last byte queued: `after` middleware hears of it.
+    pub(super) fn report(&mut self, id: ConnId, start: Start, method: &Method, path: &str) {
+        if !self.site.table.has_after {
+            return;
+        }
+        let Some(conn) = self.conns.get(id) else { return };
+        let (status, sent, peer) = (conn.http.status(), conn.http.sent(), conn.peer);
+        self.call_after(start, method, path, peer, (status, sent), false);
+    }
+
+    fn call_after(&mut self, start: Start, method: &Method, path: &str, peer: Peer, sent: (u16, u64), aborted: bool) {
+        let table = &self.site.table;
+        let done = Done {
+            method,
+            path,
+            route: table.pattern(start.key),
+            status: sent.0,
+            body_bytes: sent.1,
+            elapsed: self.now - start.at,
+            remote: peer,
+            request_id: start.request_id,
+            aborted,
+        };
+        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+        guarded("an after callback", || self.site.calls.after(table.after(start.key), &mut cx, &done));
+    }
+
+    /// A piece of a body has come.
+    pub(super) fn on_data(&mut self, id: ConnId, bytes: &[u8]) {
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else { return };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        let from = exchange.stream;
+        match &mut exchange.upload {
+            Upload::Collect(collect) => collect.body.extend_from_slice(bytes),
+            Upload::Sink(sink) => {
+                let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                match guarded("a body's step", || sink.chunk(&mut cx, bytes)) {
+                    Some(Demand::More) => {}
+                    Some(Demand::UntilDrained(to)) => {
+                        // What it wrote has to be counted before it can be waited for.
+                        self.settle();
+                        self.hold_until_drained(from, to);
+                    }
+                    Some(Demand::Hold) => self.hold(id),
+                    // Its state goes with it, and a responder in there answers 500 as it drops.
+                    None => exchange.upload = Upload::Discard,
+                }
+            }
+            Upload::Pipe(to) => {
+                let to = *to;
+                self.write_piece(to, Body::Borrowed(bytes));
+                self.hold_until_drained(from, to);
+            }
+            Upload::Undecided | Upload::Discard | Upload::Done => {}
+        }
+    }
+
+    pub(super) fn hold(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.held = true;
+        }
+    }
+
+    /// A body has come whole.
+    pub(super) fn on_body_end(&mut self, id: ConnId, trailers: Trailers<'_>) {
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else { return };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        match std::mem::replace(&mut exchange.upload, Upload::Done) {
+            Upload::Collect(collect) => self.on_collected(id, *collect),
+            Upload::Sink(sink) => {
+                let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                guarded("the end of a body", || sink.end(&mut cx, Ok(trailers)));
+            }
+            Upload::Pipe(to) => self.end_answer(to, &FieldBlock::default()),
+            Upload::Undecided | Upload::Discard | Upload::Done => {}
+        }
+    }
+
+    /// Refuses what a client sends, as its protocol says, and takes no more of it.
+    pub(super) fn refuse(&mut self, id: ConnId, error: Error) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        log::info!("{}: refused with {}: {error}", conn.peer, error.status().as_u16());
+        let too_large = matches!(error, Error::BodyTooLarge { .. });
+        if conn.http.is_streaming() {
+            return self.cut(id, "its request went wrong while it was being answered");
+        }
+        let out = if self.running == Some(id) { &mut self.cork } else { &mut self.spare };
+        conn.http.refuse(error, out, &self.stock);
+        self.seal_spare(id);
+        if let Some(exchange) = self.close_exchange(id) {
+            let (start, line) = (exchange.start, exchange.line.clone());
+            self.dissolve(exchange, if too_large { Aborted::TooLarge } else { Aborted::Connection });
+            if let Some((method, path)) = line {
+                self.report(id, start, &method, &path);
+            }
+        }
+        self.wake(id);
+    }
+}

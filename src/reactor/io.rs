@@ -1,0 +1,392 @@
+//! Floor 3. A connection's run: what it has read, through its protocol, to what it writes.
+//!
+//! ```text
+//! run ── read ─► serve ── events ─► dispatch … ── NeedInput ─┐
+//!         ▲                                                  │ (within the budget)
+//!         └──────────────────────────────────────────────────┘
+//!  └─ flush ─► socket, else backlog ─► conclude: close, linger, or wait with a deadline
+//! ```
+
+use super::Reactor;
+use super::conn::Conn;
+use crate::base::backlog::{Output, Segment};
+use crate::base::clock::Instant;
+use crate::base::id::ConnId;
+use crate::net::Net;
+use crate::proto::h1::head;
+use crate::proto::h1::server::Event;
+use bytes::Bytes;
+use std::io::{ErrorKind, IoSlice, Result};
+use std::time::Duration;
+
+/// Why serving a connection's input ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stop {
+    /// All of it is used; more may be read.
+    NeedInput,
+    /// The rest has to wait: for an answer, for room, for the app, for the next turn.
+    Wait,
+    /// The connection is gone, or takes nothing more.
+    Over,
+}
+
+enum Got {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+const SLICES: usize = 16;
+
+impl<N: Net, S: 'static> Reactor<N, S> {
+    pub(super) fn run_connection(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.queued = false;
+        if conn.linger_until.is_some() {
+            return self.linger_on(id);
+        }
+        self.running = Some(id);
+        let mut kept = std::mem::take(&mut conn.kept);
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let mut requests = self.limits.requests_per_turn;
+        let mut stop = Stop::NeedInput;
+        if !kept.is_empty() {
+            // What is kept may have become useful: an answer is out, a hold is over.
+            let mut input = &kept[..];
+            stop = self.serve(id, &mut input, &mut requests);
+            let used = kept.len() - input.len();
+            kept.drain(..used);
+        }
+        let mut reads = self.limits.reads_per_turn;
+        while stop == Stop::NeedInput {
+            if reads == 0 {
+                self.wake(id);
+                break;
+            }
+            reads -= 1;
+            match self.read(id, &mut inbox) {
+                Got::Bytes(n) if kept.is_empty() => {
+                    let mut input = &inbox[..n];
+                    stop = self.serve(id, &mut input, &mut requests);
+                    kept.extend_from_slice(input);
+                }
+                Got::Bytes(n) => {
+                    kept.extend_from_slice(&inbox[..n]);
+                    let mut input = &kept[..];
+                    stop = self.serve(id, &mut input, &mut requests);
+                    let used = kept.len() - input.len();
+                    kept.drain(..used);
+                }
+                Got::Nothing => break,
+                Got::End => {
+                    self.on_eof(id);
+                    break;
+                }
+            }
+        }
+        self.inbox = inbox;
+        if let Some(conn) = self.conns.get_mut(id)
+            && !kept.is_empty()
+        {
+            conn.kept = kept;
+        }
+        self.flush(id);
+        self.running = None;
+        self.conclude(id);
+    }
+
+    /// Takes events from the input until it is used up, or has to wait.
+    fn serve(&mut self, id: ConnId, input: &mut &[u8], requests: &mut usize) -> Stop {
+        loop {
+            let cork = self.cork.len();
+            let Some(conn) = self.conns.get_mut(id) else { return Stop::Over };
+            if conn.held && conn.http.has_body_to_come() {
+                return Stop::Wait;
+            }
+            if !conn.http.is_answering() {
+                // Between exchanges is the place to stop: for a client that asks but does not take …
+                if conn.backlog.bytes() + cork > self.limits.high_water {
+                    return self.make_room(id);
+                }
+                // … and for one that asks more than its share of a turn.
+                if *requests == 0 && !input.is_empty() {
+                    self.wake(id);
+                    return Stop::Wait;
+                }
+            }
+            let mut slots = head::slots();
+            match conn.http.poll_event(input, &mut slots, &self.bounds, self.now) {
+                Ok(Event::Request(head)) => {
+                    *requests = requests.saturating_sub(1);
+                    self.on_request(id, &head, input);
+                }
+                Ok(Event::Data(bytes)) => self.on_data(id, bytes),
+                Ok(Event::End(trailers)) => self.on_body_end(id, trailers),
+                Ok(Event::NeedInput) => return Stop::NeedInput,
+                Ok(Event::Paused) => return Stop::Wait,
+                Ok(Event::Closed) => return Stop::Over,
+                Err(error) => {
+                    self.refuse(id, error);
+                    return Stop::Over;
+                }
+            }
+            self.settle();
+        }
+    }
+
+    /// Much has been answered: what the socket takes now need not wait, and need not be kept.
+    fn make_room(&mut self, id: ConnId) -> Stop {
+        self.flush(id);
+        match self.conns.get(id) {
+            Some(conn) if conn.backlog.is_empty() => self.wake(id),
+            Some(_) => {}
+            None => return Stop::Over,
+        }
+        Stop::Wait
+    }
+
+    fn read(&mut self, id: ConnId, inbox: &mut [u8]) -> Got {
+        let Some(conn) = self.conns.get_mut(id) else { return Got::Nothing };
+        if !conn.readable || conn.eof {
+            return Got::Nothing;
+        }
+        match self.net.read(conn.sock, inbox) {
+            Ok(0) => {
+                conn.readable = false;
+                conn.eof = true;
+                Got::End
+            }
+            Ok(n) => {
+                // A short read has emptied the socket; only an end that has been announced is left.
+                conn.readable = n == inbox.len() || conn.read_closed;
+                Got::Bytes(n)
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                conn.readable = false;
+                Got::Nothing
+            }
+            Err(e) => {
+                log::debug!("{}: read: {e}", conn.peer);
+                self.cut(id, "the connection broke");
+                Got::Nothing
+            }
+        }
+    }
+
+    fn on_eof(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let cut_off = conn.http.handle_eof();
+        if cut_off && conn.exchange.is_some() {
+            // The body will never be whole, so there is nothing to answer.
+            return self.cut(id, "the client left in the middle of its request");
+        }
+        self.tell_gone(id);
+    }
+
+    /// Writes what has been answered; keeps what the socket does not take.
+    pub(super) fn flush(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            self.cork.clear();
+            return;
+        };
+        if !self.cork.is_empty() {
+            if conn.backlog.is_empty() && !conn.blocked {
+                match self.net.write(conn.sock, &self.cork, false) {
+                    Ok(n) if n == self.cork.len() => {}
+                    Ok(n) => keep(conn, &self.cork[n..], self.now),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => keep(conn, &self.cork, self.now),
+                    Err(e) => {
+                        log::debug!("{}: write: {e}", conn.peer);
+                        self.cork.clear();
+                        return self.cut(id, "the connection broke");
+                    }
+                }
+                self.cork.clear();
+            } else {
+                Output { cork: &mut self.cork, backlog: &mut conn.backlog }.seal();
+            }
+        }
+        self.drain_backlog(id);
+    }
+
+    fn drain_backlog(&mut self, id: ConnId) {
+        let now = self.now;
+        let mut budget = self.limits.writes_per_turn;
+        while let Some(conn) = self.conns.get_mut(id)
+            && !conn.backlog.is_empty()
+            && !conn.blocked
+        {
+            if budget == 0 {
+                self.wake(id);
+                break;
+            }
+            match write_some(&mut self.net, conn, budget) {
+                Ok(0) => return self.cut(id, "a file became shorter while it was sent"),
+                Ok(n) => {
+                    conn.backlog.advance(n as u64);
+                    conn.progress = now;
+                    budget = budget.saturating_sub(n);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => conn.blocked = true,
+                Err(e) => {
+                    log::debug!("{}: write: {e}", conn.peer);
+                    return self.cut(id, "the connection broke");
+                }
+            }
+        }
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.blocked && !conn.wants_write {
+            conn.wants_write = true;
+            let armed = if conn.registered {
+                self.net.want_write(conn.sock, id.token())
+            } else {
+                conn.registered = true;
+                let first = self.net.register(conn.sock, id.token());
+                first.and_then(|()| self.net.want_write(conn.sock, id.token()))
+            };
+            if let Err(e) = armed {
+                log::error!("cannot wait for a connection: {e}");
+                return self.cut(id, "it cannot be waited for");
+            }
+        }
+        self.after_flush(id);
+    }
+
+    /// Tells producers what waits now; there may be room again.
+    fn after_flush(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let waits = conn.backlog.bytes();
+        let Some(key) = conn.exchange else {
+            // Requests that waited for room are in `kept`.
+            if !conn.kept.is_empty() && waits <= self.limits.high_water / 2 {
+                self.wake(id);
+            }
+            return;
+        };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        let Some(flow) = &exchange.flow else { return };
+        flow.buffered.set(waits);
+        if waits > self.limits.high_water / 2 {
+            return;
+        }
+        let calls = std::mem::take(&mut exchange.on_drain);
+        let feeders = std::mem::take(&mut exchange.feeders);
+        for from in feeders {
+            self.resume(from);
+        }
+        for call in calls {
+            self.call("a drain callback", call);
+        }
+        self.settle();
+    }
+
+    /// What is next for a connection that has run: the end, or a wait with a deadline.
+    fn conclude(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.is_spent() {
+            return self.release(id);
+        }
+        if !conn.registered {
+            conn.registered = true;
+            if let Err(e) = self.net.register(conn.sock, id.token()) {
+                log::error!("cannot wait for a connection: {e}");
+                return self.cut(id, "it cannot be waited for");
+            }
+        }
+        let Some(conn) = self.conns.get(id) else { return };
+        let reading = !(conn.held && conn.http.has_body_to_come());
+        let input = conn.http.next_deadline(&self.bounds.waits, reading);
+        let output = (!conn.backlog.is_empty()).then(|| conn.progress + self.timeouts.write);
+        // While its output waits, a client is not asked for more.
+        let deadline = match output {
+            Some(output) if !conn.http.has_body_to_come() => Some(output),
+            _ => input.into_iter().chain(output).min(),
+        };
+        self.arm(id, deadline);
+    }
+
+    /// Closes a connection whose answers are out. One that may still be sending is only told so
+    /// first, and closed when it has stopped: closing with unread input resets the connection, and
+    /// the reset overtakes the answer (RFC 9112 §9.6).
+    pub(super) fn release(&mut self, id: ConnId) {
+        self.release_within(id, self.timeouts.linger);
+    }
+
+    pub(super) fn release_within(&mut self, id: ConnId, linger: Duration) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let may_send = !conn.eof && (conn.http.left_unread() || conn.readable || !conn.kept.is_empty());
+        if !may_send || conn.linger_until.is_some() || linger.is_zero() {
+            return self.conns.kill(id);
+        }
+        let until = self.now + linger;
+        conn.linger_until = Some(until);
+        conn.kept = Vec::new();
+        self.net.shutdown_write(conn.sock);
+        if !conn.registered {
+            conn.registered = true;
+            if self.net.register(conn.sock, id.token()).is_err() {
+                return self.conns.kill(id);
+            }
+        }
+        self.arm(id, Some(until));
+        self.wake(id);
+    }
+
+    /// Reads and drops what a client still sends, until it stops.
+    fn linger_on(&mut self, id: ConnId) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        for _ in 0..self.limits.reads_per_turn {
+            match self.read(id, &mut inbox) {
+                Got::Bytes(_) => {}
+                Got::Nothing => break,
+                Got::End => {
+                    self.conns.kill(id);
+                    break;
+                }
+            }
+        }
+        self.inbox = inbox;
+        if self.conns.get(id).is_some_and(|conn| conn.readable) {
+            self.wake(id);
+        }
+    }
+
+    /// Ends a connection at once, whatever is open on it. Whoever waits for it is told.
+    pub(super) fn cut(&mut self, id: ConnId, why: &str) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        log::debug!("{}: cut: {why}", conn.peer);
+        conn.backlog.clear();
+        conn.http.abort();
+        let exchange = conn.exchange.take();
+        self.abandon(id, exchange);
+        self.conns.kill(id);
+    }
+}
+
+fn keep(conn: &mut Conn, rest: &[u8], now: Instant) {
+    conn.backlog.push(Bytes::copy_from_slice(rest));
+    conn.blocked = true;
+    conn.progress = now;
+}
+
+/// One system call's worth of the backlog. 0 means a file that has become too short.
+fn write_some<N: Net>(net: &mut N, conn: &mut Conn, budget: usize) -> Result<usize> {
+    match conn.backlog.front() {
+        None => Ok(0),
+        Some(Segment::File(slice)) => net.send_file(conn.sock, &slice.file, slice.offset, slice.len.min(budget as u64)),
+        Some(Segment::Bytes(_)) => {
+            let mut slices = [IoSlice::new(b""); SLICES];
+            let n = conn.backlog.gather(&mut slices);
+            let total: usize = slices[..n].iter().map(|slice| slice.len()).sum();
+            let written = match slices[..n] {
+                // A head before a file: the packet may wait for the file's first bytes.
+                [one] => net.write(conn.sock, &one, conn.backlog.has_more())?,
+                ref several => net.write_vectored(conn.sock, several)?,
+            };
+            if written < total {
+                conn.blocked = true;
+            }
+            Ok(written)
+        }
+    }
+}

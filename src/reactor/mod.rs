@@ -1,0 +1,413 @@
+//! Floor 3: the loop. One thread, one poll, one slab of connections.
+//!
+//! ```text
+//!            ┌────────────────────────── turn ──────────────────────────┐
+//!  poll ─► note readiness ─► accept ─► timers ─► mail ─► run ─► reap
+//!                                                         │
+//!                         read ─► protocol ─► dispatch ─► settle ─► flush      (io, dispatch, settle)
+//! ```
+//! The one rule: callbacks may touch `core` and `state`; the loop iterates over connections, routes
+//! and sinks, which are other fields. What a callback wants from those is queued, and settled after
+//! it has returned. So nothing is closed under its caller's feet, and the borrow checker knows.
+//!
+//! Invariants: everything that gives a connection something to do ends in [`Reactor::wake`]; while
+//! the runnable queue is not empty the loop does not sleep; each loop within a turn has a budget.
+
+mod conn;
+mod dispatch;
+mod exchange;
+mod io;
+mod server;
+mod settle;
+mod shutdown;
+
+pub use server::{Builder, Server};
+
+use crate::app::ctx::{Core, Ctx, Due, Timer};
+use crate::app::failure::panic_text;
+use crate::app::mailbox::{Handle, Post};
+use crate::app::settings::{Limits, Timeouts};
+use crate::app::site::Site;
+use crate::app::outbox::Outbox;
+use crate::base::clock::{Instant, StockFields};
+use crate::base::id::{ConnId, StreamRef};
+use crate::net::{Net, Ready, Source};
+use crate::proto::h1::answer::FieldBlock;
+use crate::proto::h1::server::{Bounds, Expired};
+use conn::{Conn, Conns};
+use exchange::Exchange;
+use shutdown::Stopping;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io as std_io;
+use std::rc::Rc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A server: sockets, connections, routes, state. Made by [`Server::bind`] or [`Server::builder`].
+///
+/// It has no global state and starts nothing behind your back: two fit in one process, and
+/// [`Reactor::turn`] lets you drive one yourself.
+pub struct Reactor<N: Net, S> {
+    net: N,
+    conns: Conns,
+    exchanges: Slab<Exchange<S>>,
+    site: Site<S>,
+    state: S,
+    core: Core<S>,
+    /// The same queue that `core` has, for responses to borrow.
+    outbox: Rc<Outbox>,
+    stock: StockFields,
+    /// The time of this turn; `core` has it, too.
+    now: Instant,
+
+    limits: Limits,
+    timeouts: Timeouts,
+    bounds: Bounds,
+
+    /// Connections with something to do. Entered by `wake` alone.
+    runnable: VecDeque<ConnId>,
+    ready: Vec<Ready>,
+    /// The one buffer in: every read goes here, and is parsed in place.
+    inbox: Vec<u8>,
+    /// The one buffer out: what the running connection answers, written once at the end of its run.
+    cork: Vec<u8>,
+    /// The same for answers to others, moved to their backlog at once.
+    spare: Vec<u8>,
+    /// Response fields of the callback that runs.
+    fields: FieldBlock,
+    scratch: Vec<u8>,
+    /// The connection whose answers go into `cork`.
+    running: Option<ConnId>,
+    commands_left: usize,
+
+    /// Listeners with connections to accept.
+    acceptable: Vec<bool>,
+    accept_paused: bool,
+    accept_warned: Option<Instant>,
+    stopping: Stopping,
+    /// Connections cut in the middle of an answer.
+    cut: usize,
+}
+
+/// Where input goes in one gulp. Short reads are the rule; a full one means there may be more.
+const INBOX: usize = 64 * 1024;
+/// Output memory that is kept between turns; what a burst needed beyond it is given back.
+const CORK_KEPT: usize = 256 * 1024;
+
+impl<N: Net, S: 'static> Reactor<N, S> {
+    /// One bounded iteration of the loop. Waits for something to happen unless there is something
+    /// to do. `false` once the server has stopped.
+    ///
+    /// # Errors
+    /// Only if the operating system refuses to say what is ready, which nothing can go on without.
+    ///
+    /// ```
+    /// use loopwright::{App, Server};
+    /// let mut server = Server::bind("127.0.0.1:0", App::new(), ()).unwrap();
+    /// server.handle().stop();
+    /// while server.turn().unwrap() { /* something of yours, between two turns */ }
+    /// ```
+    pub fn turn(&mut self) -> std_io::Result<bool> {
+        self.commands_left = self.limits.commands_per_turn;
+
+        let mut ready = std::mem::take(&mut self.ready);
+        let polled = self.net.poll(self.wait_until(), &mut ready);
+        self.now = self.net.now();
+        self.core.now = self.now;
+        self.stock.refresh(self.now, || self.net.wall_clock());
+        for event in ready.drain(..) {
+            self.on_ready(event);
+        }
+        self.ready = ready;
+        polled?;
+
+        self.accept();
+        self.run_timers();
+        self.read_mail();
+        self.settle();
+        // Whoever is woken from now on waits for the next turn: the work of a turn is bounded.
+        for _ in 0..self.runnable.len() {
+            let Some(id) = self.runnable.pop_front() else { break };
+            self.run_connection(id);
+        }
+        self.reap();
+        Ok(!self.is_stopped())
+    }
+
+    /// Turns until the server has stopped.
+    ///
+    /// # Errors
+    /// As [`Reactor::turn`].
+    pub fn run(&mut self) -> std_io::Result<()> {
+        while self.turn()? {}
+        Ok(())
+    }
+
+    /// The loop, for other threads.
+    pub fn handle(&self) -> Handle<S> {
+        Handle { mailbox: self.core.mailbox.clone() }
+    }
+
+    /// The embedder's state.
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// The embedder's state, to change between turns.
+    pub fn state_mut(&mut self) -> &mut S {
+        &mut self.state
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Exchanges whose answer is still open at the end of a turn: deferred, streamed, or waiting
+    /// for their body.
+    pub fn open_exchanges(&self) -> usize {
+        self.exchanges.len()
+    }
+
+    /// Timers that run: deadlines of connections, and the embedder's.
+    pub fn timers(&self) -> usize {
+        self.core.timers.len()
+    }
+
+    fn wait_until(&self) -> Option<Instant> {
+        let has_work = !self.runnable.is_empty()
+            || !self.outbox.is_empty()
+            || !self.core.jobs.is_empty()
+            || self.core.mailbox.is_pending()
+            || self.is_stopped()
+            || (self.can_accept() && self.acceptable.contains(&true));
+        if has_work { Some(Instant::default()) } else { self.core.timers.next_deadline() }
+    }
+
+    /// The only door to the runnable queue. Bytes queued outside a readiness event are woken by
+    /// nobody for free: whoever touches a connection ends here.
+    fn wake(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && !conn.queued
+        {
+            conn.queued = true;
+            self.runnable.push_back(id);
+        }
+    }
+
+    fn on_ready(&mut self, event: Ready) {
+        match event.source {
+            Source::Waker => {}
+            Source::Listener(n) => {
+                if let Some(acceptable) = self.acceptable.get_mut(n) {
+                    *acceptable = true;
+                }
+            }
+            Source::Conn(token) => {
+                let id = ConnId::from_token(token);
+                // A stale event of a reused slot ends here: its generation is another.
+                let Some(conn) = self.conns.get_mut(id) else { return };
+                conn.readable |= event.readable || event.read_closed || event.broken;
+                conn.read_closed |= event.read_closed;
+                conn.blocked &= !(event.writable || event.broken);
+                if event.broken {
+                    self.cut(id, "the connection broke");
+                    return;
+                }
+                let waits_for_us = event.read_closed && conn.exchange.is_some();
+                if waits_for_us {
+                    self.tell_gone(id);
+                }
+                self.wake(id);
+            }
+        }
+    }
+
+    fn can_accept(&self) -> bool {
+        !self.accept_paused && !self.stopping.is_draining() && self.conns.len() < self.limits.connections
+    }
+
+    fn accept(&mut self) {
+        for listener in 0..self.acceptable.len() {
+            for _ in 0..self.limits.accepts_per_turn {
+                if !self.acceptable[listener] || self.accept_paused || self.stopping.is_draining() {
+                    break;
+                }
+                if self.conns.len() >= self.limits.connections {
+                    self.warn_accept(&format!("accepting pauses: limits.connections = {}", self.limits.connections));
+                    break;
+                }
+                self.accept_one(listener);
+            }
+        }
+    }
+
+    fn accept_one(&mut self, listener: usize) {
+        match self.net.accept(listener) {
+            Ok((sock, peer)) => {
+                let id = self.conns.insert(Conn::new(sock, peer, self.now));
+                self.wake(id);
+            }
+            Err(e) if e.kind() == std_io::ErrorKind::WouldBlock => self.acceptable[listener] = false,
+            // The client has gone again, or the network failed it: the next one may be fine.
+            Err(e) if !is_exhaustion(&e) => log::debug!("accept: {e}"),
+            Err(e) => {
+                self.warn_accept(&format!("accepting pauses for timeouts.accept_pause: {e}"));
+                self.accept_paused = true;
+                let until = self.now + self.timeouts.accept_pause;
+                self.core.timers.insert(until, Timer::Accept);
+            }
+        }
+    }
+
+    /// At most one a second, whatever the reason.
+    fn warn_accept(&mut self, why: &str) {
+        let now = self.now;
+        if self.accept_warned.is_none_or(|last| now - last >= std::time::Duration::from_secs(1)) {
+            self.accept_warned = Some(now);
+            log::warn!("{why}");
+        }
+    }
+
+    fn run_timers(&mut self) {
+        let now = self.now;
+        while self.commands_left > 0
+            && let Some(timer) = self.core.timers.pop_expired(now)
+        {
+            self.commands_left -= 1;
+            match timer {
+                Timer::Conn(id) => self.on_deadline(id),
+                Timer::Call { slot, generation } => self.call_timer(slot, generation),
+                Timer::Accept => self.accept_paused = false,
+                Timer::DrainIdle => self.close_idle(),
+                Timer::Drain => self.cut_all(),
+            }
+            self.settle();
+        }
+    }
+
+    fn call_timer(&mut self, slot: u32, generation: u32) {
+        let slot = slot as usize;
+        let Some(entry) = self.core.calls.get_mut(slot).filter(|entry| entry.generation == generation) else { return };
+        let due = std::mem::replace(&mut entry.due, Due::Running);
+        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+        match due {
+            Due::Once(call) => {
+                cx.core.calls.remove(slot);
+                guarded("a timer", || call(&mut cx));
+            }
+            Due::Every(period, mut call) => {
+                let survived = guarded("a repeating timer, which is cancelled", || call(&mut cx)).is_some();
+                let core = cx.core;
+                // It may have cancelled itself, and its slot may be somebody else's by now.
+                let Some(entry) = core.calls.get_mut(slot).filter(|entry| entry.generation == generation) else { return };
+                if !survived {
+                    core.calls.remove(slot);
+                    return;
+                }
+                entry.due = Due::Every(period, call);
+                let timer = Timer::Call { slot: slot as u32, generation };
+                entry.wheel = core.timers.insert(core.now + period, timer);
+            }
+            Due::Running => {}
+        }
+    }
+
+    fn read_mail(&mut self) {
+        for post in self.core.mailbox.take() {
+            match post {
+                Post::Call(call) => {
+                    let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                    guarded("a posted closure", || call(&mut cx));
+                }
+                Post::WorkDone(slot) => self.finish_offload(slot, true),
+                Post::Stop { now } => self.stop(now),
+            }
+            self.settle();
+        }
+    }
+
+    fn finish_offload(&mut self, slot: usize, accepted: bool) {
+        if let Some(finish) = self.core.offloads.try_remove(slot) {
+            let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+            guarded("a callback of offloaded work", || finish(&mut cx, accepted));
+        }
+    }
+
+    /// Places the wheel entry of a connection whose deadline is `deadline` from now on. One timer
+    /// operation per timeout period, not per request: a deadline that only moves away leaves the
+    /// entry where it is, to be placed anew when it fires early.
+    fn arm(&mut self, id: ConnId, deadline: Option<Instant>) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.deadline = deadline;
+        let Some(deadline) = deadline else { return };
+        match *conn.timer() {
+            Some((_, fires)) if fires <= deadline => return,
+            Some((timer, _)) => drop(self.core.timers.cancel(timer)),
+            None => {}
+        }
+        *conn.timer() = Some((self.core.timers.insert(deadline, Timer::Conn(id)), deadline));
+    }
+
+    fn on_deadline(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        *conn.timer() = None;
+        let Some(deadline) = conn.deadline else { return };
+        if deadline > now {
+            return self.arm(id, Some(deadline));
+        }
+        if conn.linger_until.is_some() {
+            return self.release(id);
+        }
+        if !conn.backlog.is_empty() && now >= conn.progress + self.timeouts.write {
+            return self.cut(id, "the client takes none of its answer: timeouts.write");
+        }
+        match conn.http.expire(&self.bounds.waits, now) {
+            Expired::Refuse(error) => {
+                self.refuse(id, error);
+                self.wake(id);
+            }
+            Expired::Close => {
+                conn.http.abort();
+                self.release(id);
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some(mut conn) = self.conns.reap() {
+            if let Some((timer, _)) = conn.timer().take() {
+                self.core.timers.cancel(timer);
+            }
+            self.net.close(conn.sock);
+        }
+        if self.cork.capacity() > CORK_KEPT {
+            self.cork = Vec::new();
+        }
+    }
+
+    /// The exchange a handle stands for, if it is still open.
+    fn exchange_of(&mut self, stream: StreamRef) -> Option<&mut Exchange<S>> {
+        let key = self.conns.get(stream.conn)?.exchange?;
+        self.exchanges.get_mut(key as usize).filter(|exchange| exchange.stream == stream)
+    }
+}
+
+/// Out of descriptors or memory: the next accept would fail the same way.
+fn is_exhaustion(e: &std_io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = e.raw_os_error();
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].iter().any(|known| errno == Some(known.raw_os_error()))
+}
+
+/// Calls an embedder's code. Its panic is logged, and is nobody else's problem.
+fn guarded<R>(what: &str, f: impl FnOnce() -> R) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => Some(result),
+        Err(payload) => {
+            log::error!("{what} panicked: {}", panic_text(payload));
+            None
+        }
+    }
+}

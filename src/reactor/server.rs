@@ -1,0 +1,219 @@
+//! Floor 3. Putting a server together: addresses, bounds, routes, state. What is wrong is told here,
+//! all of it, and never later.
+
+use super::Reactor;
+use super::conn::Conns;
+use super::shutdown::Stopping;
+use crate::app::ctx::Core;
+use crate::app::mailbox::Mailbox;
+use crate::app::routes::App;
+use crate::app::settings::{Limits, Timeouts, bounds};
+use crate::app::site::Site;
+use crate::base::clock::{Instant, StockFields};
+use crate::net::Net;
+use crate::net::mio::{Listen, MioNet, Pool};
+use crate::net::sim::SimNet;
+use crate::proto::h1::answer::FieldBlock;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+/// A server on this machine's sockets, or, as `Server<S, SimNet>`, in the simulator.
+///
+/// ```no_run
+/// use loopwright::{App, Server};
+///
+/// fn main() -> std::io::Result<()> {
+///     let mut app = App::new();
+///     app.get("/", |_, _, res| res.text("Hello, World!"));
+///     Server::bind("127.0.0.1:8080", app, ())?.run()
+/// }
+/// ```
+pub type Server<S = (), N = MioNet> = Reactor<N, S>;
+
+/// What a server is to be like; from [`Server::builder`].
+///
+/// ```
+/// use loopwright::{App, Limits, Server, Timeouts};
+/// use std::time::Duration;
+///
+/// let server = Server::builder()
+///     .listen("127.0.0.1:0")
+///     .listen("[::1]:0")
+///     .limits(Limits { body: 8 << 20, ..Limits::default() })
+///     .timeouts(Timeouts { idle: Duration::from_secs(20), ..Timeouts::default() })
+///     .server_header(None)
+///     .build(App::new(), ());
+/// # drop(server);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    listen: Vec<String>,
+    limits: Limits,
+    timeouts: Timeouts,
+    server_header: Option<String>,
+    seed: Option<u64>,
+}
+
+/// Descriptors kept for files, pipes and everything else that is no client.
+const RESERVED_FILES: u64 = 64;
+
+impl Builder {
+    /// Another address to listen on: `ip:port`, `[ipv6]:port`, `unix:/path`. Port 0 takes a free one.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen.push(address.into());
+        self
+    }
+
+    /// How much of anything there may be.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How long anybody may take.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// The value of the `server` field; `None` leaves it out. Default `loopwright`.
+    pub fn server_header(mut self, value: Option<&str>) -> Self {
+        self.server_header = value.map(str::to_string);
+        self
+    }
+
+    /// Opens the listeners.
+    ///
+    /// # Errors
+    /// `InvalidInput`, with all mistakes in limits and routes, a line each; otherwise the error of
+    /// the first listener that cannot be opened, named.
+    pub fn build<S: 'static>(self, app: App<S>, state: S) -> io::Result<Server<S>> {
+        let site = self.check(app)?;
+        let listen = self.listen.iter().map(|text| text.parse()).collect::<io::Result<Vec<Listen>>>()?;
+        let pool = Pool { threads: self.limits.offload_threads, queue: self.limits.offload_queue };
+        let net = MioNet::bind(&listen, pool)?;
+        let mut server = self.assemble(net, site, state);
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        if let Some(files) = files {
+            let allowed = usize::try_from(files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX).max(1);
+            server.limits.connections = server.limits.connections.min(allowed);
+        }
+        Ok(server)
+    }
+
+    /// The same server in a simulated world; see [`SimNet`].
+    ///
+    /// # Errors
+    /// As [`Builder::build`], but for listeners.
+    pub fn simulate<S: 'static>(self, net: SimNet, app: App<S>, state: S) -> io::Result<Server<S, SimNet>> {
+        let site = self.check(app)?;
+        let builder = Builder { seed: Some(0), ..self };
+        Ok(builder.assemble(net, site, state))
+    }
+
+    fn check<S: 'static>(&self, app: App<S>) -> io::Result<Site<S>> {
+        let mut mistakes = self.limits.mistakes();
+        if let Some(value) = &self.server_header {
+            let mut fields = FieldBlock::default();
+            fields.push(b"server", value.as_bytes());
+            if fields.fault().is_some() || value.is_empty() {
+                mistakes.push(format!("server_header {value:?}: not a field value"));
+            }
+        }
+        match Site::build(app) {
+            Ok(site) if mistakes.is_empty() => Ok(site),
+            site => {
+                mistakes.extend(site.err().map(|e| e.to_string()));
+                Err(io::Error::new(io::ErrorKind::InvalidInput, mistakes.join("\n")))
+            }
+        }
+    }
+
+    fn assemble<N: Net, S: 'static>(self, net: N, site: Site<S>, state: S) -> Reactor<N, S> {
+        let mailbox = Arc::new(Mailbox::new(net.waker(), self.limits.posts));
+        // Request ids of two lives of a server should not meet in one log.
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
+        let core = Core::new(mailbox, seed);
+        let mut stock = StockFields::new(self.server_header);
+        stock.refresh(net.now(), || net.wall_clock());
+        Reactor {
+            acceptable: vec![false; net.listeners()],
+            net,
+            conns: Conns::default(),
+            exchanges: Slab::new(),
+            site,
+            state,
+            outbox: core.outbox.clone(),
+            core,
+            stock,
+            now: Instant::default(),
+            bounds: bounds(&self.limits, &self.timeouts),
+            commands_left: self.limits.commands_per_turn,
+            limits: self.limits,
+            timeouts: self.timeouts,
+            runnable: VecDeque::new(),
+            ready: Vec::new(),
+            inbox: vec![0; super::INBOX],
+            cork: Vec::new(),
+            spare: Vec::new(),
+            fields: FieldBlock::default(),
+            scratch: Vec::new(),
+            running: None,
+            accept_paused: false,
+            accept_warned: None,
+            stopping: Stopping::No,
+            cut: 0,
+        }
+    }
+}
+
+impl Reactor<MioNet, ()> {
+    /// A server with everything as by default, to be changed.
+    pub fn builder() -> Builder {
+        Builder {
+            listen: Vec::new(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            server_header: Some("loopwright".to_string()),
+            seed: None,
+        }
+    }
+}
+
+impl<S: 'static> Reactor<MioNet, S> {
+    /// A server with every limit and timeout as by default, on one address; see [`Builder::listen`].
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn bind(address: impl Into<String>, app: App<S>, state: S) -> io::Result<Server<S>> {
+        Server::builder().listen(address).build(app, state)
+    }
+
+    /// Where it listens: port 0 has become a port.
+    pub fn addresses(&self) -> Vec<Listen> {
+        self.net.addresses()
+    }
+}
+
+impl<S: 'static> Reactor<SimNet, S> {
+    /// A server in a simulated world, everything as by default.
+    ///
+    /// # Errors
+    /// As [`Builder::simulate`].
+    pub fn simulate(net: SimNet, app: App<S>, state: S) -> io::Result<Server<S, SimNet>> {
+        Server::builder().simulate(net, app, state)
+    }
+
+    /// The world, to act in it as a client.
+    pub fn net_mut(&mut self) -> &mut SimNet {
+        &mut self.net
+    }
+}
+
+impl<N: Net, S> Drop for Reactor<N, S> {
+    fn drop(&mut self) {
+        self.core.mailbox.close();
+    }
+}

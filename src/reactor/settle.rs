@@ -1,0 +1,267 @@
+//! Floor 3. What callbacks asked for while the loop's own fields were out of their reach. The only
+//! place where one connection acts on another.
+//!
+//! Jobs come before commands, so that whatever a callback set up (a sink, an abort callback) is in
+//! place when what it did (an answer) has consequences. A command for an exchange that is over is
+//! ignored: its stream reference names nothing any more.
+
+use super::Reactor;
+use super::exchange::Upload;
+use crate::app::body::{Aborted, Body};
+use crate::app::ctx::{Ctx, Job};
+use crate::app::failure::{Failure, FailureKind};
+use crate::app::outbox::{Command, Flow, Reply};
+use crate::app::response::Tx;
+use crate::base::backlog::Output;
+use crate::base::id::{ConnId, StreamRef};
+use crate::net::Net;
+use crate::proto::h1::answer::FieldBlock;
+use http::StatusCode;
+use std::rc::Rc;
+
+impl<N: Net, S: 'static> Reactor<N, S> {
+    /// Applies everything queued, and what that queues in turn, within the turn's budget; the rest
+    /// is the next turn's.
+    pub(super) fn settle(&mut self) {
+        while self.commands_left > 0 {
+            if let Some(job) = self.core.jobs.pop_front() {
+                self.settle_job(job);
+            } else if let Some(command) = self.outbox.pop() {
+                self.settle_command(command);
+            } else {
+                return;
+            }
+            self.commands_left -= 1;
+        }
+    }
+
+    fn settle_job(&mut self, job: Job<S>) {
+        match job {
+            Job::Sink { from, sink } => {
+                let body_is_over = match self.exchange_of(from) {
+                    Some(exchange) => matches!(exchange.upload, Upload::Done),
+                    None => {
+                        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                        super::guarded("the end of a body", || sink.end(&mut cx, Err(Aborted::Answered)));
+                        return;
+                    }
+                };
+                if body_is_over {
+                    // There was no body, or it came whole with the head … and was it not taken then?
+                    // A stream handler's body is never taken whole, so there was none.
+                    let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                    super::guarded("the end of a body", || sink.end(&mut cx, Ok(Default::default())));
+                } else {
+                    self.take_body(from, Upload::Sink(sink));
+                }
+            }
+            Job::OnAbort { to, call } => match self.exchange_of(to) {
+                Some(exchange) if !exchange.told_gone => exchange.on_abort.push(call),
+                Some(_) => self.call("an abort callback", call),
+                // Over already: answered, or told.
+                None => {}
+            },
+            Job::OnDrain { to, call } => match self.exchange_of(to) {
+                Some(exchange) => {
+                    exchange.on_drain.push(call);
+                    self.wake(to.conn);
+                }
+                None => {}
+            },
+            Job::Offload { work, slot } => {
+                if !self.net.offload(work) {
+                    self.finish_offload(slot, false);
+                }
+            }
+        }
+    }
+
+    fn settle_command(&mut self, command: Command) {
+        match command {
+            Command::Respond { to, reply } => self.respond(to, reply),
+            Command::Begin { to, status, fields, length, flow } => self.begin(to, status, &fields, length, flow),
+            Command::Chunk { to, bytes } => self.write_piece(to, Body::Owned(bytes)),
+            Command::End { to, trailers } => self.end_answer(to, &trailers),
+            Command::Abort { to } => self.abort_answer(to),
+            Command::Unanswered { to } => self.unanswered(to, FailureKind::Unanswered, "the responder was dropped unanswered"),
+            Command::Pipe { from, to } => self.pipe(from, to),
+            Command::Discard { from } => self.take_body(from, Upload::Discard),
+            Command::Resume { from } => self.resume(from),
+        }
+    }
+
+    /// Lets `f` write to an exchange's connection: into the cork if it is the running one, into its
+    /// backlog if not.
+    fn with_tx(&mut self, id: ConnId, f: impl FnOnce(&mut Tx<'_>)) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let cork = if self.running == Some(id) { &mut self.cork } else { &mut self.spare };
+        f(&mut Tx {
+            protocol: &mut conn.http,
+            out: Output { cork, backlog: &mut conn.backlog },
+            stock: &self.stock,
+            now: self.now,
+            discard: self.limits.discard,
+        });
+        self.seal_spare(id);
+        self.wake(id);
+    }
+
+    /// Moves what was written for another than the running connection to where it belongs.
+    pub(super) fn seal_spare(&mut self, id: ConnId) {
+        if self.spare.is_empty() {
+            return;
+        }
+        let now = self.now;
+        if let Some(conn) = self.conns.get_mut(id) {
+            if conn.backlog.is_empty() {
+                conn.progress = now;
+            }
+            Output { cork: &mut self.spare, backlog: &mut conn.backlog }.seal();
+        }
+        self.spare.clear();
+    }
+
+    fn is_waiting(&mut self, to: StreamRef) -> bool {
+        self.exchange_of(to).is_some() && self.conns.get(to.conn).is_some_and(|conn| conn.http.is_waiting())
+    }
+
+    fn respond(&mut self, to: StreamRef, reply: Reply) {
+        if !self.is_waiting(to) {
+            return;
+        }
+        if let Some(fault) = reply.fields.fault() {
+            return self.unanswered(to, FailureKind::Header, fault);
+        }
+        let Reply { status, fields, body } = reply;
+        self.with_tx(to.conn, |tx| tx.send(status, &fields, body));
+        self.complete(to.conn);
+    }
+
+    fn begin(&mut self, to: StreamRef, status: StatusCode, fields: &FieldBlock, length: Option<u64>, flow: Rc<Flow>) {
+        if !self.is_waiting(to) {
+            flow.closed.set(true);
+            return;
+        }
+        if let Some(fault) = fields.fault() {
+            flow.closed.set(true);
+            return self.unanswered(to, FailureKind::Header, fault);
+        }
+        flow.high_water.set(self.limits.high_water);
+        self.with_tx(to.conn, |tx| tx.begin(status, fields, length));
+        if let Some(exchange) = self.exchange_of(to) {
+            exchange.flow = Some(flow);
+        }
+    }
+
+    /// A piece of a streamed answer.
+    pub(super) fn write_piece(&mut self, to: StreamRef, bytes: Body<'_>) {
+        let Some(exchange) = self.exchange_of(to) else { return };
+        let Some(flow) = exchange.flow.clone() else { return };
+        self.with_tx(to.conn, |tx| tx.chunk(bytes));
+        let Some(conn) = self.conns.get(to.conn) else { return };
+        let corked = if self.running == Some(to.conn) { self.cork.len() } else { 0 };
+        let waits = conn.backlog.bytes() + corked;
+        flow.buffered.set(waits.max(flow.buffered.get()));
+        if waits > self.limits.output {
+            log::warn!(
+                "{}: {waits} bytes wait for a client, over limits.output = {}: wait for the writer's Demand",
+                conn.peer,
+                self.limits.output
+            );
+            self.cut(to.conn, "over limits.output");
+        }
+    }
+
+    /// The end of a streamed answer.
+    pub(super) fn end_answer(&mut self, to: StreamRef, trailers: &FieldBlock) {
+        if self.exchange_of(to).is_none() || !self.conns.get(to.conn).is_some_and(|conn| conn.http.is_streaming()) {
+            return;
+        }
+        self.with_tx(to.conn, |tx| tx.end(trailers.lines()));
+        self.complete(to.conn);
+    }
+
+    /// An answer that cannot be completed. One that has not begun can still say so.
+    pub(super) fn abort_answer(&mut self, to: StreamRef) {
+        if self.is_waiting(to) {
+            return self.unanswered(to, FailureKind::Unanswered, "the answer was aborted");
+        }
+        if self.exchange_of(to).is_some() {
+            self.cut(to.conn, "its answer was aborted");
+        }
+    }
+
+    fn unanswered(&mut self, to: StreamRef, kind: FailureKind, why: &str) {
+        if !self.is_waiting(to) {
+            return;
+        }
+        let Some(start) = self.exchange_of(to).map(|exchange| exchange.start) else { return };
+        // `fail` writes into the cork, which is another connection's unless this one is running.
+        let own = self.running == Some(to.conn);
+        if !own {
+            std::mem::swap(&mut self.cork, &mut self.spare);
+        }
+        let answered = self.fail(to.conn, start, Failure::new(kind, why));
+        if !own {
+            std::mem::swap(&mut self.cork, &mut self.spare);
+            self.seal_spare(to.conn);
+        }
+        if answered {
+            self.complete(to.conn);
+        }
+        self.wake(to.conn);
+    }
+
+    /// Somebody takes the body, or nobody ever will.
+    fn take_body(&mut self, from: StreamRef, upload: Upload<S>) {
+        let is_wanted = !matches!(upload, Upload::Discard);
+        match self.exchange_of(from) {
+            Some(exchange) if matches!(exchange.upload, Upload::Undecided) => exchange.upload = upload,
+            _ => return,
+        }
+        if is_wanted {
+            let Some(conn) = self.conns.get_mut(from.conn) else { return };
+            let out = if self.running == Some(from.conn) { &mut self.cork } else { &mut self.spare };
+            conn.http.want_body(out);
+            self.seal_spare(from.conn);
+            self.resume(from);
+        } else {
+            // Not read until there is an answer: with it is decided whether reading on pays.
+            self.hold(from.conn);
+        }
+    }
+
+    fn pipe(&mut self, from: StreamRef, to: StreamRef) {
+        match self.exchange_of(from) {
+            Some(exchange) if matches!(exchange.upload, Upload::Done) => self.end_answer(to, &FieldBlock::default()),
+            Some(_) => self.take_body(from, Upload::Pipe(to)),
+            None => self.abort_answer(to),
+        }
+    }
+
+    /// Reading of a body goes on.
+    pub(super) fn resume(&mut self, from: StreamRef) {
+        let now = self.now;
+        if self.exchange_of(from).is_none_or(|exchange| matches!(exchange.upload, Upload::Undecided | Upload::Discard)) {
+            return;
+        }
+        if let Some(conn) = self.conns.get_mut(from.conn)
+            && conn.held
+        {
+            conn.held = false;
+            conn.http.resume_body(now);
+            self.wake(from.conn);
+        }
+    }
+
+    /// Reading of `from` stops if what was written to `to` is more than should wait.
+    pub(super) fn hold_until_drained(&mut self, from: StreamRef, to: StreamRef) {
+        let Some(target) = self.exchange_of(to) else { return };
+        let is_full = target.flow.as_ref().is_some_and(|flow| flow.buffered.get() > flow.high_water.get());
+        if is_full {
+            target.feeders.push(from);
+            self.hold(from.conn);
+            self.wake(to.conn);
+        }
+    }
+}
