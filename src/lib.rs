@@ -7,4 +7,4 @@ pub use app::body::*; pub use app::ctx::{Ctx, TimerId, OffloadError}; pub use ap
 pub use app::mailbox::{Handle, PostError}; pub use app::request::{Request, RequestId}; pub use app::response::{Response, Responder};
 pub use app::routes::{App, Done, Route}; pub use app::settings::{Limits, Timeouts}; pub use reactor::{Builder, Reactor, Server};
 pub mod sim { pub use crate::net::sim::{Client, Faults, SimNet}; }
-pub mod service { pub mod files {} }
+pub mod service;

@@ -1,0 +1,87 @@
+//! Floor 4. Answers that need no thought: a fixed one, and the way to another place.
+
+use crate::{Ctx, Request, Response};
+use bytes::Bytes;
+
+/// A handler that always answers the same: a status, a media type, a body.
+///
+/// ```
+/// use loopwright::{App, service::respond::respond};
+/// let mut app: App = App::new();
+/// app.get("/robots.txt", respond(200, "text/plain", "User-agent: *\nDisallow:\n"));
+/// ```
+pub fn respond<S: 'static>(
+    status: u16,
+    content_type: &str,
+    body: impl Into<Bytes>,
+) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + 'static {
+    let (content_type, body) = (content_type.to_string(), body.into());
+    move |_, _, res| res.status(status).header("content-type", &content_type).bytes(body.clone())
+}
+
+/// A handler that sends the client elsewhere: 301 and 308 for good, 302 and 307 for now, 303 to read
+/// the result of a POST. `{name}` in the location is replaced by the path parameter of that name,
+/// percent-encoded; the query is kept unless the location has one.
+///
+/// ```
+/// use loopwright::{App, service::respond::redirect};
+/// let mut app: App = App::new();
+/// app.any("/blog/{*rest}", redirect(308, "https://blog.example.org/{rest}"));
+/// ```
+pub fn redirect<S: 'static>(
+    status: u16,
+    location: &str,
+) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + 'static {
+    let location = location.to_string();
+    move |_, req, res| {
+        let mut to = expand(&location, req);
+        if let Some(query) = req.query().filter(|_| !to.contains('?')) {
+            to = format!("{to}?{query}");
+        }
+        res.redirect(status, to)
+    }
+}
+
+fn expand(template: &str, req: &Request<'_>) -> String {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        out.push_str(before);
+        match after.split_once('}') {
+            Some((name, after)) => {
+                let value = req.param(name);
+                // A value that begins with a slash would make `/{rest}` another host's address.
+                let value = if out.ends_with('/') { value.trim_start_matches(['/', '\\']) } else { value };
+                out.extend(percent_encoding::utf8_percent_encode(value, PATH));
+                rest = after;
+            }
+            None => {
+                out.push('{');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// RFC 3986 §3.3: what a path may hold as it is.
+const PATH: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b':')
+    .remove(b'@')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=');
