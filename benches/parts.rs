@@ -1,1 +1,131 @@
-fn main(){}
+//! The parts of the hot path, in time: `cargo bench --bench parts`. The whole server is measured by
+//! `scripts/bench`, which counts what matters: its CPU time per request.
+
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
+use loopwright::base::clock::{Instant, StockFields};
+use loopwright::base::wheel::Wheel;
+use loopwright::proto::h1::answer::{Announce, FieldBlock, Persistence, encode};
+use loopwright::proto::h1::body::{Decoder, Piece};
+use loopwright::proto::h1::head::{self, HeadLimits};
+use std::time::{Duration, SystemTime};
+
+fn main() {
+    divan::main();
+}
+
+const LIMITS: HeadLimits = HeadLimits {
+    head: 16 * 1024,
+    target: 8 * 1024,
+    fields: 100,
+};
+
+const SMALL: &[u8] = b"GET /plaintext HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
+const BROWSER: &[u8] = b"GET /plaintext HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nConnection: keep-alive\r\n\
+    sec-ch-ua: \"Chromium\";v=\"131\", \"Not_A Brand\";v=\"24\"\r\nsec-ch-ua-mobile: ?0\r\n\
+    sec-ch-ua-platform: \"Linux\"\r\nUpgrade-Insecure-Requests: 1\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
+    Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n\
+    Referer: http://localhost:8080/index.html\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
+    Accept-Language: en-US,en;q=0.9\r\nCookie: sid=6f1d2c9b0e8a4f57; theme=dark\r\n\r\n";
+
+#[divan::bench(args = [("small", SMALL), ("browser", BROWSER)])]
+fn h1_head_parse(bencher: Bencher<'_, '_>, (_, bytes): (&str, &[u8])) {
+    bencher.bench_local(|| {
+        let bytes = black_box(bytes);
+        let end = head::find_end(bytes, &mut 0, &LIMITS)
+            .ok()
+            .flatten()
+            .unwrap_or(0);
+        let mut slots = head::slots();
+        head::parse(&bytes[..end], &mut slots, &LIMITS).map(|head| head.path.len())
+    });
+}
+
+#[divan::bench]
+fn h1_encode(bencher: Bencher<'_, '_>) {
+    let mut stock = StockFields::new(Some("loopwright".into()));
+    stock.refresh(Instant::default(), || SystemTime::UNIX_EPOCH);
+    let mut fields = FieldBlock::default();
+    let mut out = Vec::with_capacity(1024);
+    bencher.bench_local(|| {
+        out.clear();
+        fields.clear();
+        fields.default_content_type(black_box("text/plain; charset=utf-8"));
+        let status = loopwright::StatusCode::OK;
+        encode(
+            &mut out,
+            status,
+            &fields,
+            &stock,
+            Announce::Length(13),
+            Persistence::Implied,
+        );
+        out.len()
+    });
+}
+
+#[divan::bench]
+fn h1_chunked_decode_64_kib(bencher: Bencher<'_, '_>) {
+    let mut wire = b"1000\r\n".to_vec();
+    wire.extend([b'x'; 4096]);
+    wire.extend(b"\r\n");
+    let wire = [wire.repeat(16), b"0\r\n\r\n".to_vec()].concat();
+    bencher
+        .counter(divan::counter::BytesCount::new(wire.len()))
+        .bench_local(|| {
+            let (mut decoder, mut rest, mut body) = (Decoder::CHUNKED, black_box(&wire[..]), 0);
+            loop {
+                match decoder.poll(rest) {
+                    Ok(Piece::Data(n)) => {
+                        body += n;
+                        rest = &rest[n..];
+                    }
+                    Ok(Piece::Framing(n)) => rest = &rest[n..],
+                    _ => return body,
+                }
+            }
+        });
+}
+
+#[divan::bench(args = ["/", "/user/12345", "/orgs/7/teams/9/members/11", "/static/css/a/b/site.css", "/nothing/here"])]
+fn router(bencher: Bencher<'_, '_>, path: &str) {
+    let router = loopwright::bench_router(46);
+    bencher.bench_local(|| router(black_box(path)));
+}
+
+const TIMERS: usize = 10_000;
+
+#[divan::bench]
+fn wheel_insert_cancel(bencher: Bencher<'_, '_>) {
+    let mut wheel = Wheel::new();
+    for n in 0..TIMERS as u64 {
+        wheel.insert(Instant::from_micros(n * 7_500), n);
+    }
+    let mut at = 0;
+    bencher.bench_local(|| {
+        at = (at + 7_919_000) % 75_000_000;
+        let id = wheel.insert(Instant::default() + Duration::from_micros(at), at);
+        wheel.cancel(id)
+    });
+}
+
+#[divan::bench]
+fn wheel_expire_10_000(bencher: Bencher<'_, '_>) {
+    let filled = || {
+        let mut wheel = Wheel::new();
+        for n in 0..TIMERS as u64 {
+            wheel.insert(Instant::from_micros(n * 7_919 % 75_000_000), n);
+        }
+        wheel
+    };
+    bencher
+        .counter(ItemsCount::new(TIMERS))
+        .with_inputs(filled)
+        .bench_local_values(|mut wheel| {
+            let end = Instant::from_micros(80_000_000);
+            while wheel.pop_expired(end).is_some() {}
+            wheel
+        });
+}

@@ -17,15 +17,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         match arg.as_str() {
             "--listen" => listen = value,
             "--root" => root = value,
-            _ => return Err(format!("unknown argument {arg}: want --listen ADDR, --root DIR").into()),
+            _ => {
+                return Err(
+                    format!("unknown argument {arg}: want --listen ADDR, --root DIR").into(),
+                );
+            }
         }
     }
 
     let mut app: App = App::new();
     app.get("/", |_, _, res| res.text("ok"));
-    app.stream("POST", "/", |_, _, res, body| body.pipe(res.stream())).body_limit(16 << 20);
-    app.get("/plaintext", |_, _, res| res.header("content-type", "text/plain").text("Hello, World!"));
-    app.get("/json", |_, _, res| res.json(&Message { message: "Hello, World!" }));
+    app.stream("POST", "/", |_, _, res, body| body.pipe(res.stream()))
+        .body_limit(16 << 20);
+    app.get("/plaintext", |_, _, res| {
+        res.header("content-type", "text/plain")
+            .text("Hello, World!")
+    });
+    app.get("/json", |_, _, res| {
+        res.json(&Message {
+            message: "Hello, World!",
+        })
+    });
     app.get("/user/{id}", |_, req, res| res.text(req.param("id")));
     app.stream("POST", "/upload", |cx, _, res, body| {
         let start = (0u64, res.defer());

@@ -1,10 +1,84 @@
+//! A web server built around one event loop, to run, to embed and to read.
+//!
+//! ```no_run
+//! use loopwright::{App, Server};
+//!
+//! fn main() -> std::io::Result<()> {
+//!     let mut app = App::new();
+//!     app.get("/", |_, _, res| res.text("Hello, World!"));
+//!     Server::bind("127.0.0.1:8080", app, ())?.run()
+//! }
+//! ```
+//!
+//! One thread, one poll, one slab of connections. Bytes come in, a state machine turns them into
+//! events, an event calls a registered callback, and what it answers goes out through a non-blocking
+//! buffer. There is no async runtime and no unsafe code. Handlers answer at once ([`Response`]), later
+//! ([`Responder`]), or piece by piece ([`BodyWriter`]); uploads arrive whole or as they come
+//! ([`Incoming`]); the loop itself is on loan to every callback ([`Ctx`]). Each bound has a default
+//! ([`Limits`], [`Timeouts`]). The same server runs in a simulated world ([`sim`]), where a seed
+//! decides what the network does.
+//!
+//! # Features
+//! `cli` the binary · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
+//! `cookies` [`Request::cookies`], [`Response::cookie`]. All are on by default; with
+//! `default-features = false` the core is left.
+//!
+//! # To read it
+//! A file imports only from floors below its own; every file says which that is.
+//!
+//! ```text
+//! 0 base      ids, clock, timer wheel, backlog
+//! 1 proto     HTTP/1.1: bytes in, events out         net       sockets and the clock: mio, or a simulation
+//! 2 app       what an embedder sees
+//! 3 reactor   the loop
+//! 4 service   files, fixed answers, the welcome page: written on `app` alone
+//! 5 process   signals, exit codes                    main.rs   the binary
+//! ```
+//! A request visits `Reactor::turn` → `run_connection` → `h1::Server::poll_event` → `on_request` →
+//! `Router::find` → your callback → `Response::text` → `flush`.
+
 #![forbid(unsafe_code)]
-#![allow(missing_docs)]
-#[doc(hidden)] pub mod base; #[doc(hidden)] pub mod proto; 
-#[doc(hidden)] pub mod net; mod app; mod reactor;
-pub use base::clock::Instant; pub use proto::h1::body::Trailers; pub use net::{Peer, mio::Listen};
-pub use app::body::*; pub use app::ctx::{Ctx, TimerId, OffloadError}; pub use app::failure::{Failure, FailureKind, StatusError, Outcome};
-pub use app::mailbox::{Handle, PostError}; pub use app::request::{Request, RequestId}; pub use app::response::{Response, Responder};
-pub use app::routes::{App, Done, Route}; pub use app::settings::{Limits, Timeouts}; pub use reactor::{Builder, Reactor, Server};
-pub mod sim { pub use crate::net::sim::{Client, Faults, SimNet}; }
+
+mod app;
+#[doc(hidden)]
+pub mod base;
+#[doc(hidden)]
+pub mod net;
+#[cfg(feature = "cli")]
+pub mod process;
+#[doc(hidden)]
+pub mod proto;
+mod reactor;
 pub mod service;
+
+pub use app::body::{Aborted, Body, BodyWriter, Demand, Incoming, Open, Resume};
+pub use app::ctx::{Ctx, OffloadError, TimerId};
+pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
+pub use app::mailbox::{Handle, PostError};
+pub use app::request::{Request, RequestId};
+pub use app::response::{Responder, Response};
+pub use app::routes::{App, Done, Route};
+pub use app::settings::{Limits, Timeouts};
+pub use base::backlog::FileSlice;
+pub use base::clock::Instant;
+pub use net::Peer;
+pub use net::mio::Listen;
+pub use proto::h1::body::Trailers;
+pub use proto::http::Fields;
+pub use reactor::{Builder, Reactor, Server};
+
+pub use bytes::Bytes;
+#[cfg(feature = "cookies")]
+pub use cookie::Cookie;
+pub use http::{Method, StatusCode};
+
+/// The same server in a world made of a seed: virtual time, and a network that does what networks do.
+pub mod sim {
+    pub use crate::net::sim::{Client, Faults, SimNet};
+}
+
+/// The router over `routes` patterns, for the benchmark of its look-up alone.
+#[doc(hidden)]
+pub fn bench_router(routes: usize) -> impl Fn(&str) -> bool {
+    app::router::bench(routes)
+}

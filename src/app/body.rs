@@ -26,8 +26,7 @@ pub enum Body<'a> {
     Borrowed(&'a [u8]),
     /// Shared or given bytes.
     Owned(Bytes),
-    /// A part of a file, sent by the kernel.
-    #[doc(hidden)]
+    /// A part of an open file, sent by the kernel.
     File(FileSlice),
 }
 
@@ -87,6 +86,11 @@ impl From<Vec<u8>> for Body<'_> {
 impl From<Bytes> for Body<'_> {
     fn from(bytes: Bytes) -> Self {
         Body::Owned(bytes)
+    }
+}
+impl From<FileSlice> for Body<'_> {
+    fn from(slice: FileSlice) -> Self {
+        Body::File(slice)
     }
 }
 impl<'a> From<Cow<'a, str>> for Body<'a> {
@@ -181,7 +185,11 @@ pub struct Incoming {
 
 impl Incoming {
     pub(crate) fn new(from: StreamRef, outbox: Rc<Outbox>) -> Incoming {
-        Incoming { from, outbox, taken: false }
+        Incoming {
+            from,
+            outbox,
+            taken: false,
+        }
     }
 
     /// Calls `step` for each piece as it arrives, then `end` exactly once: with the trailers if the
@@ -204,7 +212,10 @@ impl Incoming {
         end: impl FnOnce(T, &mut Ctx<'_, S>, Result<Trailers<'_>, Aborted>) + 'static,
     ) {
         self.taken = true;
-        cx.core.jobs.push_back(Job::Sink { from: self.from, sink: Box::new(Fold { state, step, end }) });
+        cx.core.jobs.push_back(Job::Sink {
+            from: self.from,
+            sink: Box::new(Fold { state, step, end }),
+        });
     }
 
     /// Collects the whole body, up to the route's `body_limit`, and calls `then`.
@@ -226,7 +237,9 @@ impl Incoming {
             all.extend_from_slice(chunk);
             Demand::More
         };
-        self.fold(cx, Vec::new(), step, |all, cx, how| then(cx, how.map(|_| all)));
+        self.fold(cx, Vec::new(), step, |all, cx, how| {
+            then(cx, how.map(|_| all))
+        });
     }
 
     /// Sends the body to a client as it arrives, without a callback: read only as fast as it is
@@ -240,7 +253,10 @@ impl Incoming {
     /// ```
     pub fn pipe(mut self, to: BodyWriter) {
         self.taken = true;
-        self.outbox.push(Command::Pipe { from: self.from, to: to.into_target() });
+        self.outbox.push(Command::Pipe {
+            from: self.from,
+            to: to.into_target(),
+        });
     }
 
     /// A handle that ends a [`Demand::Hold`].
@@ -260,7 +276,10 @@ impl Incoming {
     /// });
     /// ```
     pub fn resume_handle(&self) -> Resume {
-        Resume { from: self.from, outbox: self.outbox.clone() }
+        Resume {
+            from: self.from,
+            outbox: self.outbox.clone(),
+        }
     }
 }
 
@@ -310,7 +329,12 @@ pub struct BodyWriter {
 
 impl BodyWriter {
     pub(crate) fn new(to: StreamRef, outbox: Rc<Outbox>, flow: Rc<Flow>) -> BodyWriter {
-        BodyWriter { to, outbox, flow, open: true }
+        BodyWriter {
+            to,
+            outbox,
+            flow,
+            open: true,
+        }
     }
 
     /// Sends a piece. The answer says whether more may follow at once: past `limits.high_water` it
@@ -322,9 +346,15 @@ impl BodyWriter {
         if self.flow.closed.get() || bytes.is_empty() {
             return Demand::More;
         }
-        self.flow.buffered.set(self.flow.buffered.get() + bytes.len());
+        self.flow
+            .buffered
+            .set(self.flow.buffered.get() + bytes.len());
         self.outbox.push(Command::Chunk { to: self.to, bytes });
-        if self.is_full() { Demand::UntilDrained(self.to) } else { Demand::More }
+        if self.is_full() {
+            Demand::UntilDrained(self.to)
+        } else {
+            Demand::More
+        }
     }
 
     /// Whether more than `limits.high_water` waits for the client.
@@ -358,7 +388,10 @@ impl BodyWriter {
         for (name, value) in trailers {
             fields.push(name.as_bytes(), value.as_bytes());
         }
-        self.outbox.push(Command::End { to: self.to, trailers: fields });
+        self.outbox.push(Command::End {
+            to: self.to,
+            trailers: fields,
+        });
     }
 
     /// The body cannot be completed: the connection is cut, so that the client knows.
@@ -376,7 +409,10 @@ impl BodyWriter {
 impl Drop for BodyWriter {
     fn drop(&mut self) {
         if self.open {
-            self.outbox.push(Command::End { to: self.to, trailers: FieldBlock::default() });
+            self.outbox.push(Command::End {
+                to: self.to,
+                trailers: FieldBlock::default(),
+            });
         }
     }
 }

@@ -52,7 +52,10 @@ pub(crate) struct TimerEntry<S> {
 /// What a callback asks of the parts of the loop it cannot touch.
 pub(crate) enum Job<S> {
     /// The body goes here.
-    Sink { from: StreamRef, sink: Box<dyn BodySink<S>> },
+    Sink {
+        from: StreamRef,
+        sink: Box<dyn BodySink<S>>,
+    },
     /// Tell me if nobody waits for the answer any more.
     OnAbort { to: StreamRef, call: Callback<S> },
     /// Tell me when there is room again.
@@ -98,8 +101,14 @@ impl<S> Core<S> {
         self.generations = self.generations.wrapping_add(1);
         let generation = self.generations;
         let slot = self.calls.vacant_key() as u32;
-        let wheel = self.timers.insert(self.now + delay, Timer::Call { slot, generation });
-        self.calls.insert(TimerEntry { generation, wheel, due });
+        let wheel = self
+            .timers
+            .insert(self.now + delay, Timer::Call { slot, generation });
+        self.calls.insert(TimerEntry {
+            generation,
+            wheel,
+            due,
+        });
         TimerId { slot, generation }
     }
 }
@@ -153,7 +162,8 @@ impl<S: 'static> Ctx<'_, S> {
     /// A turn that takes longer than a period delays it; missed calls are not made up for.
     pub fn every(&mut self, period: Duration, f: impl FnMut(&mut Ctx<'_, S>) + 'static) -> TimerId {
         let period = period.max(Duration::from_millis(1));
-        self.core.insert_timer(period, Due::Every(period, Box::new(f)))
+        self.core
+            .insert_timer(period, Due::Every(period, Box::new(f)))
     }
 
     /// Cancels a timer; its callback is dropped. Says whether there was one to cancel. A repeating
@@ -184,7 +194,10 @@ impl<S: 'static> Ctx<'_, S> {
     /// });
     /// ```
     pub fn on_abort(&mut self, answer: &impl Open, f: impl FnOnce(&mut Ctx<'_, S>) + 'static) {
-        self.core.jobs.push_back(Job::OnAbort { to: answer.exchange(), call: Box::new(f) });
+        self.core.jobs.push_back(Job::OnAbort {
+            to: answer.exchange(),
+            call: Box::new(f),
+        });
     }
 
     /// Calls `f` once, when the client has taken so much of this body that less than half of
@@ -206,9 +219,16 @@ impl<S: 'static> Ctx<'_, S> {
     /// let mut app: App = App::new();
     /// app.get("/gigabyte", |cx, _, res| produce(cx, res.stream(), 65_536));
     /// ```
-    pub fn on_drain<W: Open + 'static>(&mut self, body: W, f: impl FnOnce(&mut Ctx<'_, S>, W) + 'static) {
+    pub fn on_drain<W: Open + 'static>(
+        &mut self,
+        body: W,
+        f: impl FnOnce(&mut Ctx<'_, S>, W) + 'static,
+    ) {
         let to = body.exchange();
-        self.core.jobs.push_back(Job::OnDrain { to, call: Box::new(move |cx| f(cx, body)) });
+        self.core.jobs.push_back(Job::OnDrain {
+            to,
+            call: Box::new(move |cx| f(cx, body)),
+        });
     }
 
     /// Runs `work` on another thread, then `then` with its result on this loop. For work that
@@ -241,7 +261,11 @@ impl<S: 'static> Ctx<'_, S> {
         let for_work = result.clone();
         let finish = move |cx: &mut Ctx<'_, S>, accepted: bool| {
             let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let missing = if accepted { OffloadError::Panicked } else { OffloadError::Full };
+            let missing = if accepted {
+                OffloadError::Panicked
+            } else {
+                OffloadError::Full
+            };
             then(cx, result.ok_or(missing));
         };
         let slot = self.core.offloads.insert(Box::new(finish));
@@ -257,7 +281,9 @@ impl<S: 'static> Ctx<'_, S> {
 
     /// The loop, for other threads.
     pub fn handle(&self) -> Handle<S> {
-        Handle { mailbox: self.core.mailbox.clone() }
+        Handle {
+            mailbox: self.core.mailbox.clone(),
+        }
     }
 
     /// Asks the loop to drain and leave; see [`Handle::stop`].

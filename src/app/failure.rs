@@ -28,8 +28,13 @@ pub struct StatusError {
 impl StatusError {
     /// An error of the client's (4xx) or ours (5xx). A number that is no such status becomes 500.
     pub fn new(status: u16, message: impl Into<String>) -> StatusError {
-        let status = StatusCode::from_u16(status).ok().filter(|s| s.as_u16() >= 400);
-        StatusError { status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message: message.into() }
+        let status = StatusCode::from_u16(status)
+            .ok()
+            .filter(|s| s.as_u16() >= 400);
+        StatusError {
+            status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            message: message.into(),
+        }
     }
 
     /// The status.
@@ -73,7 +78,13 @@ pub struct Failure {
 impl Failure {
     pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Failure {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Failure { kind, status, message: message.into(), is_public: false, request_id: None }
+        Failure {
+            kind,
+            status,
+            message: message.into(),
+            is_public: false,
+            request_id: None,
+        }
     }
 
     pub(crate) fn panic(payload: Box<dyn Any + Send>) -> Failure {
@@ -115,7 +126,10 @@ pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         return (*text).to_string();
     }
-    payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a text".to_string())
+    payload
+        .downcast_ref::<String>()
+        .cloned()
+        .unwrap_or_else(|| "a panic without a text".to_string())
 }
 
 /// What a handler may return: nothing, or a `Result` whose error is logged and answered.
@@ -164,12 +178,22 @@ mod tests {
         let error = || StatusError::new(404, "no such user");
         let boxed: Box<dyn StdError> = error().into();
         let sync: Box<dyn StdError + Send + Sync> = error().into();
-        for failure in [Err(error()).failure(), Err(boxed).failure(), Err(sync).failure()] {
+        for failure in [
+            Err(error()).failure(),
+            Err(boxed).failure(),
+            Err(sync).failure(),
+        ] {
             let failure = failure.unwrap();
-            assert_eq!((failure.status.as_u16(), failure.public_text()), (404, "no such user"));
+            assert_eq!(
+                (failure.status.as_u16(), failure.public_text()),
+                (404, "no such user")
+            );
         }
         let other = Err("secret").failure().unwrap();
-        assert_eq!((other.status.as_u16(), other.public_text()), (500, "Internal Server Error"));
+        assert_eq!(
+            (other.status.as_u16(), other.public_text()),
+            (500, "Internal Server Error")
+        );
         assert_eq!(other.message(), "secret");
         assert!(Ok::<(), StatusError>(()).failure().is_none() && ().failure().is_none());
     }

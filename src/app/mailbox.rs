@@ -14,7 +14,9 @@ pub(crate) enum Post<S> {
     /// Offloaded work is done, one way or another.
     WorkDone(usize),
     /// Drain and leave; or leave at once.
-    Stop { now: bool },
+    Stop {
+        now: bool,
+    },
 }
 
 pub(crate) struct Mailbox<S> {
@@ -32,8 +34,16 @@ struct State<S> {
 
 impl<S> Mailbox<S> {
     pub(crate) fn new(waker: Waker, limit: usize) -> Mailbox<S> {
-        let state = Mutex::new(State { queue: VecDeque::new(), closed: false });
-        Mailbox { state, pending: AtomicBool::new(false), waker, limit }
+        let state = Mutex::new(State {
+            queue: VecDeque::new(),
+            closed: false,
+        });
+        Mailbox {
+            state,
+            pending: AtomicBool::new(false),
+            waker,
+            limit,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<S>> {
@@ -143,7 +153,9 @@ impl<S> Handle<S> {
 
 impl<S> Clone for Handle<S> {
     fn clone(&self) -> Self {
-        Handle { mailbox: self.mailbox.clone() }
+        Handle {
+            mailbox: self.mailbox.clone(),
+        }
     }
 }
 

@@ -24,7 +24,13 @@ pub(crate) enum Command {
     /// The answer, whole.
     Respond { to: StreamRef, reply: Reply },
     /// The head of an answer whose body is streamed.
-    Begin { to: StreamRef, status: StatusCode, fields: FieldBlock, length: Option<u64>, flow: Rc<Flow> },
+    Begin {
+        to: StreamRef,
+        status: StatusCode,
+        fields: FieldBlock,
+        length: Option<u64>,
+        flow: Rc<Flow>,
+    },
     /// A piece of its body.
     Chunk { to: StreamRef, bytes: Bytes },
     /// Its end. `trailers` are field lines.

@@ -80,17 +80,25 @@ impl<'a> Request<'a> {
 
     /// The first query parameter of this name.
     pub fn query_param(&self, name: &str) -> Option<Cow<'a, str>> {
-        self.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value)
+        self.query_pairs()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value)
     }
 
     /// A path parameter, percent-decoded once; empty if the pattern has none of this name.
     pub fn param(&self, name: &str) -> &'a str {
-        self.params.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+        self.params
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map_or("", |(_, value)| value)
     }
 
     /// The first field of this name (any case), if it is valid UTF-8.
     pub fn header(&self, name: &str) -> Option<&'a str> {
-        self.head.fields.get(name).and_then(|value| std::str::from_utf8(value).ok())
+        self.head
+            .fields
+            .get(name)
+            .and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// Every field line, as sent.
@@ -121,7 +129,12 @@ impl<'a> Request<'a> {
     /// The media type of the body, lower-cased, without parameters; empty if there is none.
     pub fn content_type(&self) -> String {
         let value = self.header("content-type").unwrap_or("");
-        value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+        value
+            .split(';')
+            .next()
+            .unwrap_or("")
+            .trim()
+            .to_ascii_lowercase()
     }
 
     /// Name and value of each field of an HTML form (`application/x-www-form-urlencoded`).
@@ -138,7 +151,9 @@ impl<'a> Request<'a> {
     ///     Ok(())
     /// });
     /// ```
-    pub fn form(&self) -> Result<impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> + use<'a>, StatusError> {
+    pub fn form(
+        &self,
+    ) -> Result<impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> + use<'a>, StatusError> {
         match self.content_type().as_str() {
             "application/x-www-form-urlencoded" => Ok(form_urlencoded::parse(self.body)),
             other => Err(StatusError::new(415, format!("want a form, not {other:?}"))),
@@ -165,7 +180,10 @@ impl<'a> Request<'a> {
     pub fn json<T: serde::Deserialize<'a>>(&self) -> Result<T, StatusError> {
         let kind = self.content_type();
         if kind != "application/json" && !kind.ends_with("+json") {
-            return Err(StatusError::new(415, format!("want application/json, not {kind:?}")));
+            return Err(StatusError::new(
+                415,
+                format!("want application/json, not {kind:?}"),
+            ));
         }
         serde_json::from_slice(self.body).map_err(|e| StatusError::new(400, format!("JSON: {e}")))
     }
@@ -190,7 +208,9 @@ impl<'a> Request<'a> {
     /// ```
     #[cfg(feature = "cookies")]
     pub fn cookie(&self, name: &str) -> Option<String> {
-        self.cookies().find(|cookie| cookie.name() == name).map(|cookie| cookie.value().to_string())
+        self.cookies()
+            .find(|cookie| cookie.name() == name)
+            .map(|cookie| cookie.value().to_string())
     }
 }
 

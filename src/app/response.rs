@@ -36,7 +36,14 @@ impl Tx<'_> {
     /// Sends a whole answer.
     pub(crate) fn send(&mut self, status: StatusCode, fields: &FieldBlock, body: Body<'_>) {
         let extent = Extent::Whole(body.len());
-        self.protocol.begin_answer(self.out.cork, status, fields, self.stock, extent, self.discard);
+        self.protocol.begin_answer(
+            self.out.cork,
+            status,
+            fields,
+            self.stock,
+            extent,
+            self.discard,
+        );
         match body {
             Body::File(slice) => {
                 let len = self.protocol.frame_file(slice.len);
@@ -57,12 +64,21 @@ impl Tx<'_> {
     /// Begins an answer whose body follows in pieces.
     pub(crate) fn begin(&mut self, status: StatusCode, fields: &FieldBlock, length: Option<u64>) {
         let extent = length.map_or(Extent::Open, Extent::Sized);
-        self.protocol.begin_answer(self.out.cork, status, fields, self.stock, extent, self.discard);
+        self.protocol.begin_answer(
+            self.out.cork,
+            status,
+            fields,
+            self.stock,
+            extent,
+            self.discard,
+        );
     }
 
     /// Sends a piece.
     pub(crate) fn chunk(&mut self, bytes: Body<'_>) {
-        let (n, after) = self.protocol.frame_body(bytes.len() as usize, self.out.cork);
+        let (n, after) = self
+            .protocol
+            .frame_body(bytes.len() as usize, self.out.cork);
         match bytes {
             Body::Borrowed(bytes) => self.out.cork.extend_from_slice(&bytes[..n]),
             Body::Owned(bytes) => self.out.put_shared(bytes.slice(..n)),
@@ -75,7 +91,8 @@ impl Tx<'_> {
 
     /// Ends the answer.
     pub(crate) fn end(&mut self, trailers: &[u8]) {
-        self.protocol.end_answer(trailers, self.out.cork, self.discard, self.now);
+        self.protocol
+            .end_answer(trailers, self.out.cork, self.discard, self.now);
     }
 }
 
@@ -169,19 +186,22 @@ macro_rules! answers {
 
         /// Answers with text (`text/plain; charset=utf-8`, unless a type was set).
         pub fn text<$body>(mut self, text: impl Into<Body<$body>>) {
-            self.fields_mut().default_content_type("text/plain; charset=utf-8");
+            self.fields_mut()
+                .default_content_type("text/plain; charset=utf-8");
             self.send(text.into())
         }
 
         /// Answers with HTML (`text/html; charset=utf-8`, unless a type was set).
         pub fn html<$body>(mut self, html: impl Into<Body<$body>>) {
-            self.fields_mut().default_content_type("text/html; charset=utf-8");
+            self.fields_mut()
+                .default_content_type("text/html; charset=utf-8");
             self.send(html.into())
         }
 
         /// Answers with bytes (`application/octet-stream`, unless a type was set).
         pub fn bytes<$body>(mut self, bytes: impl Into<Body<$body>>) {
-            self.fields_mut().default_content_type("application/octet-stream");
+            self.fields_mut()
+                .default_content_type("application/octet-stream");
             self.send(bytes.into())
         }
 
@@ -192,7 +212,9 @@ macro_rules! answers {
 
         /// Answers with `status` (301, 302, 303, 307, 308) and a `location`.
         pub fn redirect(self, status: u16, location: impl AsRef<str>) {
-            self.status(status).header("location", location.as_ref()).empty()
+            self.status(status)
+                .header("location", location.as_ref())
+                .empty()
         }
 
         /// Answers with a file: its media type by its name, its bytes sent by the kernel. Opening it
@@ -207,7 +229,8 @@ macro_rules! answers {
                     if let Some(mime) = mime_guess::from_path(path).first_raw() {
                         self.fields_mut().default_content_type(mime);
                     }
-                    self.fields_mut().default_content_type("application/octet-stream");
+                    self.fields_mut()
+                        .default_content_type("application/octet-stream");
                     self.send(Body::File(slice))
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => self.status(404).text("Not Found"),
@@ -245,9 +268,26 @@ impl<'a> Response<'a> {
         match serde_json::to_writer(&mut json, value) {
             Ok(()) => {
                 self.fields.default_content_type("application/json");
-                let Response { tx, fields, scratch, fate, outbox, to, status } = self;
+                let Response {
+                    tx,
+                    fields,
+                    scratch,
+                    fate,
+                    outbox,
+                    to,
+                    status,
+                } = self;
                 let (mut empty, fields) = (Vec::new(), fields);
-                Response { tx, fields, scratch: &mut empty, fate, outbox, to, status }.send((&json).into());
+                Response {
+                    tx,
+                    fields,
+                    scratch: &mut empty,
+                    fate,
+                    outbox,
+                    to,
+                    status,
+                }
+                .send((&json).into());
                 *scratch = json;
             }
             Err(e) => {
@@ -262,7 +302,13 @@ impl<'a> Response<'a> {
     pub fn defer(self) -> Responder {
         *self.fate = Fate::Deferred;
         let (to, status, fields) = (self.to, self.status, self.fields.clone());
-        Responder { to, status, fields, outbox: self.outbox.clone(), open: true }
+        Responder {
+            to,
+            status,
+            fields,
+            outbox: self.outbox.clone(),
+            open: true,
+        }
     }
 
     /// Answers with a body that follows in pieces. Short for `defer().stream()`.
@@ -280,7 +326,11 @@ impl Responder {
 
     fn send(mut self, body: Body<'_>) {
         self.open = false;
-        let reply = Reply { status: self.status, fields: std::mem::take(&mut self.fields), body: body.into_owned() };
+        let reply = Reply {
+            status: self.status,
+            fields: std::mem::take(&mut self.fields),
+            body: body.into_owned(),
+        };
         self.outbox.push(Command::Respond { to: self.to, reply });
     }
 
@@ -317,7 +367,13 @@ impl Responder {
         flow.high_water.set(usize::MAX); // the loop knows the real one, and sets it
         let fields = std::mem::take(&mut self.fields);
         let (to, status) = (self.to, self.status);
-        self.outbox.push(Command::Begin { to, status, fields, length, flow: flow.clone() });
+        self.outbox.push(Command::Begin {
+            to,
+            status,
+            fields,
+            length,
+            flow: flow.clone(),
+        });
         BodyWriter::new(to, self.outbox.clone(), flow)
     }
 }
@@ -345,5 +401,9 @@ fn open_regular(path: &Path) -> io::Result<FileSlice> {
     }
     let file = File::open(path)?;
     let len = file.metadata()?.len();
-    Ok(FileSlice { file: Rc::new(file), offset: 0, len })
+    Ok(FileSlice {
+        file: Rc::new(file),
+        offset: 0,
+        len,
+    })
 }

@@ -32,7 +32,10 @@ impl std::fmt::Display for Pattern {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lookup<'a> {
-    Found { route: usize, params: Params<'a> },
+    Found {
+        route: usize,
+        params: Params<'a>,
+    },
     /// The path is there, for these methods.
     WrongMethod(Vec<Method>),
     /// Nothing there.
@@ -72,7 +75,10 @@ const STANDARD: [Method; 8] = [
 impl Router {
     /// Builds the trees, or says everything that is wrong with the patterns.
     pub(crate) fn build(patterns: &[Pattern]) -> Result<Router, Vec<String>> {
-        let mut router = Router { methods: STANDARD.to_vec(), ..Router::default() };
+        let mut router = Router {
+            methods: STANDARD.to_vec(),
+            ..Router::default()
+        };
         for method in patterns.iter().filter_map(|p| p.method.as_ref()) {
             if !router.methods.contains(method) {
                 router.methods.push(method.clone());
@@ -93,11 +99,22 @@ impl Router {
             }
         }
         // Exact hosts before wildcards, longer wildcards before shorter ones.
-        router.hosts.sort_by_key(|(host, _)| (host.starts_with("*."), usize::MAX - host.len()));
-        if mistakes.is_empty() { Ok(router) } else { Err(mistakes) }
+        router
+            .hosts
+            .sort_by_key(|(host, _)| (host.starts_with("*."), usize::MAX - host.len()));
+        if mistakes.is_empty() {
+            Ok(router)
+        } else {
+            Err(mistakes)
+        }
     }
 
-    pub(crate) fn find<'a>(&'a self, method: &Method, authority: &str, path: &'a str) -> Lookup<'a> {
+    pub(crate) fn find<'a>(
+        &'a self,
+        method: &Method,
+        authority: &str,
+        path: &'a str,
+    ) -> Lookup<'a> {
         if self.hosts.is_empty() {
             // The common case, and the hot path.
             return match self.any_host.find(method, path) {
@@ -106,7 +123,10 @@ impl Router {
             };
         }
         let tables = self.tables(authority);
-        match tables.into_iter().find_map(|table| table.find(method, path)) {
+        match tables
+            .into_iter()
+            .find_map(|table| table.find(method, path))
+        {
             Some((route, params)) => decode(route, &params),
             None => self.miss(method, authority, path),
         }
@@ -118,7 +138,11 @@ impl Router {
             Some(domain) => host.len() > domain.len() && host.ends_with(domain),
             None => host == pattern,
         };
-        let named = self.hosts.iter().filter(|(pattern, _)| matches(pattern)).map(|(_, table)| table);
+        let named = self
+            .hosts
+            .iter()
+            .filter(|(pattern, _)| matches(pattern))
+            .map(|(_, table)| table);
         named.chain([&self.any_host]).collect()
     }
 
@@ -152,10 +176,18 @@ impl Router {
 }
 
 impl Table {
-    fn build(here: &[(usize, &Pattern)], all: &[Pattern], methods: &[Method], mistakes: &mut Vec<String>) -> Table {
+    fn build(
+        here: &[(usize, &Pattern)],
+        all: &[Pattern],
+        methods: &[Method],
+        mistakes: &mut Vec<String>,
+    ) -> Table {
         let mut table = Table::default();
         let of = |method: Option<&Method>| -> Vec<(usize, &Pattern)> {
-            here.iter().filter(|(_, p)| p.method.as_ref() == method).copied().collect()
+            here.iter()
+                .filter(|(_, p)| p.method.as_ref() == method)
+                .copied()
+                .collect()
         };
         for (route, pattern) in of(None) {
             insert(&mut table.any_method, route, pattern, all, Some(mistakes));
@@ -179,7 +211,11 @@ impl Table {
         table
     }
 
-    fn find<'a>(&'a self, method: &Method, path: &'a str) -> Option<(usize, matchit::Params<'a, 'a>)> {
+    fn find<'a>(
+        &'a self,
+        method: &Method,
+        path: &'a str,
+    ) -> Option<(usize, matchit::Params<'a, 'a>)> {
         let tree = match self.trees.iter().find(|(known, _)| known == method) {
             Some((_, tree)) => tree,
             None => &self.any_method,
@@ -190,7 +226,13 @@ impl Table {
 }
 
 /// Enters a pattern; `/x/{*rest}` also as `/x/`, where the rest is empty.
-fn insert(tree: &mut Tree, route: usize, pattern: &Pattern, all: &[Pattern], mistakes: Option<&mut Vec<String>>) {
+fn insert(
+    tree: &mut Tree,
+    route: usize,
+    pattern: &Pattern,
+    all: &[Pattern],
+    mistakes: Option<&mut Vec<String>>,
+) {
     let mut report = mistakes;
     let mut complain = |text: String| {
         if let Some(mistakes) = &mut report {
@@ -204,9 +246,16 @@ fn insert(tree: &mut Tree, route: usize, pattern: &Pattern, all: &[Pattern], mis
     match tree.insert(path, route) {
         Ok(()) => {}
         Err(matchit::InsertError::Conflict { with }) => {
-            let same = |p: &&Pattern| p.path == with && p.method == pattern.method && p.host == pattern.host;
-            let other = all[..route].iter().rfind(same).map_or(with.clone(), |p| p.to_string());
-            return complain(format!("route \"{pattern}\" conflicts with route \"{other}\""));
+            let same = |p: &&Pattern| {
+                p.path == with && p.method == pattern.method && p.host == pattern.host
+            };
+            let other = all[..route]
+                .iter()
+                .rfind(same)
+                .map_or(with.clone(), |p| p.to_string());
+            return complain(format!(
+                "route \"{pattern}\" conflicts with route \"{other}\""
+            ));
         }
         Err(e) => return complain(format!("route \"{pattern}\": {e}")),
     }
@@ -244,6 +293,34 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
+/// A look-up over a site of ordinary size, for the benchmark.
+pub(crate) fn bench(routes: usize) -> impl Fn(&str) -> bool {
+    let known = [
+        "/",
+        "/user/{id}",
+        "/orgs/{org}/teams/{team}/members/{id}",
+        "/static/{*rest}",
+    ]
+    .map(str::to_string);
+    let others = (known.len()..routes).map(|n| format!("/api/v1/resource{n}/{{id}}/part"));
+    let patterns: Vec<Pattern> = known
+        .into_iter()
+        .chain(others)
+        .map(|path| Pattern {
+            method: Some(Method::GET),
+            host: None,
+            path,
+        })
+        .collect();
+    let router = Router::build(&patterns).unwrap_or_default();
+    move |path| {
+        matches!(
+            router.find(&Method::GET, "localhost", path),
+            Lookup::Found { .. }
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,9 +347,11 @@ mod tests {
                 let params: Vec<_> = params.iter().map(|(k, v)| format!(" {k}={v}")).collect();
                 format!("{route}{}", params.concat())
             }
-            Lookup::WrongMethod(methods) => {
-                methods.iter().map(Method::as_str).collect::<Vec<_>>().join(",")
-            }
+            Lookup::WrongMethod(methods) => methods
+                .iter()
+                .map(Method::as_str)
+                .collect::<Vec<_>>()
+                .join(","),
             other => format!("{other:?}"),
         }
     }
@@ -280,9 +359,21 @@ mod tests {
     #[test]
     fn requests_find_the_most_specific_route() {
         let patterns = [
-            "GET /", "GET /a/{x}", "POST /a/b", "GET /a/b/c", "GET /s/{*rest}", "ANY /any", "GET /any",
-            "PUT /u/{id}/f/{name}", "GET example.org/", "GET *.example.org/{sub}", "PURGE /cache", "HEAD /h", "GET /h",
-            "GET /t/{*rest}", "GET /t/",
+            "GET /",
+            "GET /a/{x}",
+            "POST /a/b",
+            "GET /a/b/c",
+            "GET /s/{*rest}",
+            "ANY /any",
+            "GET /any",
+            "PUT /u/{id}/f/{name}",
+            "GET example.org/",
+            "GET *.example.org/{sub}",
+            "PURGE /cache",
+            "HEAD /h",
+            "GET /h",
+            "GET /t/{*rest}",
+            "GET /t/",
         ];
         let router = router(&patterns).unwrap();
         for (request, want) in [
@@ -325,19 +416,40 @@ mod tests {
 
     #[test]
     fn mistakes_are_all_told_and_name_both_routes() {
-        let mistakes = router(&["GET /a/{x}", "GET /a/{y}", "POST /a/{x}", "GET no", "GET /{a", "GET /a/{x}"]).err().unwrap();
+        let mistakes = router(&[
+            "GET /a/{x}",
+            "GET /a/{y}",
+            "POST /a/{x}",
+            "GET no",
+            "GET /{a",
+            "GET /a/{x}",
+        ])
+        .err()
+        .unwrap();
         assert_eq!(mistakes.len(), 4, "{mistakes:?}");
-        assert_eq!(mistakes[0], "route \"GET /a/{y}\" conflicts with route \"GET /a/{x}\"");
+        assert_eq!(
+            mistakes[0],
+            "route \"GET /a/{y}\" conflicts with route \"GET /a/{x}\""
+        );
         assert!(mistakes[1].contains("\"GET no\""), "{mistakes:?}");
         assert!(mistakes[2].contains("GET /{a"), "{mistakes:?}");
-        assert_eq!(mistakes[3], "route \"GET /a/{x}\" conflicts with route \"GET /a/{x}\"");
+        assert_eq!(
+            mistakes[3],
+            "route \"GET /a/{x}\" conflicts with route \"GET /a/{x}\""
+        );
         assert!(router(&["ANY /x", "ANY /x"]).is_err());
         assert!(router(&["GET a.org/x", "GET b.org/x", "GET /x"]).is_ok());
     }
 
     #[test]
     fn hosts_lose_their_port() {
-        for (authority, host) in [("a", "a"), ("a:80", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("", "")] {
+        for (authority, host) in [
+            ("a", "a"),
+            ("a:80", "a"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("", ""),
+        ] {
             assert_eq!(host_of(authority), host);
         }
     }

@@ -12,7 +12,8 @@ use crate::net::Peer;
 use http::Method;
 use std::time::Duration;
 
-pub(crate) type Handler<S> = Box<dyn FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) -> Option<Failure>>;
+pub(crate) type Handler<S> =
+    Box<dyn FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) -> Option<Failure>>;
 pub(crate) type StreamHandler<S> =
     Box<dyn FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>, Incoming) -> Option<Failure>>;
 pub(crate) type Before<S> =
@@ -119,7 +120,8 @@ impl<S: 'static> Route<S> {
     /// Middleware for this route, after its App's; see [`App::before`].
     pub fn before(
         &mut self,
-        f: impl for<'r> FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'r>) -> Option<Response<'r>> + 'static,
+        f: impl for<'r> FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'r>) -> Option<Response<'r>>
+        + 'static,
     ) -> &mut Self {
         self.before.push(Box::new(f));
         self
@@ -263,9 +265,11 @@ impl<S: 'static> App<S> {
         path: &str,
         mut f: impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>, Incoming) -> R + 'static,
     ) -> &mut Route<S> {
-        let handler = Box::new(move |cx: &mut Ctx<'_, S>, req: &Request<'_>, res: Response<'_>, body: Incoming| {
-            f(cx, req, res, body).failure()
-        });
+        let handler = Box::new(
+            move |cx: &mut Ctx<'_, S>, req: &Request<'_>, res: Response<'_>, body: Incoming| {
+                f(cx, req, res, body).failure()
+            },
+        );
         let method = self.token(method.as_ref());
         self.add(Some(method), path, Endpoint::Stream(handler))
     }
@@ -323,7 +327,8 @@ impl<S: 'static> App<S> {
     /// ```
     pub fn before(
         &mut self,
-        f: impl for<'r> FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'r>) -> Option<Response<'r>> + 'static,
+        f: impl for<'r> FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'r>) -> Option<Response<'r>>
+        + 'static,
     ) -> &mut Self {
         self.before.push(Box::new(f));
         self
@@ -351,7 +356,10 @@ impl<S: 'static> App<S> {
     /// let mut app: App = App::new();
     /// app.on_error(|_, failure, res| res.html(format!("<h1>{}</h1>", failure.status())));
     /// ```
-    pub fn on_error(&mut self, f: impl FnMut(&mut Ctx<'_, S>, &Failure, Response<'_>) + 'static) -> &mut Self {
+    pub fn on_error(
+        &mut self,
+        f: impl FnMut(&mut Ctx<'_, S>, &Failure, Response<'_>) + 'static,
+    ) -> &mut Self {
         self.on_error = Some(Box::new(f));
         self
     }
@@ -383,7 +391,8 @@ impl<S: 'static> App<S> {
 
     fn token(&mut self, method: &str) -> Method {
         Method::from_bytes(method.as_bytes()).unwrap_or_else(|_| {
-            self.mistakes.push(format!("{method:?} is not a method (RFC 9110 §9.1)"));
+            self.mistakes
+                .push(format!("{method:?} is not a method (RFC 9110 §9.1)"));
             Method::GET
         })
     }

@@ -79,8 +79,20 @@ pub(crate) struct Callbacks<S> {
 impl<S: 'static> Site<S> {
     /// Builds an App, or says everything that is wrong with it.
     pub(crate) fn build(app: App<S>) -> io::Result<Site<S>> {
-        let calls = Callbacks { endpoints: vec![], before: vec![], after: vec![], errors: vec![], pages: vec![] };
-        let mut building = Building { calls, routes: vec![], scopes: vec![], patterns: vec![], mistakes: vec![] };
+        let calls = Callbacks {
+            endpoints: vec![],
+            before: vec![],
+            after: vec![],
+            errors: vec![],
+            pages: vec![],
+        };
+        let mut building = Building {
+            calls,
+            routes: vec![],
+            scopes: vec![],
+            patterns: vec![],
+            mistakes: vec![],
+        };
         let outermost = Scope {
             prefix: String::new(),
             host: None,
@@ -91,15 +103,32 @@ impl<S: 'static> Site<S> {
             method_not_allowed: None,
         };
         building.add(app, outermost);
-        let Building { calls, routes, scopes, patterns, mut mistakes } = building;
+        let Building {
+            calls,
+            routes,
+            scopes,
+            patterns,
+            mut mistakes,
+        } = building;
         match Router::build(&patterns) {
             Ok(router) if mistakes.is_empty() => {
                 let has_after = !calls.after.is_empty();
-                Ok(Site { table: Table { router, routes, scopes, has_after }, calls })
+                Ok(Site {
+                    table: Table {
+                        router,
+                        routes,
+                        scopes,
+                        has_after,
+                    },
+                    calls,
+                })
             }
             built => {
                 mistakes.extend(built.err().unwrap_or_default());
-                Err(io::Error::new(io::ErrorKind::InvalidInput, mistakes.join("\n")))
+                Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    mistakes.join("\n"),
+                ))
             }
         }
     }
@@ -114,7 +143,11 @@ struct Building<S> {
 }
 
 /// Moves callbacks to where they are called; returns their numbers behind those inherited.
-fn enlist<T>(inherited: &[usize], all: &mut Vec<T>, new: impl IntoIterator<Item = T>) -> Vec<usize> {
+fn enlist<T>(
+    inherited: &[usize],
+    all: &mut Vec<T>,
+    new: impl IntoIterator<Item = T>,
+) -> Vec<usize> {
     let mut numbers = inherited.to_vec();
     for one in new {
         numbers.push(all.len());
@@ -127,15 +160,19 @@ impl<S: 'static> Building<S> {
     fn add(&mut self, app: App<S>, outer: Scope) {
         let calls = &mut self.calls;
         self.mistakes.extend(app.mistakes);
-        let page = |pages: &mut Vec<Handler<S>>, page: Option<Handler<S>>| enlist(&[], pages, page).pop();
+        let page =
+            |pages: &mut Vec<Handler<S>>, page: Option<Handler<S>>| enlist(&[], pages, page).pop();
         let scope = Scope {
             prefix: outer.prefix.clone(),
             host: app.host.or(outer.host),
             before: enlist(&outer.before, &mut calls.before, app.before),
             after: enlist(&outer.after, &mut calls.after, app.after),
-            on_error: enlist(&[], &mut calls.errors, app.on_error).pop().or(outer.on_error),
+            on_error: enlist(&[], &mut calls.errors, app.on_error)
+                .pop()
+                .or(outer.on_error),
             not_found: page(&mut calls.pages, app.not_found).or(outer.not_found),
-            method_not_allowed: page(&mut calls.pages, app.method_not_allowed).or(outer.method_not_allowed),
+            method_not_allowed: page(&mut calls.pages, app.method_not_allowed)
+                .or(outer.method_not_allowed),
         };
         let number = self.scopes.len();
         for route in app.routes {
@@ -158,10 +195,18 @@ impl<S: 'static> Building<S> {
         self.scopes.push(scope.clone());
         for (prefix, mounted) in app.mounts {
             if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.ends_with('/')) {
-                self.mistakes.push(format!("prefix {prefix:?}: want \"/like/this\", or \"\" for none"));
+                self.mistakes.push(format!(
+                    "prefix {prefix:?}: want \"/like/this\", or \"\" for none"
+                ));
             }
             let prefix = format!("{}{prefix}", scope.prefix);
-            self.add(mounted, Scope { prefix, ..scope.clone() });
+            self.add(
+                mounted,
+                Scope {
+                    prefix,
+                    ..scope.clone()
+                },
+            );
         }
     }
 }
@@ -181,10 +226,18 @@ impl Table {
             return self.miss(head, StatusCode::NO_CONTENT, allow);
         }
         match self.router.find(&head.method, head.authority, head.path) {
-            Lookup::Found { route, params } => Target { key: RouteKey::Route(route), params, miss: None },
+            Lookup::Found { route, params } => Target {
+                key: RouteKey::Route(route),
+                params,
+                miss: None,
+            },
             Lookup::WrongMethod(methods) => {
                 let is_question = head.method == Method::OPTIONS;
-                let status = if is_question { StatusCode::NO_CONTENT } else { StatusCode::METHOD_NOT_ALLOWED };
+                let status = if is_question {
+                    StatusCode::NO_CONTENT
+                } else {
+                    StatusCode::METHOD_NOT_ALLOWED
+                };
                 self.miss(head, status, Some(join_methods(&methods)))
             }
             Lookup::Unknown => self.miss(head, StatusCode::NOT_FOUND, None),
@@ -199,17 +252,33 @@ impl Table {
         let host = head.authority;
         let within = |scope: &Scope| {
             let below = head.path.strip_prefix(scope.prefix.as_str());
-            let is_below = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || scope.prefix.is_empty());
-            is_below && scope.host.as_deref().is_none_or(|h| host.eq_ignore_ascii_case(h))
+            let is_below = below.is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with('/') || scope.prefix.is_empty()
+            });
+            is_below
+                && scope
+                    .host
+                    .as_deref()
+                    .is_none_or(|h| host.eq_ignore_ascii_case(h))
         };
-        let longest = (0..self.scopes.len()).filter(|&n| within(&self.scopes[n])).max_by_key(|&n| self.scopes[n].prefix.len());
+        let longest = (0..self.scopes.len())
+            .filter(|&n| within(&self.scopes[n]))
+            .max_by_key(|&n| self.scopes[n].prefix.len());
         let number = longest.unwrap_or(0);
         let page = match status {
             StatusCode::NOT_FOUND => self.scopes[number].not_found,
             StatusCode::METHOD_NOT_ALLOWED => self.scopes[number].method_not_allowed,
             _ => None,
         };
-        Target { key: RouteKey::Miss(number), params: Params::new(), miss: Some(Miss { status, allow, page }) }
+        Target {
+            key: RouteKey::Miss(number),
+            params: Params::new(),
+            miss: Some(Miss {
+                status,
+                allow,
+                page,
+            }),
+        }
     }
 
     fn scope(&self, key: RouteKey) -> &Scope {
@@ -259,7 +328,11 @@ impl Table {
 }
 
 fn join_methods(methods: &[Method]) -> String {
-    methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
+    methods
+        .iter()
+        .map(Method::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl<S: 'static> Callbacks<S> {
@@ -299,7 +372,13 @@ impl<S: 'static> Callbacks<S> {
         }
     }
 
-    fn miss(&mut self, miss: &Miss, cx: &mut Ctx<'_, S>, req: &Request<'_>, mut res: Response<'_>) -> Option<Failure> {
+    fn miss(
+        &mut self,
+        miss: &Miss,
+        cx: &mut Ctx<'_, S>,
+        req: &Request<'_>,
+        mut res: Response<'_>,
+    ) -> Option<Failure> {
         res = res.status(miss.status.as_u16());
         if let Some(allow) = &miss.allow {
             res = res.header("allow", allow);
@@ -318,7 +397,13 @@ impl<S: 'static> Callbacks<S> {
         }
     }
 
-    pub(crate) fn error(&mut self, which: usize, cx: &mut Ctx<'_, S>, failure: &Failure, res: Response<'_>) {
+    pub(crate) fn error(
+        &mut self,
+        which: usize,
+        cx: &mut Ctx<'_, S>,
+        failure: &Failure,
+        res: Response<'_>,
+    ) {
         self.errors[which](cx, failure, res);
     }
 }

@@ -7,7 +7,16 @@
 use bytes::{Buf, Bytes};
 use std::{collections::VecDeque, fs::File, io::IoSlice, rc::Rc};
 
-/// A part of an open file, sent by the kernel without passing through the process.
+/// A part of an open file, sent by the kernel without passing through the process. If the file turns
+/// out to be shorter, the connection is cut: its length has been announced.
+///
+/// ```
+/// use loopwright::{App, FileSlice};
+/// use std::{fs::File, rc::Rc};
+/// let file = Rc::new(File::open("Cargo.toml").unwrap());
+/// let mut app: App = App::new();
+/// app.get("/head", move |_, _, res| res.bytes(FileSlice { file: file.clone(), offset: 0, len: 16 }));
+/// ```
 #[derive(Clone, Debug)]
 pub struct FileSlice {
     /// The open file; shared with the cache that opened it.
@@ -74,7 +83,9 @@ impl Backlog {
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut n = 0;
         for (slot, segment) in slices.iter_mut().zip(&self.segments) {
-            let Segment::Bytes(bytes) = segment else { break };
+            let Segment::Bytes(bytes) = segment else {
+                break;
+            };
             *slot = IoSlice::new(bytes);
             n += 1;
         }
@@ -169,7 +180,11 @@ mod tests {
         backlog.push(Bytes::new());
         backlog.push(Bytes::from_static(b"defg"));
         let file = Rc::new(File::open("/dev/null").unwrap());
-        backlog.push_file(FileSlice { file, offset: 10, len: 5 });
+        backlog.push_file(FileSlice {
+            file,
+            offset: 10,
+            len: 5,
+        });
         backlog.push(Bytes::from_static(b"h"));
         assert_eq!(backlog.bytes(), 8);
         let mut slices = [IoSlice::new(b""); 8];

@@ -34,7 +34,10 @@ impl Instant {
 impl std::ops::Add<Duration> for Instant {
     type Output = Instant;
     fn add(self, d: Duration) -> Instant {
-        Instant(self.0.saturating_add(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)))
+        Instant(
+            self.0
+                .saturating_add(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -58,7 +61,11 @@ const DATE: std::ops::Range<usize> = 6..35;
 impl StockFields {
     /// `server` is the value of the `server` field; `None` leaves the field out.
     pub fn new(server: Option<String>) -> StockFields {
-        StockFields { lines: Vec::new(), server, refresh_at: Instant::default() }
+        StockFields {
+            lines: Vec::new(),
+            server,
+            refresh_at: Instant::default(),
+        }
     }
 
     /// Called once a turn; formats only when the second has changed.
@@ -67,11 +74,14 @@ impl StockFields {
             return;
         }
         let wall = wall();
-        let into_second = wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_micros());
+        let into_second = wall
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |d| d.subsec_micros());
         self.refresh_at = now + Duration::from_micros(1_000_000 - u64::from(into_second));
         self.lines.clear();
         self.lines.extend_from_slice(b"date: ");
-        self.lines.extend_from_slice(httpdate::fmt_http_date(wall).as_bytes());
+        self.lines
+            .extend_from_slice(httpdate::fmt_http_date(wall).as_bytes());
         self.lines.extend_from_slice(b"\r\n");
         if let Some(server) = &self.server {
             self.lines.extend_from_slice(b"server: ");
@@ -105,11 +115,25 @@ mod tests {
         let mut stock = StockFields::new(Some("x".into()));
         let wall = SystemTime::UNIX_EPOCH + Duration::from_micros(784_111_776_400_000);
         stock.refresh(Instant::from_micros(10), || wall);
-        assert_eq!(stock.lines(), b"date: Sun, 06 Nov 1994 08:49:36 GMT\r\nserver: x\r\n");
-        assert_eq!(stock.date_line(), b"date: Sun, 06 Nov 1994 08:49:36 GMT\r\n");
+        assert_eq!(
+            stock.lines(),
+            b"date: Sun, 06 Nov 1994 08:49:36 GMT\r\nserver: x\r\n"
+        );
+        assert_eq!(
+            stock.date_line(),
+            b"date: Sun, 06 Nov 1994 08:49:36 GMT\r\n"
+        );
         assert_eq!(stock.server_line(), b"server: x\r\n");
-        stock.refresh(Instant::from_micros(600_009), || unreachable!("the second is not over"));
-        stock.refresh(Instant::from_micros(600_010), || wall + Duration::from_millis(600));
-        assert!(stock.lines().starts_with(b"date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"));
+        stock.refresh(Instant::from_micros(600_009), || {
+            unreachable!("the second is not over")
+        });
+        stock.refresh(Instant::from_micros(600_010), || {
+            wall + Duration::from_millis(600)
+        });
+        assert!(
+            stock
+                .lines()
+                .starts_with(b"date: Sun, 06 Nov 1994 08:49:37 GMT\r\n")
+        );
     }
 }

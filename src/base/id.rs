@@ -23,7 +23,10 @@ impl ConnId {
 
     /// The inverse of [`ConnId::token`].
     pub const fn from_token(token: u64) -> ConnId {
-        ConnId { slot: token as u32, generation: (token >> 32) as u32 }
+        ConnId {
+            slot: token as u32,
+            generation: (token >> 32) as u32,
+        }
     }
 }
 

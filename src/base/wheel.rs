@@ -143,7 +143,10 @@ impl<T> Wheel<T> {
         let index = self.allocate(due, value);
         self.link(index);
         self.len += 1;
-        TimerId { index, generation: self.entries[index as usize].generation }
+        TimerId {
+            index,
+            generation: self.entries[index as usize].generation,
+        }
     }
 
     /// Takes a pending timer out. `None` when it is no longer pending.
@@ -206,7 +209,10 @@ impl<T> Wheel<T> {
         let differing = (due ^ self.cursor) | (SLOTS as u64 - 1);
         let level = differing.ilog2() / DIGIT;
         let digit = (due >> (DIGIT * level)) as usize % SLOTS;
-        Slot { level: level as usize, digit }
+        Slot {
+            level: level as usize,
+            digit,
+        }
     }
 
     /// Places the timers of a slot again, after the cursor has come to the start of it.
@@ -244,7 +250,9 @@ impl<T> Wheel<T> {
 
     /// Takes an entry out of the list of its slot.
     fn unlink(&mut self, index: u32) {
-        let Entry { due, prev, next, .. } = self.entries[index as usize];
+        let Entry {
+            due, prev, next, ..
+        } = self.entries[index as usize];
         let Slot { level, digit } = self.slot(due);
         if next == index {
             self.occupied[level] &= !(1 << digit);
@@ -282,10 +290,19 @@ impl<T> Wheel<T> {
             entry.value = Some(value);
             return index;
         }
-        assert!(self.entries.len() < NIL as usize, "timer indices are exhausted");
+        assert!(
+            self.entries.len() < NIL as usize,
+            "timer indices are exhausted"
+        );
         let index = self.entries.len() as u32;
         let generation = NonZeroU32::MIN;
-        self.entries.push(Entry { value: Some(value), due, prev: index, next: index, generation });
+        self.entries.push(Entry {
+            value: Some(value),
+            due,
+            prev: index,
+            next: index,
+            generation,
+        });
         index
     }
 }
@@ -321,7 +338,10 @@ mod tests {
                         continue;
                     }
                     let slot = Slot { level, digit };
-                    assert!(self.start(slot) >= self.cursor, "{slot:?} is behind the cursor");
+                    assert!(
+                        self.start(slot) >= self.cursor,
+                        "{slot:?} is behind the cursor"
+                    );
                     let head = self.heads[level][digit];
                     let mut index = head;
                     loop {
@@ -345,8 +365,11 @@ mod tests {
                 free += 1;
                 index = self.entries[index as usize].next;
             }
-            let retired =
-                self.entries.iter().filter(|entry| entry.generation == NonZeroU32::MAX).count();
+            let retired = self
+                .entries
+                .iter()
+                .filter(|entry| entry.generation == NonZeroU32::MAX)
+                .count();
             assert_eq!(linked + free + retired, self.entries.len());
         }
     }
@@ -384,7 +407,12 @@ mod tests {
             (4_095 * MS, 4_097 * MS, Some(4_097 * MS - 1), 4_097 * MS),
             (SECOND, 30 * SECOND, Some(30 * SECOND - 1), 30 * SECOND),
             (HOUR, 3 * YEAR, Some(3 * YEAR - 1), 3 * YEAR),
-            (3 * YEAR, 3 * YEAR + 5 * MS, Some(3 * YEAR + 5 * MS - 1), 3 * YEAR + 5 * MS),
+            (
+                3 * YEAR,
+                3 * YEAR + 5 * MS,
+                Some(3 * YEAR + 5 * MS - 1),
+                3 * YEAR + 5 * MS,
+            ),
             (0, 500_000 * YEAR, Some(500_000 * YEAR - 1), 500_000 * YEAR),
             (HOUR, 0, None, HOUR),
             (HOUR, HOUR - 1, None, HOUR),
@@ -395,10 +423,18 @@ mod tests {
             assert_eq!(wheel.pop_expired(at(cursor)), None);
             wheel.insert(at(deadline), ());
             if let Some(not_yet) = not_yet {
-                assert_eq!(wheel.pop_expired(at(not_yet)), None, "{deadline} at {cursor}: early");
+                assert_eq!(
+                    wheel.pop_expired(at(not_yet)),
+                    None,
+                    "{deadline} at {cursor}: early"
+                );
             }
             wheel.check();
-            assert_eq!(wheel.pop_expired(at(expired)), Some(()), "{deadline} at {cursor}: late");
+            assert_eq!(
+                wheel.pop_expired(at(expired)),
+                Some(()),
+                "{deadline} at {cursor}: late"
+            );
             assert!(wheel.is_empty());
         }
     }
@@ -483,7 +519,9 @@ mod tests {
     fn a_warm_wheel_does_not_allocate() {
         let mut wheel = Wheel::new();
         for round in 0..1_000 {
-            let ids: Vec<_> = (0..100).map(|n| wheel.insert(at(round * SECOND + n), n)).collect();
+            let ids: Vec<_> = (0..100)
+                .map(|n| wheel.insert(at(round * SECOND + n), n))
+                .collect();
             assert!(ids.iter().step_by(2).all(|&id| wheel.cancel(id).is_some()));
             assert_eq!(drain(&mut wheel, round * SECOND + MS).len(), 50);
         }
@@ -622,13 +660,20 @@ mod tests {
             while self.pop(self.now) {}
             for (key, &deadline) in &pending {
                 if self.model.pending.contains_key(key) {
-                    assert!(self.now < deadline.saturating_add(MS), "more than a tick late");
+                    assert!(
+                        self.now < deadline.saturating_add(MS),
+                        "more than a tick late"
+                    );
                 } else {
                     assert!(self.now >= deadline, "early");
                 }
             }
             // Progress: having handled everything up to now, there is nothing to do before later.
-            assert!(self.wheel.next_deadline().is_none_or(|next| next > at(self.now)));
+            assert!(
+                self.wheel
+                    .next_deadline()
+                    .is_none_or(|next| next > at(self.now))
+            );
         }
 
         fn wait(&mut self) {
@@ -663,7 +708,12 @@ mod tests {
             assert_eq!(self.wheel.cursor, self.model.cursor);
             assert_eq!(self.wheel.len(), self.model.pending.len());
             assert_eq!(self.wheel.is_empty(), self.model.pending.is_empty());
-            let earliest = self.model.pending.keys().next().map(|(tick, _)| at(tick * MS));
+            let earliest = self
+                .model
+                .pending
+                .keys()
+                .next()
+                .map(|(tick, _)| at(tick * MS));
             match (self.wheel.next_deadline(), earliest) {
                 (Some(next), Some(earliest)) => assert!(next <= earliest, "woken too late"),
                 (next, earliest) => assert_eq!(next, earliest),

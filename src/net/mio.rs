@@ -53,13 +53,33 @@ impl FromStr for Listen {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Listen::Unix(PathBuf::from(path)));
         }
-        if let Some(addr) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+        if let Some(addr) = text
+            .strip_prefix("localhost:")
+            .and_then(|port| port.parse().ok())
+        {
             return Ok(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], addr))));
         }
         text.parse().map(Listen::Tcp).map_err(|_| {
-            let why = format!("cannot listen on {text:?}: want \"ip:port\", \"[ipv6]:port\" or \"unix:/path\"");
+            let why = format!(
+                "cannot listen on {text:?}: want \"ip:port\", \"[ipv6]:port\" or \"unix:/path\""
+            );
             io::Error::new(io::ErrorKind::InvalidInput, why)
         })
+    }
+}
+
+impl Listen {
+    /// The address as something to open: `http://127.0.0.1:8080`.
+    ///
+    /// ```
+    /// use loopwright::Listen;
+    /// assert_eq!("[::1]:80".parse::<Listen>().unwrap().url(), "http://[::1]:80");
+    /// ```
+    pub fn url(&self) -> String {
+        match self {
+            Listen::Tcp(addr) => format!("http://{addr}"),
+            Listen::Unix(_) => self.to_string(),
+        }
     }
 }
 
@@ -136,17 +156,21 @@ impl MioNet {
             let open = || -> io::Result<Listener> {
                 match address {
                     Listen::Tcp(addr) => listen_tcp(*addr).map(Listener::Tcp),
-                    Listen::Unix(path) => listen_unix(path).map(|l| Listener::Unix(l, path.clone())),
+                    Listen::Unix(path) => {
+                        listen_unix(path).map(|l| Listener::Unix(l, path.clone()))
+                    }
                 }
             };
-            let mut listener = open()
-                .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))?;
+            let mut listener = open().map_err(|e| {
+                io::Error::new(e.kind(), format!("cannot listen on {address}: {e}"))
+            })?;
             let source: &mut dyn mio::event::Source = match &mut listener {
                 Listener::Tcp(l) => l,
                 Listener::Unix(l, _) => l,
                 Listener::Closed => continue,
             };
-            poll.registry().register(source, Token(listeners.len()), Interest::READABLE)?;
+            poll.registry()
+                .register(source, Token(listeners.len()), Interest::READABLE)?;
             listeners.push(listener);
         }
         Ok(MioNet {
@@ -171,12 +195,18 @@ impl MioNet {
     }
 
     fn stream(&mut self, sock: Sock) -> io::Result<&mut Stream> {
-        self.streams.get_mut(sock.0 as usize).ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.streams
+            .get_mut(sock.0 as usize)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
 fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(addr),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -266,8 +296,12 @@ impl Net for MioNet {
 
     fn accept(&mut self, listener: usize) -> io::Result<(Sock, Peer)> {
         let (stream, peer) = match self.listeners.get(listener) {
-            Some(Listener::Tcp(l)) => retry(|| l.accept()).map(|(s, addr)| (Stream::Tcp(s), Peer::Inet(addr)))?,
-            Some(Listener::Unix(l, _)) => retry(|| l.accept()).map(|(s, _)| (Stream::Unix(s), Peer::Unix))?,
+            Some(Listener::Tcp(l)) => {
+                retry(|| l.accept()).map(|(s, addr)| (Stream::Tcp(s), Peer::Inet(addr)))?
+            }
+            Some(Listener::Unix(l, _)) => {
+                retry(|| l.accept()).map(|(s, _)| (Stream::Unix(s), Peer::Unix))?
+            }
             _ => return Err(io::ErrorKind::WouldBlock.into()),
         };
         Ok((Sock(self.streams.insert(stream) as u32), peer))
@@ -278,21 +312,31 @@ impl Net for MioNet {
     }
 
     fn close_listener(&mut self, listener: usize) {
-        let Some(slot) = self.listeners.get_mut(listener) else { return };
+        let Some(slot) = self.listeners.get_mut(listener) else {
+            return;
+        };
         if let Listener::Unix(_, path) = std::mem::replace(slot, Listener::Closed) {
             let _ = std::fs::remove_file(path);
         }
     }
 
     fn register(&mut self, sock: Sock, token: u64) -> io::Result<()> {
-        let Some(stream) = self.streams.get_mut(sock.0 as usize) else { return Ok(()) };
-        self.poll.registry().register(stream.source(), Token(token as usize), Interest::READABLE)
+        let Some(stream) = self.streams.get_mut(sock.0 as usize) else {
+            return Ok(());
+        };
+        self.poll
+            .registry()
+            .register(stream.source(), Token(token as usize), Interest::READABLE)
     }
 
     fn want_write(&mut self, sock: Sock, token: u64) -> io::Result<()> {
-        let Some(stream) = self.streams.get_mut(sock.0 as usize) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(sock.0 as usize) else {
+            return Ok(());
+        };
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().reregister(stream.source(), Token(token as usize), both)
+        self.poll
+            .registry()
+            .reregister(stream.source(), Token(token as usize), both)
     }
 
     fn read(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize> {
@@ -324,7 +368,14 @@ impl Net for MioNet {
     fn send_file(&mut self, sock: Sock, file: &File, offset: u64, len: u64) -> io::Result<usize> {
         let stream = self.stream(sock)?;
         let (mut offset, len) = (offset, usize::try_from(len).unwrap_or(usize::MAX));
-        retry(|| Ok(rustix::fs::sendfile(stream.fd(), file, Some(&mut offset), len)?))
+        retry(|| {
+            Ok(rustix::fs::sendfile(
+                stream.fd(),
+                file,
+                Some(&mut offset),
+                len,
+            )?)
+        })
     }
 
     fn shutdown_write(&mut self, sock: Sock) {
@@ -385,11 +436,19 @@ struct WorkState {
 
 impl Workers {
     fn new(pool: Pool) -> Workers {
-        Workers { pool, started: 0, queue: Arc::default() }
+        Workers {
+            pool,
+            started: 0,
+            queue: Arc::default(),
+        }
     }
 
     fn submit(&mut self, work: Work) -> bool {
-        let mut state = self.queue.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self
+            .queue
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if state.waiting.len() >= self.pool.queue {
             return false;
         }
@@ -411,11 +470,16 @@ impl Workers {
 impl WorkQueue {
     fn start_thread(self: &Arc<Self>, number: usize) -> io::Result<()> {
         let queue = self.clone();
-        let run = move || while let Some(work) = queue.next() {
-            // The work reports its own panics; a thread outlives them.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let run = move || {
+            while let Some(work) = queue.next() {
+                // The work reports its own panics; a thread outlives them.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            }
         };
-        std::thread::Builder::new().name(format!("loopwright-offload-{number}")).spawn(run).map(drop)
+        std::thread::Builder::new()
+            .name(format!("loopwright-offload-{number}"))
+            .spawn(run)
+            .map(drop)
     }
 
     fn next(&self) -> Option<Work> {
@@ -428,7 +492,10 @@ impl WorkQueue {
                 return Some(work);
             }
             state.idle += 1;
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
         }
     }
@@ -436,7 +503,11 @@ impl WorkQueue {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.queue.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.queue
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .closed = true;
         self.queue.changed.notify_all();
     }
 }

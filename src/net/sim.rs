@@ -36,7 +36,11 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Faults {
-        Faults { accept_errors: 8, send_buffer: (1, 8192), segment: 2048 }
+        Faults {
+            accept_errors: 8,
+            send_buffer: (1, 8192),
+            segment: 2048,
+        }
     }
 }
 
@@ -82,7 +86,9 @@ impl Wire {
     }
 
     fn is_ready(&self) -> bool {
-        self.token.is_some() && !self.closed && (self.readable_edge || (self.writable_edge && self.wants_write))
+        self.token.is_some()
+            && !self.closed
+            && (self.readable_edge || (self.writable_edge && self.wants_write))
     }
 }
 
@@ -139,7 +145,10 @@ impl SimNet {
         let client = Client(self.wires.len() as u32);
         let (least, most) = self.faults.send_buffer;
         let send_room = self.rng.usize(least..=most.max(least));
-        self.wires.push(Wire { send_room, ..Wire::default() });
+        self.wires.push(Wire {
+            send_room,
+            ..Wire::default()
+        });
         match self.listeners.get_mut(listener) {
             Some(Some(queue)) => {
                 queue.push_back(client);
@@ -214,7 +223,11 @@ impl SimNet {
         for wire in &mut self.wires {
             if self.rng.bool() {
                 let most = wire.on_the_way.len().min(self.faults.segment.max(1));
-                let n = if most == 0 { 0 } else { self.rng.usize(1..=most) };
+                let n = if most == 0 {
+                    0
+                } else {
+                    self.rng.usize(1..=most)
+                };
                 if n > 0 && wire.closed {
                     // Data for a closed socket is answered with a reset.
                     wire.on_the_way.clear();
@@ -252,7 +265,10 @@ impl SimNet {
         }
         for (n, edge) in self.listener_edges.iter_mut().enumerate() {
             if std::mem::take(edge) && self.listeners[n].is_some() {
-                ready.push(Ready { readable: true, ..blank(Source::Listener(n)) });
+                ready.push(Ready {
+                    readable: true,
+                    ..blank(Source::Listener(n))
+                });
             }
         }
         for wire in &mut self.wires {
@@ -274,7 +290,13 @@ impl SimNet {
 }
 
 fn blank(source: Source) -> Ready {
-    Ready { source, readable: false, writable: false, read_closed: false, broken: false }
+    Ready {
+        source,
+        readable: false,
+        writable: false,
+        read_closed: false,
+        broken: false,
+    }
 }
 
 impl Net for SimNet {
@@ -283,7 +305,9 @@ impl Net for SimNet {
     }
 
     fn wall_clock(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + (self.now - Instant::default())
+        SystemTime::UNIX_EPOCH
+            + Duration::from_secs(1_800_000_000)
+            + (self.now - Instant::default())
     }
 
     fn poll(&mut self, until: Option<Instant>, ready: &mut Vec<Ready>) -> io::Result<()> {
@@ -308,7 +332,14 @@ impl Net for SimNet {
                     self.quiet = true;
                     return Ok(());
                 }
-                (until, work) => self.now = until.into_iter().chain(work).min().unwrap_or(self.now).max(self.now),
+                (until, work) => {
+                    self.now = until
+                        .into_iter()
+                        .chain(work)
+                        .min()
+                        .unwrap_or(self.now)
+                        .max(self.now)
+                }
             }
         }
     }
@@ -318,7 +349,9 @@ impl Net for SimNet {
         let Some(Some(queue)) = self.listeners.get_mut(listener) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        let Some(client) = queue.pop_front() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let Some(client) = queue.pop_front() else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
         if errors > 0 && self.rng.u32(..errors) == 0 {
             self.reset(client);
             return Err(io::ErrorKind::ConnectionAborted.into());
@@ -384,7 +417,10 @@ impl Net for SimNet {
     }
 
     fn write_vectored(&mut self, sock: Sock, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let bytes: Vec<u8> = slices
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .collect();
         self.write(sock, &bytes, false)
     }
 
@@ -392,7 +428,11 @@ impl Net for SimNet {
         let room = self.wire(Client(sock.0)).room().max(1);
         let mut bytes = vec![0; room.min(usize::try_from(len).unwrap_or(usize::MAX))];
         let n = file.read_at(&mut bytes, offset)?;
-        if n == 0 { Ok(0) } else { self.write(sock, &bytes[..n], false) }
+        if n == 0 {
+            Ok(0)
+        } else {
+            self.write(sock, &bytes[..n], false)
+        }
     }
 
     fn shutdown_write(&mut self, sock: Sock) {

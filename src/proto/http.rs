@@ -58,16 +58,24 @@ pub fn is_token(name: &[u8]) -> bool {
 
 /// The members of a comma-separated list (RFC 9110 §5.6.1), empty ones left out.
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+    value
+        .split(|&b| b == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|member| !member.is_empty())
 }
 
 /// RFC 3986 §3.2 without user information, which RFC 9110 §4.2.4 forbids: `host [":" port]`.
 /// An empty authority is a valid `Host` (RFC 9110 §7.2).
 pub fn is_authority(text: &[u8]) -> bool {
     let (host_ok, port) = if let Some(rest) = text.strip_prefix(b"[") {
-        let Some(end) = rest.iter().position(|&b| b == b']') else { return false };
+        let Some(end) = rest.iter().position(|&b| b == b']') else {
+            return false;
+        };
         let literal = std::str::from_utf8(&rest[..end]).unwrap_or("");
-        (literal.parse::<std::net::Ipv6Addr>().is_ok(), &rest[end + 1..])
+        (
+            literal.parse::<std::net::Ipv6Addr>().is_ok(),
+            &rest[end + 1..],
+        )
     } else {
         let end = memchr::memchr(b':', text).unwrap_or(text.len());
         let name_byte = |&b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&b);
@@ -86,9 +94,9 @@ pub fn is_authority(text: &[u8]) -> bool {
 
 /// Whether every `%` in `text` is followed by two hexadecimal digits.
 pub fn percent_encoding_is_whole(text: &[u8]) -> bool {
-    memchr::memchr_iter(b'%', text).all(|at| {
-        matches!(text.get(at + 1..at + 3), Some(hex) if hex.iter().all(u8::is_ascii_hexdigit))
-    })
+    memchr::memchr_iter(b'%', text).all(
+        |at| matches!(text.get(at + 1..at + 3), Some(hex) if hex.iter().all(u8::is_ascii_hexdigit)),
+    )
 }
 
 #[cfg(test)]
@@ -97,11 +105,22 @@ mod tests {
 
     #[test]
     fn authorities() {
-        for good in ["", "a", "example.org", "example.org:80", "127.0.0.1:8080", "[::1]", "[::1]:80", "a:", "a_b"] {
+        for good in [
+            "",
+            "a",
+            "example.org",
+            "example.org:80",
+            "127.0.0.1:8080",
+            "[::1]",
+            "[::1]:80",
+            "a:",
+            "a_b",
+        ] {
             assert!(is_authority(good.as_bytes()), "{good}");
         }
         for bad in [
-            "u@h", "a:b", "a:99999", "[::1", "[::1]x", "[x]", "a b", "a,b", "a/b", ":80", "a:1:2", "::1", "[]", "a\u{e9}",
+            "u@h", "a:b", "a:99999", "[::1", "[::1]x", "[x]", "a b", "a,b", "a/b", ":80", "a:1:2",
+            "::1", "[]", "a\u{e9}",
         ] {
             assert!(!is_authority(bad.as_bytes()), "{bad}");
         }
@@ -110,7 +129,14 @@ mod tests {
     #[test]
     fn lists_and_percent_encoding() {
         assert_eq!(list(b" a , ,b,").collect::<Vec<_>>(), [b"a", b"b"]);
-        for (text, whole) in [("", true), ("%41", true), ("a%4", false), ("%", false), ("%zz", false), ("%%41", false)] {
+        for (text, whole) in [
+            ("", true),
+            ("%41", true),
+            ("a%4", false),
+            ("%", false),
+            ("%zz", false),
+            ("%%41", false),
+        ] {
             assert_eq!(percent_encoding_is_whole(text.as_bytes()), whole, "{text}");
         }
     }

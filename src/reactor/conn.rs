@@ -102,15 +102,22 @@ impl Conns {
         self.last_generation = self.last_generation.checked_add(1).unwrap_or(1);
         conn.generation = self.last_generation;
         let generation = conn.generation;
-        ConnId { slot: self.slab.insert(conn) as u32, generation }
+        ConnId {
+            slot: self.slab.insert(conn) as u32,
+            generation,
+        }
     }
 
     pub(crate) fn get(&self, id: ConnId) -> Option<&Conn> {
-        self.slab.get(id.slot as usize).filter(|conn| conn.generation == id.generation)
+        self.slab
+            .get(id.slot as usize)
+            .filter(|conn| conn.generation == id.generation)
     }
 
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.slab.get_mut(id.slot as usize).filter(|conn| conn.generation == id.generation)
+        self.slab
+            .get_mut(id.slot as usize)
+            .filter(|conn| conn.generation == id.generation)
     }
 
     /// Takes it out of everybody's reach; the slot stays taken until the turn ends.
@@ -134,7 +141,14 @@ impl Conns {
 
     /// The living, in the order of their slots.
     pub(crate) fn ids(&self) -> Vec<ConnId> {
-        let id = |(slot, conn): (usize, &Conn)| ConnId { slot: slot as u32, generation: conn.generation };
-        self.slab.iter().map(id).filter(|id| id.generation != 0).collect()
+        let id = |(slot, conn): (usize, &Conn)| ConnId {
+            slot: slot as u32,
+            generation: conn.generation,
+        };
+        self.slab
+            .iter()
+            .map(id)
+            .filter(|id| id.generation != 0)
+            .collect()
     }
 }

@@ -59,10 +59,37 @@ struct Call<'a, S> {
 }
 
 impl<S: 'static> Call<'_, S> {
-    fn run(self, step: Step, target: &Target<'_>, req: &Request<'_>, status: StatusCode) -> Returned {
-        let Call { calls, before, mut cx, tx, fields, scratch, outbox, to } = self;
-        let mut returned = Returned { fate: Fate::Unanswered, passed: None, failure: None };
-        let res = Response { tx, fields, scratch, fate: &mut returned.fate, outbox, to, status };
+    fn run(
+        self,
+        step: Step,
+        target: &Target<'_>,
+        req: &Request<'_>,
+        status: StatusCode,
+    ) -> Returned {
+        let Call {
+            calls,
+            before,
+            mut cx,
+            tx,
+            fields,
+            scratch,
+            outbox,
+            to,
+        } = self;
+        let mut returned = Returned {
+            fate: Fate::Unanswered,
+            passed: None,
+            failure: None,
+        };
+        let res = Response {
+            tx,
+            fields,
+            scratch,
+            fate: &mut returned.fate,
+            outbox,
+            to,
+            status,
+        };
         let passed = &mut returned.passed;
         let result = catch_unwind(AssertUnwindSafe(move || {
             let res = match step {
@@ -89,10 +116,16 @@ macro_rules! call {
         Call {
             calls: &mut $self.site.calls,
             before: $before,
-            cx: Ctx { state: &mut $self.state, core: &mut $self.core },
+            cx: Ctx {
+                state: &mut $self.state,
+                core: &mut $self.core,
+            },
             tx: Tx {
                 protocol: &mut $conn.http,
-                out: Output { cork: &mut $self.cork, backlog: &mut $conn.backlog },
+                out: Output {
+                    cork: &mut $self.cork,
+                    backlog: &mut $conn.backlog,
+                },
                 stock: &$self.stock,
                 now: $self.now,
                 discard: $self.limits.discard,
@@ -108,10 +141,16 @@ macro_rules! call {
 impl<N: Net, S: 'static> Reactor<N, S> {
     /// A request's head has arrived. `input` begins with its body.
     pub(super) fn on_request(&mut self, id: ConnId, head: &Head<'_>, input: &mut &[u8]) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         let table = &self.site.table;
         let target = table.find(head);
-        let start = Start { key: target.key, request_id: self.core.next_request_id(), at: self.now };
+        let start = Start {
+            key: target.key,
+            request_id: self.core.next_request_id(),
+            at: self.now,
+        };
         let limit = table.body_limit(target.key).unwrap_or(self.limits.body);
         let whole = match conn.http.limit_body(limit) {
             Ok(()) => conn.http.take_whole_body(input),
@@ -131,9 +170,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             route: table.pattern(target.key),
         };
         self.fields.clear();
-        let to = StreamRef { conn: id, stream: conn.http.exchange() };
-        let step = if must_collect { Step::Middleware } else { Step::All };
-        let returned = call!(self, conn, to, table.before(target.key)).run(step, &target, &req, StatusCode::OK);
+        let to = StreamRef {
+            conn: id,
+            stream: conn.http.exchange(),
+        };
+        let step = if must_collect {
+            Step::Middleware
+        } else {
+            Step::All
+        };
+        let returned = call!(self, conn, to, table.before(target.key)).run(
+            step,
+            &target,
+            &req,
+            StatusCode::OK,
+        );
         drop(target); // it borrows the table that the consequences may need
         match returned.passed {
             Some(status) => self.collect(id, head, start, status),
@@ -143,21 +194,40 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// Middleware has passed a request whose handler wants the whole body: wait for it.
     fn collect(&mut self, id: ConnId, head: &Head<'_>, start: Start, status: StatusCode) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         conn.http.want_body(&mut self.cork);
         let fields = self.fields.clone();
-        let collect = Collect { raw: head.raw.to_vec(), body: Vec::new(), fields, status };
-        self.open_exchange(id, &head.method, head.path, start, Upload::Collect(Box::new(collect)));
+        let collect = Collect {
+            raw: head.raw.to_vec(),
+            body: Vec::new(),
+            fields,
+            status,
+        };
+        self.open_exchange(
+            id,
+            &head.method,
+            head.path,
+            start,
+            Upload::Collect(Box::new(collect)),
+        );
     }
 
     /// The body has come.
     fn on_collected(&mut self, id: ConnId, collect: Collect) {
-        let Some(exchange) = self.close_exchange(id) else { return };
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(exchange) = self.close_exchange(id) else {
+            return;
+        };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         let (start, to) = (exchange.start, exchange.stream);
         let mut slots = head::slots();
         // It has been parsed before, under the same limits.
-        let Ok(head) = head::parse(&collect.raw, &mut slots, &self.bounds.head) else { return };
+        let Ok(head) = head::parse(&collect.raw, &mut slots, &self.bounds.head) else {
+            return;
+        };
         let table = &self.site.table;
         let target = table.find(&head);
         let req = Request {
@@ -169,7 +239,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             route: table.pattern(target.key),
         };
         self.fields = collect.fields;
-        let returned = call!(self, conn, to, &[]).run(Step::Endpoint, &target, &req, collect.status);
+        let returned =
+            call!(self, conn, to, &[]).run(Step::Endpoint, &target, &req, collect.status);
         drop(target);
         self.on_returned(id, &head, start, returned);
     }
@@ -189,9 +260,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 return self.report(id, start, &head.method, head.path);
             }
             (Fate::Faulty(why), None) => Failure::new(FailureKind::Header, why),
-            (Fate::Unanswered, None) => {
-                Failure::new(FailureKind::Unanswered, "the handler returned without an answer")
-            }
+            (Fate::Unanswered, None) => Failure::new(
+                FailureKind::Unanswered,
+                "the handler returned without an answer",
+            ),
             (Fate::Faulty(_) | Fate::Unanswered, Some(failure)) => failure,
         };
         if self.fail(id, start, failure) {
@@ -203,7 +275,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn log_failure(&self, start: Start, failure: &Failure) {
         let route = self.site.table.pattern(start.key);
-        log::error!("{}: route {route:?}: {}", start.request_id, failure.message());
+        log::error!(
+            "{}: route {route:?}: {}",
+            start.request_id,
+            failure.message()
+        );
     }
 
     /// Answers for a callback that has not: with the error hook's page, else a plain one. `false`:
@@ -213,14 +289,38 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if failure.status.is_server_error() {
             self.log_failure(start, &failure);
         }
-        let Some(conn) = self.conns.get_mut(id) else { return true };
-        let to = StreamRef { conn: id, stream: conn.http.exchange() };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return true;
+        };
+        let to = StreamRef {
+            conn: id,
+            stream: conn.http.exchange(),
+        };
         let mut fate = Fate::Unanswered;
         self.fields.clear();
         if let Some(hook) = self.site.table.on_error(start.key) {
-            let Call { calls, mut cx, tx, fields, scratch, outbox, to, .. } = call!(self, conn, to, &[]);
-            let res = Response { tx, fields, scratch, fate: &mut fate, outbox, to, status: failure.status };
-            guarded("the error hook", || calls.error(hook, &mut cx, &failure, res));
+            let Call {
+                calls,
+                mut cx,
+                tx,
+                fields,
+                scratch,
+                outbox,
+                to,
+                ..
+            } = call!(self, conn, to, &[]);
+            let res = Response {
+                tx,
+                fields,
+                scratch,
+                fate: &mut fate,
+                outbox,
+                to,
+                status: failure.status,
+            };
+            guarded("the error hook", || {
+                calls.error(hook, &mut cx, &failure, res)
+            });
         }
         match fate {
             Fate::Deferred => return false,
@@ -228,21 +328,40 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Fate::Unanswered | Fate::Faulty(_) => {}
         }
         self.fields.clear();
-        self.fields.default_content_type("text/plain; charset=utf-8");
-        let Some(conn) = self.conns.get_mut(id) else { return true };
+        self.fields
+            .default_content_type("text/plain; charset=utf-8");
+        let Some(conn) = self.conns.get_mut(id) else {
+            return true;
+        };
         let Call { mut tx, fields, .. } = call!(self, conn, to, &[]);
         tx.send(failure.status, fields, Body::from(failure.public_text()));
         true
     }
 
     /// An answer is being waited for: remember for what, and who wants to know.
-    fn open_exchange(&mut self, id: ConnId, method: &Method, path: &str, start: Start, upload: Upload<S>) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        let stream = StreamRef { conn: id, stream: conn.http.exchange() };
+    fn open_exchange(
+        &mut self,
+        id: ConnId,
+        method: &Method,
+        path: &str,
+        start: Start,
+        upload: Upload<S>,
+    ) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let stream = StreamRef {
+            conn: id,
+            stream: conn.http.exchange(),
+        };
         let has_body = conn.http.has_body_to_come();
         let upload = if has_body { upload } else { Upload::Done };
         conn.held = matches!(upload, Upload::Undecided);
-        let line = self.site.table.has_after.then(|| (method.clone(), path.to_string()));
+        let line = self
+            .site
+            .table
+            .has_after
+            .then(|| (method.clone(), path.to_string()));
         let exchange = Exchange {
             stream,
             start,
@@ -267,7 +386,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// A deferred or streamed answer is complete.
     pub(super) fn complete(&mut self, id: ConnId) {
-        let Some(exchange) = self.close_exchange(id) else { return };
+        let Some(exchange) = self.close_exchange(id) else {
+            return;
+        };
         let (start, line) = (exchange.start, exchange.line.clone());
         self.dissolve(exchange, Aborted::Answered);
         if let Some((method, path)) = line {
@@ -278,7 +399,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// The connection of an open exchange is gone.
     pub(super) fn abandon(&mut self, id: ConnId, key: Option<u32>) {
-        let Some(mut exchange) = key.and_then(|key| self.exchanges.try_remove(key as usize)) else { return };
+        let Some(mut exchange) = key.and_then(|key| self.exchanges.try_remove(key as usize)) else {
+            return;
+        };
         let calls = std::mem::take(&mut exchange.on_abort);
         let (start, line) = (exchange.start, exchange.line.clone());
         self.dissolve(exchange, Aborted::Connection);
@@ -302,7 +425,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         match exchange.upload {
             Upload::Sink(sink) => {
-                let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                let mut cx = Ctx {
+                    state: &mut self.state,
+                    core: &mut self.core,
+                };
                 guarded("the end of a body", || sink.end(&mut cx, Err(why)));
             }
             // The answer this body was piped into cannot be completed any more.
@@ -313,8 +439,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// The client has closed its sending side while its answer is open.
     pub(super) fn tell_gone(&mut self, id: ConnId) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else { return };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
+            return;
+        };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
+            return;
+        };
         exchange.told_gone = true;
         for call in std::mem::take(&mut exchange.on_abort) {
             self.call("an abort callback", call);
@@ -323,7 +453,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     pub(super) fn call(&mut self, what: &str, call: Callback<S>) {
-        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+        let mut cx = Ctx {
+            state: &mut self.state,
+            core: &mut self.core,
+        };
         guarded(what, || call(&mut cx));
     }
 
@@ -332,12 +465,22 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !self.site.table.has_after {
             return;
         }
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.conns.get(id) else {
+            return;
+        };
         let (status, sent, peer) = (conn.http.status(), conn.http.sent(), conn.peer);
         self.call_after(start, method, path, peer, (status, sent), false);
     }
 
-    fn call_after(&mut self, start: Start, method: &Method, path: &str, peer: Peer, sent: (u16, u64), aborted: bool) {
+    fn call_after(
+        &mut self,
+        start: Start,
+        method: &Method,
+        path: &str,
+        peer: Peer,
+        sent: (u16, u64),
+        aborted: bool,
+    ) {
         let table = &self.site.table;
         let done = Done {
             method,
@@ -350,19 +493,33 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             request_id: start.request_id,
             aborted,
         };
-        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
-        guarded("an after callback", || self.site.calls.after(table.after(start.key), &mut cx, &done));
+        let mut cx = Ctx {
+            state: &mut self.state,
+            core: &mut self.core,
+        };
+        guarded("an after callback", || {
+            self.site
+                .calls
+                .after(table.after(start.key), &mut cx, &done)
+        });
     }
 
     /// A piece of a body has come.
     pub(super) fn on_data(&mut self, id: ConnId, bytes: &[u8]) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else { return };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
+            return;
+        };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
+            return;
+        };
         let from = exchange.stream;
         match &mut exchange.upload {
             Upload::Collect(collect) => collect.body.extend_from_slice(bytes),
             Upload::Sink(sink) => {
-                let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                let mut cx = Ctx {
+                    state: &mut self.state,
+                    core: &mut self.core,
+                };
                 match guarded("a body's step", || sink.chunk(&mut cx, bytes)) {
                     Some(Demand::More) => {}
                     Some(Demand::UntilDrained(to)) => {
@@ -392,12 +549,19 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// A body has come whole.
     pub(super) fn on_body_end(&mut self, id: ConnId, trailers: Trailers<'_>) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else { return };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
+            return;
+        };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
+            return;
+        };
         match std::mem::replace(&mut exchange.upload, Upload::Done) {
             Upload::Collect(collect) => self.on_collected(id, *collect),
             Upload::Sink(sink) => {
-                let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                let mut cx = Ctx {
+                    state: &mut self.state,
+                    core: &mut self.core,
+                };
                 guarded("the end of a body", || sink.end(&mut cx, Ok(trailers)));
             }
             Upload::Pipe(to) => self.end_answer(to, &FieldBlock::default()),
@@ -407,18 +571,35 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// Refuses what a client sends, as its protocol says, and takes no more of it.
     pub(super) fn refuse(&mut self, id: ConnId, error: Error) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        log::info!("{}: refused with {}: {error}", conn.peer, error.status().as_u16());
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        log::info!(
+            "{}: refused with {}: {error}",
+            conn.peer,
+            error.status().as_u16()
+        );
         let too_large = matches!(error, Error::BodyTooLarge { .. });
         if conn.http.is_streaming() {
             return self.cut(id, "its request went wrong while it was being answered");
         }
-        let out = if self.running == Some(id) { &mut self.cork } else { &mut self.spare };
+        let out = if self.running == Some(id) {
+            &mut self.cork
+        } else {
+            &mut self.spare
+        };
         conn.http.refuse(error, out, &self.stock);
         self.seal_spare(id);
         if let Some(exchange) = self.close_exchange(id) {
             let (start, line) = (exchange.start, exchange.line.clone());
-            self.dissolve(exchange, if too_large { Aborted::TooLarge } else { Aborted::Connection });
+            self.dissolve(
+                exchange,
+                if too_large {
+                    Aborted::TooLarge
+                } else {
+                    Aborted::Connection
+                },
+            );
             if let Some((method, path)) = line {
                 self.report(id, start, &method, &path);
             }

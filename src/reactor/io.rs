@@ -40,7 +40,9 @@ const SLICES: usize = 16;
 
 impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn run_connection(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         conn.queued = false;
         if conn.linger_until.is_some() {
             return self.linger_on(id);
@@ -99,7 +101,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn serve(&mut self, id: ConnId, input: &mut &[u8], requests: &mut usize) -> Stop {
         loop {
             let cork = self.cork.len();
-            let Some(conn) = self.conns.get_mut(id) else { return Stop::Over };
+            let Some(conn) = self.conns.get_mut(id) else {
+                return Stop::Over;
+            };
             if conn.held && conn.http.has_body_to_come() {
                 return Stop::Wait;
             }
@@ -115,7 +119,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
             }
             let mut slots = head::slots();
-            match conn.http.poll_event(input, &mut slots, &self.bounds, self.now) {
+            match conn
+                .http
+                .poll_event(input, &mut slots, &self.bounds, self.now)
+            {
                 Ok(Event::Request(head)) => {
                     *requests = requests.saturating_sub(1);
                     self.on_request(id, &head, input);
@@ -146,7 +153,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     fn read(&mut self, id: ConnId, inbox: &mut [u8]) -> Got {
-        let Some(conn) = self.conns.get_mut(id) else { return Got::Nothing };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return Got::Nothing;
+        };
         if !conn.readable || conn.eof {
             return Got::Nothing;
         }
@@ -174,7 +183,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     fn on_eof(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         let cut_off = conn.http.handle_eof();
         if cut_off && conn.exchange.is_some() {
             // The body will never be whole, so there is nothing to answer.
@@ -203,7 +214,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
                 self.cork.clear();
             } else {
-                Output { cork: &mut self.cork, backlog: &mut conn.backlog }.seal();
+                Output {
+                    cork: &mut self.cork,
+                    backlog: &mut conn.backlog,
+                }
+                .seal();
             }
         }
         self.drain_backlog(id);
@@ -234,7 +249,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
             }
         }
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         if conn.blocked && !conn.wants_write {
             conn.wants_write = true;
             let armed = if conn.registered {
@@ -254,7 +271,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// Tells producers what waits now; there may be room again.
     fn after_flush(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.conns.get(id) else {
+            return;
+        };
         let waits = conn.backlog.bytes();
         let Some(key) = conn.exchange else {
             // Requests that waited for room are in `kept`.
@@ -263,7 +282,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             return;
         };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
+            return;
+        };
         let Some(flow) = &exchange.flow else { return };
         flow.buffered.set(waits);
         if waits > self.limits.high_water / 2 {
@@ -282,7 +303,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// What is next for a connection that has run: the end, or a wait with a deadline.
     fn conclude(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         if conn.is_spent() {
             return self.release(id);
         }
@@ -293,7 +316,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 return self.cut(id, "it cannot be waited for");
             }
         }
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.conns.get(id) else {
+            return;
+        };
         let reading = !(conn.held && conn.http.has_body_to_come());
         let input = conn.http.next_deadline(&self.bounds.waits, reading);
         let output = (!conn.backlog.is_empty()).then(|| conn.progress + self.timeouts.write);
@@ -313,8 +338,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     pub(super) fn release_within(&mut self, id: ConnId, linger: Duration) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        let may_send = !conn.eof && (conn.http.left_unread() || conn.readable || !conn.kept.is_empty());
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let may_send =
+            !conn.eof && (conn.http.left_unread() || conn.readable || !conn.kept.is_empty());
         if !may_send || conn.linger_until.is_some() || linger.is_zero() {
             return self.conns.kill(id);
         }
@@ -353,7 +381,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// Ends a connection at once, whatever is open on it. Whoever waits for it is told.
     pub(super) fn cut(&mut self, id: ConnId, why: &str) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         log::debug!("{}: cut: {why}", conn.peer);
         conn.backlog.clear();
         conn.http.abort();
@@ -373,7 +403,12 @@ fn keep(conn: &mut Conn, rest: &[u8], now: Instant) {
 fn write_some<N: Net>(net: &mut N, conn: &mut Conn, budget: usize) -> Result<usize> {
     match conn.backlog.front() {
         None => Ok(0),
-        Some(Segment::File(slice)) => net.send_file(conn.sock, &slice.file, slice.offset, slice.len.min(budget as u64)),
+        Some(Segment::File(slice)) => net.send_file(
+            conn.sock,
+            &slice.file,
+            slice.offset,
+            slice.len.min(budget as u64),
+        ),
         Some(Segment::Bytes(_)) => {
             let mut slices = [IoSlice::new(b""); SLICES];
             let n = conn.backlog.gather(&mut slices);

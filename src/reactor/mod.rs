@@ -26,9 +26,9 @@ pub use server::{Builder, Server};
 use crate::app::ctx::{Core, Ctx, Due, Timer};
 use crate::app::failure::panic_text;
 use crate::app::mailbox::{Handle, Post};
+use crate::app::outbox::Outbox;
 use crate::app::settings::{Limits, Timeouts};
 use crate::app::site::Site;
-use crate::app::outbox::Outbox;
 use crate::base::clock::{Instant, StockFields};
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::{Net, Ready, Source};
@@ -40,8 +40,9 @@ use shutdown::Stopping;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io as std_io;
-use std::rc::Rc;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
 
 /// A server: sockets, connections, routes, state. Made by [`Server::bind`] or [`Server::builder`].
 ///
@@ -108,10 +109,30 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// while server.turn().unwrap() { /* something of yours, between two turns */ }
     /// ```
     pub fn turn(&mut self) -> std_io::Result<bool> {
+        self.turn_until(None)
+    }
+
+    /// A turn that waits `wait` at the most: for a caller with something else to do.
+    ///
+    /// # Errors
+    /// As [`Reactor::turn`].
+    ///
+    /// ```
+    /// use loopwright::{App, Server};
+    /// use std::time::Duration;
+    /// let mut server = Server::bind("127.0.0.1:0", App::new(), ()).unwrap();
+    /// assert!(server.turn_within(Duration::ZERO).unwrap());
+    /// ```
+    pub fn turn_within(&mut self, wait: Duration) -> std_io::Result<bool> {
+        self.turn_until(Some(self.net.now() + wait))
+    }
+
+    fn turn_until(&mut self, latest: Option<Instant>) -> std_io::Result<bool> {
         self.commands_left = self.limits.commands_per_turn;
 
         let mut ready = std::mem::take(&mut self.ready);
-        let polled = self.net.poll(self.wait_until(), &mut ready);
+        let until = self.wait_until().into_iter().chain(latest).min();
+        let polled = self.net.poll(until, &mut ready);
         self.now = self.net.now();
         self.core.now = self.now;
         self.stock.refresh(self.now, || self.net.wall_clock());
@@ -127,7 +148,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.settle();
         // Whoever is woken from now on waits for the next turn: the work of a turn is bounded.
         for _ in 0..self.runnable.len() {
-            let Some(id) = self.runnable.pop_front() else { break };
+            let Some(id) = self.runnable.pop_front() else {
+                break;
+            };
             self.run_connection(id);
         }
         self.reap();
@@ -145,7 +168,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// The loop, for other threads.
     pub fn handle(&self) -> Handle<S> {
-        Handle { mailbox: self.core.mailbox.clone() }
+        Handle {
+            mailbox: self.core.mailbox.clone(),
+        }
     }
 
     /// The embedder's state.
@@ -181,7 +206,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             || self.core.mailbox.is_pending()
             || self.is_stopped()
             || (self.can_accept() && self.acceptable.contains(&true));
-        if has_work { Some(Instant::default()) } else { self.core.timers.next_deadline() }
+        if has_work {
+            Some(Instant::default())
+        } else {
+            self.core.timers.next_deadline()
+        }
     }
 
     /// The only door to the runnable queue. Bytes queued outside a readiness event are woken by
@@ -206,7 +235,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Source::Conn(token) => {
                 let id = ConnId::from_token(token);
                 // A stale event of a reused slot ends here: its generation is another.
-                let Some(conn) = self.conns.get_mut(id) else { return };
+                let Some(conn) = self.conns.get_mut(id) else {
+                    return;
+                };
                 conn.readable |= event.readable || event.read_closed || event.broken;
                 conn.read_closed |= event.read_closed;
                 conn.blocked &= !(event.writable || event.broken);
@@ -224,7 +255,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     fn can_accept(&self) -> bool {
-        !self.accept_paused && !self.stopping.is_draining() && self.conns.len() < self.limits.connections
+        !self.accept_paused
+            && !self.stopping.is_draining()
+            && self.conns.len() < self.limits.connections
     }
 
     fn accept(&mut self) {
@@ -234,7 +267,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     break;
                 }
                 if self.conns.len() >= self.limits.connections {
-                    self.warn_accept(&format!("accepting pauses: limits.connections = {}", self.limits.connections));
+                    self.warn_accept(&format!(
+                        "accepting pauses: limits.connections = {}",
+                        self.limits.connections
+                    ));
                     break;
                 }
                 self.accept_one(listener);
@@ -248,7 +284,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 let id = self.conns.insert(Conn::new(sock, peer, self.now));
                 self.wake(id);
             }
-            Err(e) if e.kind() == std_io::ErrorKind::WouldBlock => self.acceptable[listener] = false,
+            Err(e) if e.kind() == std_io::ErrorKind::WouldBlock => {
+                self.acceptable[listener] = false
+            }
             // The client has gone again, or the network failed it: the next one may be fine.
             Err(e) if !is_exhaustion(&e) => log::debug!("accept: {e}"),
             Err(e) => {
@@ -263,7 +301,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// At most one a second, whatever the reason.
     fn warn_accept(&mut self, why: &str) {
         let now = self.now;
-        if self.accept_warned.is_none_or(|last| now - last >= std::time::Duration::from_secs(1)) {
+        if self
+            .accept_warned
+            .is_none_or(|last| now - last >= Duration::from_secs(1))
+        {
             self.accept_warned = Some(now);
             log::warn!("{why}");
         }
@@ -288,25 +329,45 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn call_timer(&mut self, slot: u32, generation: u32) {
         let slot = slot as usize;
-        let Some(entry) = self.core.calls.get_mut(slot).filter(|entry| entry.generation == generation) else { return };
+        let Some(entry) = self
+            .core
+            .calls
+            .get_mut(slot)
+            .filter(|entry| entry.generation == generation)
+        else {
+            return;
+        };
         let due = std::mem::replace(&mut entry.due, Due::Running);
-        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+        let mut cx = Ctx {
+            state: &mut self.state,
+            core: &mut self.core,
+        };
         match due {
             Due::Once(call) => {
                 cx.core.calls.remove(slot);
                 guarded("a timer", || call(&mut cx));
             }
             Due::Every(period, mut call) => {
-                let survived = guarded("a repeating timer, which is cancelled", || call(&mut cx)).is_some();
+                let survived =
+                    guarded("a repeating timer, which is cancelled", || call(&mut cx)).is_some();
                 let core = cx.core;
                 // It may have cancelled itself, and its slot may be somebody else's by now.
-                let Some(entry) = core.calls.get_mut(slot).filter(|entry| entry.generation == generation) else { return };
+                let Some(entry) = core
+                    .calls
+                    .get_mut(slot)
+                    .filter(|entry| entry.generation == generation)
+                else {
+                    return;
+                };
                 if !survived {
                     core.calls.remove(slot);
                     return;
                 }
                 entry.due = Due::Every(period, call);
-                let timer = Timer::Call { slot: slot as u32, generation };
+                let timer = Timer::Call {
+                    slot: slot as u32,
+                    generation,
+                };
                 entry.wheel = core.timers.insert(core.now + period, timer);
             }
             Due::Running => {}
@@ -317,7 +378,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         for post in self.core.mailbox.take() {
             match post {
                 Post::Call(call) => {
-                    let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+                    let mut cx = Ctx {
+                        state: &mut self.state,
+                        core: &mut self.core,
+                    };
                     guarded("a posted closure", || call(&mut cx));
                 }
                 Post::WorkDone(slot) => self.finish_offload(slot, true),
@@ -329,7 +393,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn finish_offload(&mut self, slot: usize, accepted: bool) {
         if let Some(finish) = self.core.offloads.try_remove(slot) {
-            let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+            let mut cx = Ctx {
+                state: &mut self.state,
+                core: &mut self.core,
+            };
             guarded("a callback of offloaded work", || finish(&mut cx, accepted));
         }
     }
@@ -338,7 +405,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// operation per timeout period, not per request: a deadline that only moves away leaves the
     /// entry where it is, to be placed anew when it fires early.
     fn arm(&mut self, id: ConnId, deadline: Option<Instant>) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         conn.deadline = deadline;
         let Some(deadline) = deadline else { return };
         match *conn.timer() {
@@ -351,9 +420,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn on_deadline(&mut self, id: ConnId) {
         let now = self.now;
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         *conn.timer() = None;
-        let Some(deadline) = conn.deadline else { return };
+        let Some(deadline) = conn.deadline else {
+            return;
+        };
         if deadline > now {
             return self.arm(id, Some(deadline));
         }
@@ -390,7 +463,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// The exchange a handle stands for, if it is still open.
     fn exchange_of(&mut self, stream: StreamRef) -> Option<&mut Exchange<S>> {
         let key = self.conns.get(stream.conn)?.exchange?;
-        self.exchanges.get_mut(key as usize).filter(|exchange| exchange.stream == stream)
+        self.exchanges
+            .get_mut(key as usize)
+            .filter(|exchange| exchange.stream == stream)
     }
 }
 
@@ -398,7 +473,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 fn is_exhaustion(e: &std_io::Error) -> bool {
     use rustix::io::Errno;
     let errno = e.raw_os_error();
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].iter().any(|known| errno == Some(known.raw_os_error()))
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|known| errno == Some(known.raw_os_error()))
 }
 
 /// Calls an embedder's code. Its panic is logged, and is nobody else's problem.

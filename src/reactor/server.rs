@@ -91,13 +91,22 @@ impl Builder {
     /// the first listener that cannot be opened, named.
     pub fn build<S: 'static>(self, app: App<S>, state: S) -> io::Result<Server<S>> {
         let site = self.check(app)?;
-        let listen = self.listen.iter().map(|text| text.parse()).collect::<io::Result<Vec<Listen>>>()?;
-        let pool = Pool { threads: self.limits.offload_threads, queue: self.limits.offload_queue };
+        let listen = self
+            .listen
+            .iter()
+            .map(|text| text.parse())
+            .collect::<io::Result<Vec<Listen>>>()?;
+        let pool = Pool {
+            threads: self.limits.offload_threads,
+            queue: self.limits.offload_queue,
+        };
         let net = MioNet::bind(&listen, pool)?;
         let mut server = self.assemble(net, site, state);
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         if let Some(files) = files {
-            let allowed = usize::try_from(files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX).max(1);
+            let allowed = usize::try_from(files.saturating_sub(RESERVED_FILES))
+                .unwrap_or(usize::MAX)
+                .max(1);
             server.limits.connections = server.limits.connections.min(allowed);
         }
         Ok(server)
@@ -107,9 +116,17 @@ impl Builder {
     ///
     /// # Errors
     /// As [`Builder::build`], but for listeners.
-    pub fn simulate<S: 'static>(self, net: SimNet, app: App<S>, state: S) -> io::Result<Server<S, SimNet>> {
+    pub fn simulate<S: 'static>(
+        self,
+        net: SimNet,
+        app: App<S>,
+        state: S,
+    ) -> io::Result<Server<S, SimNet>> {
         let site = self.check(app)?;
-        let builder = Builder { seed: Some(0), ..self };
+        let builder = Builder {
+            seed: Some(0),
+            ..self
+        };
         Ok(builder.assemble(net, site, state))
     }
 
@@ -126,7 +143,10 @@ impl Builder {
             Ok(site) if mistakes.is_empty() => Ok(site),
             site => {
                 mistakes.extend(site.err().map(|e| e.to_string()));
-                Err(io::Error::new(io::ErrorKind::InvalidInput, mistakes.join("\n")))
+                Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    mistakes.join("\n"),
+                ))
             }
         }
     }

@@ -41,16 +41,26 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 let body_is_over = match self.exchange_of(from) {
                     Some(exchange) => matches!(exchange.upload, Upload::Done),
                     None => {
-                        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
-                        super::guarded("the end of a body", || sink.end(&mut cx, Err(Aborted::Answered)));
+                        let mut cx = Ctx {
+                            state: &mut self.state,
+                            core: &mut self.core,
+                        };
+                        super::guarded("the end of a body", || {
+                            sink.end(&mut cx, Err(Aborted::Answered))
+                        });
                         return;
                     }
                 };
                 if body_is_over {
                     // There was no body, or it came whole with the head … and was it not taken then?
                     // A stream handler's body is never taken whole, so there was none.
-                    let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
-                    super::guarded("the end of a body", || sink.end(&mut cx, Ok(Default::default())));
+                    let mut cx = Ctx {
+                        state: &mut self.state,
+                        core: &mut self.core,
+                    };
+                    super::guarded("the end of a body", || {
+                        sink.end(&mut cx, Ok(Default::default()))
+                    });
                 } else {
                     self.take_body(from, Upload::Sink(sink));
                 }
@@ -79,11 +89,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn settle_command(&mut self, command: Command) {
         match command {
             Command::Respond { to, reply } => self.respond(to, reply),
-            Command::Begin { to, status, fields, length, flow } => self.begin(to, status, &fields, length, flow),
+            Command::Begin {
+                to,
+                status,
+                fields,
+                length,
+                flow,
+            } => self.begin(to, status, &fields, length, flow),
             Command::Chunk { to, bytes } => self.write_piece(to, Body::Owned(bytes)),
             Command::End { to, trailers } => self.end_answer(to, &trailers),
             Command::Abort { to } => self.abort_answer(to),
-            Command::Unanswered { to } => self.unanswered(to, FailureKind::Unanswered, "the responder was dropped unanswered"),
+            Command::Unanswered { to } => self.unanswered(
+                to,
+                FailureKind::Unanswered,
+                "the responder was dropped unanswered",
+            ),
             Command::Pipe { from, to } => self.pipe(from, to),
             Command::Discard { from } => self.take_body(from, Upload::Discard),
             Command::Resume { from } => self.resume(from),
@@ -93,11 +113,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Lets `f` write to an exchange's connection: into the cork if it is the running one, into its
     /// backlog if not.
     fn with_tx(&mut self, id: ConnId, f: impl FnOnce(&mut Tx<'_>)) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        let cork = if self.running == Some(id) { &mut self.cork } else { &mut self.spare };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let cork = if self.running == Some(id) {
+            &mut self.cork
+        } else {
+            &mut self.spare
+        };
         f(&mut Tx {
             protocol: &mut conn.http,
-            out: Output { cork, backlog: &mut conn.backlog },
+            out: Output {
+                cork,
+                backlog: &mut conn.backlog,
+            },
             stock: &self.stock,
             now: self.now,
             discard: self.limits.discard,
@@ -116,13 +145,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if conn.backlog.is_empty() {
                 conn.progress = now;
             }
-            Output { cork: &mut self.spare, backlog: &mut conn.backlog }.seal();
+            Output {
+                cork: &mut self.spare,
+                backlog: &mut conn.backlog,
+            }
+            .seal();
         }
         self.spare.clear();
     }
 
     fn is_waiting(&mut self, to: StreamRef) -> bool {
-        self.exchange_of(to).is_some() && self.conns.get(to.conn).is_some_and(|conn| conn.http.is_waiting())
+        self.exchange_of(to).is_some()
+            && self
+                .conns
+                .get(to.conn)
+                .is_some_and(|conn| conn.http.is_waiting())
     }
 
     fn respond(&mut self, to: StreamRef, reply: Reply) {
@@ -132,12 +169,23 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(fault) = reply.fields.fault() {
             return self.unanswered(to, FailureKind::Header, fault);
         }
-        let Reply { status, fields, body } = reply;
+        let Reply {
+            status,
+            fields,
+            body,
+        } = reply;
         self.with_tx(to.conn, |tx| tx.send(status, &fields, body));
         self.complete(to.conn);
     }
 
-    fn begin(&mut self, to: StreamRef, status: StatusCode, fields: &FieldBlock, length: Option<u64>, flow: Rc<Flow>) {
+    fn begin(
+        &mut self,
+        to: StreamRef,
+        status: StatusCode,
+        fields: &FieldBlock,
+        length: Option<u64>,
+        flow: Rc<Flow>,
+    ) {
         if !self.is_waiting(to) {
             flow.closed.set(true);
             return;
@@ -155,11 +203,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// A piece of a streamed answer.
     pub(super) fn write_piece(&mut self, to: StreamRef, bytes: Body<'_>) {
-        let Some(exchange) = self.exchange_of(to) else { return };
-        let Some(flow) = exchange.flow.clone() else { return };
+        let Some(exchange) = self.exchange_of(to) else {
+            return;
+        };
+        let Some(flow) = exchange.flow.clone() else {
+            return;
+        };
         self.with_tx(to.conn, |tx| tx.chunk(bytes));
-        let Some(conn) = self.conns.get(to.conn) else { return };
-        let corked = if self.running == Some(to.conn) { self.cork.len() } else { 0 };
+        let Some(conn) = self.conns.get(to.conn) else {
+            return;
+        };
+        let corked = if self.running == Some(to.conn) {
+            self.cork.len()
+        } else {
+            0
+        };
         let waits = conn.backlog.bytes() + corked;
         flow.buffered.set(waits.max(flow.buffered.get()));
         if waits > self.limits.output {
@@ -174,7 +232,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// The end of a streamed answer.
     pub(super) fn end_answer(&mut self, to: StreamRef, trailers: &FieldBlock) {
-        if self.exchange_of(to).is_none() || !self.conns.get(to.conn).is_some_and(|conn| conn.http.is_streaming()) {
+        if self.exchange_of(to).is_none()
+            || !self
+                .conns
+                .get(to.conn)
+                .is_some_and(|conn| conn.http.is_streaming())
+        {
             return;
         }
         self.with_tx(to.conn, |tx| tx.end(trailers.lines()));
@@ -195,7 +258,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !self.is_waiting(to) {
             return;
         }
-        let Some(start) = self.exchange_of(to).map(|exchange| exchange.start) else { return };
+        let Some(start) = self.exchange_of(to).map(|exchange| exchange.start) else {
+            return;
+        };
         // `fail` writes into the cork, which is another connection's unless this one is running.
         let own = self.running == Some(to.conn);
         if !own {
@@ -216,12 +281,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn take_body(&mut self, from: StreamRef, upload: Upload<S>) {
         let is_wanted = !matches!(upload, Upload::Discard);
         match self.exchange_of(from) {
-            Some(exchange) if matches!(exchange.upload, Upload::Undecided) => exchange.upload = upload,
+            Some(exchange) if matches!(exchange.upload, Upload::Undecided) => {
+                exchange.upload = upload
+            }
             _ => return,
         }
         if is_wanted {
-            let Some(conn) = self.conns.get_mut(from.conn) else { return };
-            let out = if self.running == Some(from.conn) { &mut self.cork } else { &mut self.spare };
+            let Some(conn) = self.conns.get_mut(from.conn) else {
+                return;
+            };
+            let out = if self.running == Some(from.conn) {
+                &mut self.cork
+            } else {
+                &mut self.spare
+            };
             conn.http.want_body(out);
             self.seal_spare(from.conn);
             self.resume(from);
@@ -233,7 +306,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn pipe(&mut self, from: StreamRef, to: StreamRef) {
         match self.exchange_of(from) {
-            Some(exchange) if matches!(exchange.upload, Upload::Done) => self.end_answer(to, &FieldBlock::default()),
+            Some(exchange) if matches!(exchange.upload, Upload::Done) => {
+                self.end_answer(to, &FieldBlock::default())
+            }
             Some(_) => self.take_body(from, Upload::Pipe(to)),
             None => self.abort_answer(to),
         }
@@ -242,7 +317,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Reading of a body goes on.
     pub(super) fn resume(&mut self, from: StreamRef) {
         let now = self.now;
-        if self.exchange_of(from).is_none_or(|exchange| matches!(exchange.upload, Upload::Undecided | Upload::Discard)) {
+        if self
+            .exchange_of(from)
+            .is_none_or(|exchange| matches!(exchange.upload, Upload::Undecided | Upload::Discard))
+        {
             return;
         }
         if let Some(conn) = self.conns.get_mut(from.conn)
@@ -256,8 +334,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// Reading of `from` stops if what was written to `to` is more than should wait.
     pub(super) fn hold_until_drained(&mut self, from: StreamRef, to: StreamRef) {
-        let Some(target) = self.exchange_of(to) else { return };
-        let is_full = target.flow.as_ref().is_some_and(|flow| flow.buffered.get() > flow.high_water.get());
+        let Some(target) = self.exchange_of(to) else {
+            return;
+        };
+        let is_full = target
+            .flow
+            .as_ref()
+            .is_some_and(|flow| flow.buffered.get() > flow.high_water.get());
         if is_full {
             target.feeders.push(from);
             self.hold(from.conn);

@@ -41,8 +41,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
         }
         let now = self.now;
-        self.core.timers.insert(now + self.timeouts.drain_idle.min(self.timeouts.drain), Timer::DrainIdle);
-        self.core.timers.insert(now + self.timeouts.drain, Timer::Drain);
+        self.core.timers.insert(
+            now + self.timeouts.drain_idle.min(self.timeouts.drain),
+            Timer::DrainIdle,
+        );
+        self.core
+            .timers
+            .insert(now + self.timeouts.drain, Timer::Drain);
         log::info!("draining {} connections", self.conns.len());
     }
 
@@ -77,7 +82,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.net.close_listener(listener);
         }
         for id in self.conns.ids() {
-            let Some(conn) = self.conns.get(id) else { continue };
+            let Some(conn) = self.conns.get(id) else {
+                continue;
+            };
             if conn.http.is_answering() || !conn.backlog.is_empty() {
                 self.cut += 1;
             }

@@ -8,9 +8,7 @@
 //! that, openat2(2)); nothing is opened that could block (a FIFO is refused after a non-blocking
 //! open); what a cached file says is true as of the turn it is served in.
 
-use crate::base::backlog::FileSlice;
-use crate::base::clock::Instant;
-use crate::{App, Body, Ctx, Request, Response};
+use crate::{App, Ctx, FileSlice, Instant, Request, Response};
 use bytes::Bytes;
 use quick_cache::unsync::Cache;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -78,9 +76,17 @@ impl Files {
     pub fn new(root: impl AsRef<Path>) -> io::Result<Files> {
         let root = root.as_ref();
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, root, flags, Mode::empty())
-            .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("cannot serve {}: {e}", root.display())))?;
-        Ok(Files { root, index: vec!["index.html".to_string()], cache: Cache::new(CACHED) })
+        let root = rustix::fs::openat(CWD, root, flags, Mode::empty()).map_err(|e| {
+            io::Error::new(
+                io::Error::from(e).kind(),
+                format!("cannot serve {}: {e}", root.display()),
+            )
+        })?;
+        Ok(Files {
+            root,
+            index: vec!["index.html".to_string()],
+            cache: Cache::new(CACHED),
+        })
     }
 
     /// What a directory is answered with: the first of these that it has. Default `index.html`.
@@ -92,7 +98,9 @@ impl Files {
     /// Serves the folder under a prefix (`""` for the whole host).
     pub fn mount<S: 'static>(self, app: &mut App<S>, prefix: &str) {
         if !prefix.is_empty() {
-            app.get(prefix, |_, req: &Request<'_>, res: Response<'_>| add_slash(req, res));
+            app.get(prefix, |_, req: &Request<'_>, res: Response<'_>| {
+                add_slash(req, res)
+            });
         }
         app.get(&format!("{prefix}/{{*path}}"), self.handler("path"));
     }
@@ -112,19 +120,36 @@ impl Files {
     }
 
     fn serve(&mut self, now: Instant, path: &str, req: &Request<'_>, res: Response<'_>) {
-        if !path.split('/').rev().enumerate().all(|(n, segment)| is_servable(segment) || (n == 0 && segment.is_empty())) {
+        if !path
+            .split('/')
+            .rev()
+            .enumerate()
+            .all(|(n, segment)| is_servable(segment) || (n == 0 && segment.is_empty()))
+        {
             return not_found(res);
         }
         let is_directory = path.is_empty() || path.ends_with('/');
-        let found = if is_directory { self.find_index(now, path) } else { self.find(now, path) };
+        let found = if is_directory {
+            self.find_index(now, path)
+        } else {
+            self.find(now, path)
+        };
         match found {
             Ok(Found::File(entry)) => answer(entry, req, res),
             Ok(Found::Directory) if !is_directory => add_slash(req, res),
             Ok(_) => not_found(res),
             Err(e) => {
                 log::error!("{}: cannot serve {path:?}: {e}", req.id());
-                let status = if e.kind() == io::ErrorKind::PermissionDenied { 403 } else { 500 };
-                let text = if status == 403 { "Forbidden" } else { "Internal Server Error" };
+                let status = if e.kind() == io::ErrorKind::PermissionDenied {
+                    403
+                } else {
+                    500
+                };
+                let text = if status == 403 {
+                    "Forbidden"
+                } else {
+                    "Internal Server Error"
+                };
                 res.status(status).text(text)
             }
         }
@@ -145,7 +170,8 @@ impl Files {
         if let Some(mut entry) = self.cache.get_mut(path) {
             // Many requests of one turn share one look.
             let is_fresh = entry.checked == now
-                || rustix::fs::statat(root, path, rustix::fs::AtFlags::empty()).is_ok_and(|stat| Identity::of(&stat) == entry.identity);
+                || rustix::fs::statat(root, path, rustix::fs::AtFlags::empty())
+                    .is_ok_and(|stat| Identity::of(&stat) == entry.identity);
             if is_fresh {
                 entry.checked = now;
                 return Ok(Found::File(entry.clone()));
@@ -168,8 +194,14 @@ impl Files {
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 // Not there, not beneath the root, a socket, too many links, a name that cannot be.
                 Err(
-                    Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP | Errno::NXIO | Errno::NAMETOOLONG
-                    | Errno::NODEV | Errno::INVAL,
+                    Errno::NOENT
+                    | Errno::NOTDIR
+                    | Errno::XDEV
+                    | Errno::LOOP
+                    | Errno::NXIO
+                    | Errno::NAMETOOLONG
+                    | Errno::NODEV
+                    | Errno::INVAL,
                 ) => return Ok(Found::Nothing),
                 Err(e) => return Err(e.into()),
             }
@@ -182,12 +214,20 @@ impl Files {
         }
         let mut file = File::from(fd);
         let len = u64::try_from(stat.st_size).unwrap_or(0);
-        let content = if len <= SMALL { Some(read_small(&mut file, len)?) } else { None };
+        let content = if len <= SMALL {
+            Some(read_small(&mut file, len)?)
+        } else {
+            None
+        };
         // The clock of HTTP has no fractions: a time rounded down is never in the future.
         let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
         let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         Ok(Found::File(Entry {
-            slice: FileSlice { file: Rc::new(file), offset: 0, len },
+            slice: FileSlice {
+                file: Rc::new(file),
+                offset: 0,
+                len,
+            },
             content,
             content_type: content_type(path),
             modified,
@@ -225,29 +265,49 @@ fn is_servable(segment: &str) -> bool {
 }
 
 fn content_type(path: &str) -> String {
-    let mime = mime_guess::from_path(path).first_raw().unwrap_or("application/octet-stream");
-    let is_text = mime.starts_with("text/") || matches!(mime, "application/javascript" | "application/json" | "image/svg+xml");
-    if is_text { format!("{mime}; charset=utf-8") } else { mime.to_string() }
+    let mime = mime_guess::from_path(path)
+        .first_raw()
+        .unwrap_or("application/octet-stream");
+    let is_text = mime.starts_with("text/")
+        || matches!(
+            mime,
+            "application/javascript" | "application/json" | "image/svg+xml"
+        );
+    if is_text {
+        format!("{mime}; charset=utf-8")
+    } else {
+        mime.to_string()
+    }
 }
 
 fn answer(entry: Entry, req: &Request<'_>, res: Response<'_>) {
     let res = res.header("last-modified", &entry.last_modified);
-    let since = req.header("if-modified-since").and_then(|text| httpdate::parse_http_date(text).ok());
+    let since = req
+        .header("if-modified-since")
+        .and_then(|text| httpdate::parse_http_date(text).ok());
     if since.is_some_and(|since| entry.modified <= since) {
         return res.status(304).empty();
     }
-    let res = res.header("content-type", &entry.content_type).header("x-content-type-options", "nosniff");
+    let res = res
+        .header("content-type", &entry.content_type)
+        .header("x-content-type-options", "nosniff");
     match entry.content {
         Some(content) => res.bytes(content),
-        None => res.bytes(Body::File(entry.slice)),
+        None => res.bytes(entry.slice),
     }
 }
 
 /// `/a` is a directory: relative links in it work from `/a/`. The path is the one that was asked
 /// for, so it begins with exactly one slash and cannot name another host.
 fn add_slash(req: &Request<'_>, res: Response<'_>) {
-    let query = req.query().map(|query| format!("?{query}")).unwrap_or_default();
-    res.redirect(301, format!("/{}/{query}", req.path().trim_start_matches('/')))
+    let query = req
+        .query()
+        .map(|query| format!("?{query}"))
+        .unwrap_or_default();
+    res.redirect(
+        301,
+        format!("/{}/{query}", req.path().trim_start_matches('/')),
+    )
 }
 
 fn not_found(res: Response<'_>) {

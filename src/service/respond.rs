@@ -16,7 +16,11 @@ pub fn respond<S: 'static>(
     body: impl Into<Bytes>,
 ) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + 'static {
     let (content_type, body) = (content_type.to_string(), body.into());
-    move |_, _, res| res.status(status).header("content-type", &content_type).bytes(body.clone())
+    move |_, _, res| {
+        res.status(status)
+            .header("content-type", &content_type)
+            .bytes(body.clone())
+    }
 }
 
 /// A handler that sends the client elsewhere: 301 and 308 for good, 302 and 307 for now, 303 to read
@@ -51,7 +55,11 @@ fn expand(template: &str, req: &Request<'_>) -> String {
             Some((name, after)) => {
                 let value = req.param(name);
                 // A value that begins with a slash would make `/{rest}` another host's address.
-                let value = if out.ends_with('/') { value.trim_start_matches(['/', '\\']) } else { value };
+                let value = if out.ends_with('/') {
+                    value.trim_start_matches(['/', '\\'])
+                } else {
+                    value
+                };
                 out.extend(percent_encoding::utf8_percent_encode(value, PATH));
                 rest = after;
             }

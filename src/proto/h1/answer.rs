@@ -43,7 +43,9 @@ impl FieldBlock {
             10 if name.eq_ignore_ascii_case(b"keep-alive") => return,
             12 if name.eq_ignore_ascii_case(b"content-type") => self.content_type = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                self.fault = Some("content-length is written by the server: answer with a body, or stream_sized");
+                self.fault = Some(
+                    "content-length is written by the server: answer with a body, or stream_sized",
+                );
                 return;
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
@@ -83,7 +85,10 @@ impl FieldBlock {
     /// Empties it, keeping its memory.
     pub fn clear(&mut self) {
         self.lines.clear();
-        *self = FieldBlock { lines: std::mem::take(&mut self.lines), ..FieldBlock::default() };
+        *self = FieldBlock {
+            lines: std::mem::take(&mut self.lines),
+            ..FieldBlock::default()
+        };
     }
 
     /// Whether the callback asked for the connection to be closed.
@@ -175,8 +180,18 @@ mod tests {
         let mut stock = StockFields::new(Some("loopwright".into()));
         stock.refresh(Instant::default(), || SystemTime::UNIX_EPOCH);
         let mut out = Vec::new();
-        encode(&mut out, StatusCode::OK, fields, &stock, announce, persistence);
-        String::from_utf8(out).unwrap().replace("date: Thu, 01 Jan 1970 00:00:00 GMT", "DATE").replace("\r\n", "|")
+        encode(
+            &mut out,
+            StatusCode::OK,
+            fields,
+            &stock,
+            announce,
+            persistence,
+        );
+        String::from_utf8(out)
+            .unwrap()
+            .replace("date: Thu, 01 Jan 1970 00:00:00 GMT", "DATE")
+            .replace("\r\n", "|")
     }
 
     #[test]
@@ -208,12 +223,22 @@ mod tests {
     #[test]
     fn faults() {
         for (name, value) in [
-            ("x", "a\r\nb: c"), ("x", "a\nb"), ("x", "a\0"), ("x y", "1"), ("x:", "1"), ("", "1"), ("x\r\n", "1"),
-            ("Content-Length", "5"), ("transfer-encoding", "chunked"),
+            ("x", "a\r\nb: c"),
+            ("x", "a\nb"),
+            ("x", "a\0"),
+            ("x y", "1"),
+            ("x:", "1"),
+            ("", "1"),
+            ("x\r\n", "1"),
+            ("Content-Length", "5"),
+            ("transfer-encoding", "chunked"),
         ] {
             let mut fields = FieldBlock::default();
             fields.push(name.as_bytes(), value.as_bytes());
-            assert!(fields.fault().is_some() && fields.lines().is_empty(), "{name:?} {value:?}");
+            assert!(
+                fields.fault().is_some() && fields.lines().is_empty(),
+                "{name:?} {value:?}"
+            );
         }
     }
 }

@@ -66,7 +66,10 @@ pub enum Chunk {
 
 impl Decoder {
     /// A chunked body at its beginning.
-    pub const CHUNKED: Decoder = Decoder::Chunked { at: Chunk::Size, extensions: 0 };
+    pub const CHUNKED: Decoder = Decoder::Chunked {
+        at: Chunk::Size,
+        extensions: 0,
+    };
 
     /// Looks at the front of `input`; the caller takes away what the answer counts.
     pub fn poll(&mut self, input: &[u8]) -> Result<Piece, Error> {
@@ -76,25 +79,37 @@ impl Decoder {
                 *self = Decoder::Done;
                 Ok(Piece::End(0))
             }
-            Decoder::Length(_) | Decoder::Chunked { .. } if input.is_empty() => Ok(Piece::NeedInput),
+            Decoder::Length(_) | Decoder::Chunked { .. } if input.is_empty() => {
+                Ok(Piece::NeedInput)
+            }
             Decoder::Length(left) => {
-                let n = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let n = input
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= n as u64;
                 Ok(Piece::Data(n))
             }
             Decoder::Chunked { at, extensions } => match at {
                 Chunk::Size => {
-                    let Some(line) = line(input, MAX_SIZE_LINE, "chunk size")? else { return Ok(Piece::NeedInput) };
+                    let Some(line) = line(input, MAX_SIZE_LINE, "chunk size")? else {
+                        return Ok(Piece::NeedInput);
+                    };
                     let (size, extension) = chunk_size(line)?;
                     *extensions += extension as u32;
                     if *extensions as usize > MAX_EXTENSIONS {
                         return Err(Error::Malformed("chunk extensions"));
                     }
-                    *at = if size == 0 { Chunk::Trailers } else { Chunk::Data(size) };
+                    *at = if size == 0 {
+                        Chunk::Trailers
+                    } else {
+                        Chunk::Data(size)
+                    };
                     Ok(Piece::Framing(line.len() + 2))
                 }
                 Chunk::Data(left) => {
-                    let n = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    let n = input
+                        .len()
+                        .min(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= n as u64;
                     if *left == 0 {
                         *at = Chunk::DataEnd;
@@ -110,7 +125,9 @@ impl Decoder {
                     _ => Err(Error::Malformed("chunk data")),
                 },
                 Chunk::Trailers => {
-                    let Some(end) = trailers_end(input)? else { return Ok(Piece::NeedInput) };
+                    let Some(end) = trailers_end(input)? else {
+                        return Ok(Piece::NeedInput);
+                    };
                     *self = Decoder::Done;
                     Ok(Piece::End(end))
                 }
@@ -146,7 +163,10 @@ fn chunk_size(line: &[u8]) -> Result<(u64, usize), Error> {
 /// RFC 9112 §7.1.1: `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`.
 fn extensions_are_well_formed(mut rest: &[u8]) -> bool {
     fn skip_space(rest: &[u8]) -> &[u8] {
-        &rest[rest.iter().take_while(|&&b| b == b' ' || b == b'\t').count()..]
+        &rest[rest
+            .iter()
+            .take_while(|&&b| b == b' ' || b == b'\t')
+            .count()..]
     }
     fn skip_token(rest: &[u8]) -> Option<&[u8]> {
         let n = rest.iter().take_while(|&&b| is_token_byte(b)).count();
@@ -164,8 +184,12 @@ fn extensions_are_well_formed(mut rest: &[u8]) -> bool {
         }
     }
     while !rest.is_empty() {
-        let Some(after) = skip_space(rest).strip_prefix(b";") else { return false };
-        let Some(after_name) = skip_token(skip_space(after)) else { return false };
+        let Some(after) = skip_space(rest).strip_prefix(b";") else {
+            return false;
+        };
+        let Some(after_name) = skip_token(skip_space(after)) else {
+            return false;
+        };
         rest = after_name;
         if let Some(value) = skip_space(after_name).strip_prefix(b"=") {
             let value = skip_space(value);
@@ -173,7 +197,9 @@ fn extensions_are_well_formed(mut rest: &[u8]) -> bool {
                 Some(quoted) => skip_quoted(quoted),
                 None => skip_token(value),
             };
-            let Some(after_value) = after_value else { return false };
+            let Some(after_value) = after_value else {
+                return false;
+            };
             rest = after_value;
         }
     }
@@ -184,7 +210,12 @@ fn extensions_are_well_formed(mut rest: &[u8]) -> bool {
 fn trailers_end(input: &[u8]) -> Result<Option<usize>, Error> {
     let mut start = 0;
     loop {
-        let Some(line) = line(&input[start..], MAX_TRAILERS.saturating_sub(start), "trailer section")? else {
+        let Some(line) = line(
+            &input[start..],
+            MAX_TRAILERS.saturating_sub(start),
+            "trailer section",
+        )?
+        else {
             return Ok(None);
         };
         start += line.len() + 2;
@@ -235,7 +266,8 @@ impl<'a> Trailers<'a> {
     /// assert_eq!(Trailers::default().get("digest"), None);
     /// ```
     pub fn get(&self, name: &str) -> Option<Vec<u8>> {
-        self.with(|fields| fields.get(name).map(<[u8]>::to_vec)).flatten()
+        self.with(|fields| fields.get(name).map(<[u8]>::to_vec))
+            .flatten()
     }
 }
 
@@ -275,7 +307,11 @@ impl Encoder {
 
     /// What goes after a piece of data.
     pub fn after(&self) -> &'static [u8] {
-        if *self == Encoder::Chunked { b"\r\n" } else { b"" }
+        if *self == Encoder::Chunked {
+            b"\r\n"
+        } else {
+            b""
+        }
     }
 
     /// The end. `false`: less was written than announced, and only closing tells the client so.
@@ -294,7 +330,11 @@ mod tests {
     use super::*;
 
     /// Feeds `text` in pieces of `step` bytes, keeping what is not taken.
-    fn feed(mut decoder: Decoder, text: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>, usize), Error> {
+    fn feed(
+        mut decoder: Decoder,
+        text: &[u8],
+        step: usize,
+    ) -> Result<(Vec<u8>, Vec<u8>, usize), Error> {
         let (mut body, mut kept, mut taken) = (Vec::new(), Vec::new(), 0);
         for piece in text.chunks(step) {
             kept.extend_from_slice(piece);
@@ -325,39 +365,86 @@ mod tests {
             ("0\r\n\r\n", "", "\r\n"),
             ("5\r\nhello\r\n0\r\n\r\nGET", "hello", "\r\n"),
             ("5;a\r\nhello\r\n0\r\n\r\n", "hello", "\r\n"),
-            ("5;a=b;c=\"d;\\\" e\"\r\nhello\r\n0;z\r\n\r\n", "hello", "\r\n"),
+            (
+                "5;a=b;c=\"d;\\\" e\"\r\nhello\r\n0;z\r\n\r\n",
+                "hello",
+                "\r\n",
+            ),
             ("5 ; a = b\r\nhello\r\n0\r\n\r\n", "hello", "\r\n"),
             ("00000005\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", "hello!", "\r\n"),
-            ("A\r\n0123456789\r\n0\r\nX: y\r\nz:\r\n\r\n", "0123456789", "X: y\r\nz:\r\n\r\n"),
+            (
+                "A\r\n0123456789\r\n0\r\nX: y\r\nz:\r\n\r\n",
+                "0123456789",
+                "X: y\r\nz:\r\n\r\n",
+            ),
             (&long, "0123456789abcdef", "\r\n"),
             ("5\r\nhel", "hel", "more"),
         ] {
             for step in 1..=text.len() {
                 let (got, rest, taken) = feed(Decoder::CHUNKED, text.as_bytes(), step).unwrap();
-                assert_eq!((&got[..], &rest[..]), (body.as_bytes(), end.as_bytes()), "{text:?} by {step}");
-                assert!(end == "more" || !text[taken..].starts_with('\r'), "{text:?}");
+                assert_eq!(
+                    (&got[..], &rest[..]),
+                    (body.as_bytes(), end.as_bytes()),
+                    "{text:?} by {step}"
+                );
+                assert!(
+                    end == "more" || !text[taken..].starts_with('\r'),
+                    "{text:?}"
+                );
             }
         }
         for step in 1..6 {
-            assert_eq!(feed(Decoder::Length(3), b"abcdef", step).unwrap(), (b"abc".to_vec(), vec![], 3));
+            assert_eq!(
+                feed(Decoder::Length(3), b"abcdef", step).unwrap(),
+                (b"abc".to_vec(), vec![], 3)
+            );
         }
     }
 
     #[test]
     fn refusals() {
         let long = format!("5;{}\r\n", "x".repeat(1100));
-        let many = "1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n".repeat(300);
+        let many =
+            "1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n"
+                .repeat(300);
         let trailers = format!("0\r\nx: {}\r\n\r\n", "y".repeat(9000));
         for text in [
-            "\r\n", "g\r\n", "5\nhello", "5 \r\nhello", " 5\r\nhello", "+5\r\n", "-1\r\n", "0x5\r\n", "5;\r\n",
-            "5;a=\r\n", "5;a=\"b\r\n", "5;a\0b\r\n", "5;a\rb\r\n", "5,6\r\n", "10000000000000000\r\n", "5\r\nhelloX",
-            "5\r\nhello\n0\r\n\r\n", "5\r\nhello\rX", "0\r\n\n", "0\r\nnocolon\r\n\r\n", "0\r\n: x\r\n\r\n",
-            "0\r\na: b\n\r\n", "0\r\na : b\r\n\r\n", "0\r\ncontent-length: 5\r\n\r\n", "0\r\na: \0\r\n\r\n",
-            "0\r\ntransfer-encoding: chunked\r\n\r\n", &long, &many, &trailers,
+            "\r\n",
+            "g\r\n",
+            "5\nhello",
+            "5 \r\nhello",
+            " 5\r\nhello",
+            "+5\r\n",
+            "-1\r\n",
+            "0x5\r\n",
+            "5;\r\n",
+            "5;a=\r\n",
+            "5;a=\"b\r\n",
+            "5;a\0b\r\n",
+            "5;a\rb\r\n",
+            "5,6\r\n",
+            "10000000000000000\r\n",
+            "5\r\nhelloX",
+            "5\r\nhello\n0\r\n\r\n",
+            "5\r\nhello\rX",
+            "0\r\n\n",
+            "0\r\nnocolon\r\n\r\n",
+            "0\r\n: x\r\n\r\n",
+            "0\r\na: b\n\r\n",
+            "0\r\na : b\r\n\r\n",
+            "0\r\ncontent-length: 5\r\n\r\n",
+            "0\r\na: \0\r\n\r\n",
+            "0\r\ntransfer-encoding: chunked\r\n\r\n",
+            &long,
+            &many,
+            &trailers,
         ] {
             for step in [1, 2, 3, text.len()] {
                 let got = feed(Decoder::CHUNKED, text.as_bytes(), step);
-                assert!(matches!(got, Err(Error::Malformed(_))), "{text:?} by {step}: {got:?}");
+                assert!(
+                    matches!(got, Err(Error::Malformed(_))),
+                    "{text:?} by {step}: {got:?}"
+                );
             }
         }
     }
@@ -375,7 +462,10 @@ mod tests {
         assert!(encoder.finish(b"sum: 1\r\n", &mut out));
         let (body, trailers, _) = feed(Decoder::CHUNKED, &out, 1).unwrap();
         assert_eq!(body, b"hello0123456789abcdef");
-        assert_eq!(Trailers::check(&trailers).unwrap().get("Sum").unwrap(), b"1");
+        assert_eq!(
+            Trailers::check(&trailers).unwrap().get("Sum").unwrap(),
+            b"1"
+        );
     }
 
     #[test]

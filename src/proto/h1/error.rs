@@ -57,12 +57,16 @@ impl Error {
         match self {
             Error::Malformed(_) => StatusCode::BAD_REQUEST,
             Error::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
-            Error::HeadTooLarge { .. } | Error::TooManyFields { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Error::HeadTooLarge { .. } | Error::TooManyFields { .. } => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
             Error::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Error::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Error::Expectation => StatusCode::EXPECTATION_FAILED,
-            Error::HeadTimeout | Error::BodyTimeout | Error::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Error::HeadTimeout | Error::BodyTimeout | Error::BodyTooSlow => {
+                StatusCode::REQUEST_TIMEOUT
+            }
         }
     }
 }
@@ -72,14 +76,25 @@ impl fmt::Display for Error {
         match *self {
             Error::Malformed(why) => write!(f, "malformed request: {why}"),
             Error::TargetTooLong { size, limit } => {
-                write!(f, "request target of {size} bytes or more, over limits.target = {limit}")
+                write!(
+                    f,
+                    "request target of {size} bytes or more, over limits.target = {limit}"
+                )
             }
             Error::HeadTooLarge { size, limit } => {
-                write!(f, "request head of {size} bytes or more, over limits.head = {limit}")
+                write!(
+                    f,
+                    "request head of {size} bytes or more, over limits.head = {limit}"
+                )
             }
-            Error::TooManyFields { limit } => write!(f, "more field lines than limits.fields = {limit}"),
+            Error::TooManyFields { limit } => {
+                write!(f, "more field lines than limits.fields = {limit}")
+            }
             Error::BodyTooLarge { size, limit } => {
-                write!(f, "body of {size} bytes or more, over the route's body_limit = {limit}")
+                write!(
+                    f,
+                    "body of {size} bytes or more, over the route's body_limit = {limit}"
+                )
             }
             Error::Version => write!(f, "HTTP version not supported"),
             Error::TransferCoding => write!(f, "transfer coding not supported"),

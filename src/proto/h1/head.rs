@@ -74,7 +74,11 @@ pub struct Head<'a> {
 
 /// Looks for the end of the head in `input`, from `*scanned` on. Returns the head's length.
 /// Fails as soon as what has arrived can no longer become a head within `limits`.
-pub fn find_end(input: &[u8], scanned: &mut usize, limits: &HeadLimits) -> Result<Option<usize>, Error> {
+pub fn find_end(
+    input: &[u8],
+    scanned: &mut usize,
+    limits: &HeadLimits,
+) -> Result<Option<usize>, Error> {
     let mut line_start = *scanned;
     while let Some(at) = memchr::memchr(b'\n', &input[line_start..]) {
         let end = line_start + at;
@@ -96,13 +100,23 @@ pub fn find_end(input: &[u8], scanned: &mut usize, limits: &HeadLimits) -> Resul
     // No line has ended: all of it is the request line, and nearly all of that the target.
     let size = input.len();
     Err(match line_start {
-        0 => Error::TargetTooLong { size, limit: limits.target },
-        _ => Error::HeadTooLarge { size, limit: limits.head },
+        0 => Error::TargetTooLong {
+            size,
+            limit: limits.target,
+        },
+        _ => Error::HeadTooLarge {
+            size,
+            limit: limits.head,
+        },
     })
 }
 
 /// Parses and checks a whole head.
-pub fn parse<'a, 's>(input: &'a [u8], slots: &'s mut Slots<'a>, limits: &HeadLimits) -> Result<Head<'s>, Error> {
+pub fn parse<'a, 's>(
+    input: &'a [u8],
+    slots: &'s mut Slots<'a>,
+    limits: &HeadLimits,
+) -> Result<Head<'s>, Error> {
     let mut request = httparse::Request::new(&mut []);
     let slots = &mut slots[..limits.fields.min(MAX_FIELDS)];
     match request.parse_with_uninit_headers(input, slots) {
@@ -114,7 +128,10 @@ pub fn parse<'a, 's>(input: &'a [u8], slots: &'s mut Slots<'a>, limits: &HeadLim
     let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
     let http_10 = request.version == Some(0);
     if target.len() > limits.target {
-        return Err(Error::TargetTooLong { size: target.len(), limit: limits.target });
+        return Err(Error::TargetTooLong {
+            size: target.len(),
+            limit: limits.target,
+        });
     }
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Error::Malformed("method"))?;
     let fields = Fields::new(request.headers);
@@ -128,7 +145,11 @@ pub fn parse<'a, 's>(input: &'a [u8], slots: &'s mut Slots<'a>, limits: &HeadLim
         fields,
         framing: signals.framing,
         expects_continue: signals.expects_continue && !http_10,
-        keep_alive: if http_10 { signals.keep_alive && !signals.close } else { !signals.close },
+        keep_alive: if http_10 {
+            signals.keep_alive && !signals.close
+        } else {
+            !signals.close
+        },
         http_10,
         raw: input,
     })
@@ -136,7 +157,9 @@ pub fn parse<'a, 's>(input: &'a [u8], slots: &'s mut Slots<'a>, limits: &HeadLim
 
 fn refusal(why: httparse::Error, input: &[u8], limits: &HeadLimits) -> Error {
     match why {
-        httparse::Error::TooManyHeaders => Error::TooManyFields { limit: limits.fields },
+        httparse::Error::TooManyHeaders => Error::TooManyFields {
+            limit: limits.fields,
+        },
         httparse::Error::HeaderName => Error::Malformed("field name"),
         httparse::Error::HeaderValue => Error::Malformed("field value"),
         httparse::Error::NewLine => Error::Malformed("a bare CR"),
@@ -170,8 +193,13 @@ struct Signals<'a> {
 impl<'a> Signals<'a> {
     fn read(fields: &Fields<'a>, http_10: bool) -> Result<Self, Error> {
         let (mut host, mut length, mut coding) = (None, None, None);
-        let mut signals =
-            Signals { host: "", framing: Framing::None, close: false, keep_alive: false, expects_continue: false };
+        let mut signals = Signals {
+            host: "",
+            framing: Framing::None,
+            close: false,
+            keep_alive: false,
+            expects_continue: false,
+        };
         for (name, value) in fields.iter() {
             // The length first: it rules out nearly every field with one comparison.
             match name.len() {
@@ -215,8 +243,14 @@ impl<'a> Signals<'a> {
         signals.framing = match (coding, length) {
             (None, None) | (None, Some(0)) => Framing::None,
             (None, Some(n)) => Framing::Length(n),
-            (Some(_), Some(_)) => return Err(Error::Malformed("both Content-Length and Transfer-Encoding")),
-            (Some(_), None) if http_10 => return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0")),
+            (Some(_), Some(_)) => {
+                return Err(Error::Malformed(
+                    "both Content-Length and Transfer-Encoding",
+                ));
+            }
+            (Some(_), None) if http_10 => {
+                return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
+            }
             (Some(value), None) => transfer_coding(value)?,
         };
         Ok(signals)
@@ -226,8 +260,13 @@ impl<'a> Signals<'a> {
 /// Digits alone: no sign, no list, no white space, no overflow.
 fn content_length(value: &[u8]) -> Result<u64, Error> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let text = if digits { std::str::from_utf8(value).ok() } else { None };
-    text.and_then(|t| t.parse().ok()).ok_or(Error::Malformed("Content-Length"))
+    let text = if digits {
+        std::str::from_utf8(value).ok()
+    } else {
+        None
+    };
+    text.and_then(|t| t.parse().ok())
+        .ok_or(Error::Malformed("Content-Length"))
 }
 
 /// `chunked` and nothing else. A list that ends in it is a coding we lack (501); any other is a
@@ -240,7 +279,9 @@ fn transfer_coding(value: &[u8]) -> Result<Framing, Error> {
     let codings = list(value);
     let chunked = list(value).filter(|coding| is_chunked(coding)).count();
     match codings.last() {
-        Some(last) if is_chunked(last) && chunked == 1 && list(value).count() > 1 => Err(Error::TransferCoding),
+        Some(last) if is_chunked(last) && chunked == 1 && list(value).count() > 1 => {
+            Err(Error::TransferCoding)
+        }
         _ => Err(Error::Malformed("Transfer-Encoding")),
     }
 }
@@ -256,22 +297,34 @@ impl<'a> Target<'a> {
     fn read(text: &'a str, method: &Method) -> Result<Self, Error> {
         if *method == Method::CONNECT {
             // authority-form: host and port, both required.
-            let has_port = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && !port.is_empty());
+            let has_port = text
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && !port.is_empty());
             if !has_port || !is_authority(text.as_bytes()) {
                 return Err(Error::Malformed("CONNECT target"));
             }
-            return Ok(Target { authority: Some(text), path: "", query: None });
+            return Ok(Target {
+                authority: Some(text),
+                path: "",
+                query: None,
+            });
         }
         if text == "*" {
             if *method != Method::OPTIONS {
                 return Err(Error::Malformed("asterisk-form is for OPTIONS alone"));
             }
-            return Ok(Target { authority: None, path: "*", query: None });
+            return Ok(Target {
+                authority: None,
+                path: "*",
+                query: None,
+            });
         }
         let (authority, rest) = if text.starts_with('/') {
             (None, text)
         } else {
-            let (scheme, rest) = text.split_once("://").ok_or(Error::Malformed("request target"))?;
+            let (scheme, rest) = text
+                .split_once("://")
+                .ok_or(Error::Malformed("request target"))?;
             if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
                 return Err(Error::Malformed("request target's scheme"));
             }
@@ -295,7 +348,11 @@ impl<'a> Target<'a> {
         if !percent_encoding_is_whole(path.as_bytes()) {
             return Err(Error::Malformed("percent-encoding"));
         }
-        Ok(Target { authority, path, query })
+        Ok(Target {
+            authority,
+            path,
+            query,
+        })
     }
 }
 
@@ -303,7 +360,11 @@ impl<'a> Target<'a> {
 mod tests {
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { head: 256, target: 64, fields: 4 };
+    const LIMITS: HeadLimits = HeadLimits {
+        head: 256,
+        target: 64,
+        fields: 4,
+    };
 
     /// What arrives, and the essence of what it is read as.
     fn read(text: &str) -> Result<String, u16> {
@@ -314,7 +375,8 @@ mod tests {
             Err(e) => return Err(e.status().as_u16()),
         };
         let mut slots = slots();
-        let head = parse(&text.as_bytes()[..end], &mut slots, &LIMITS).map_err(|e| e.status().as_u16())?;
+        let head =
+            parse(&text.as_bytes()[..end], &mut slots, &LIMITS).map_err(|e| e.status().as_u16())?;
         Ok(format!(
             "{} {}{} @{} {:?}{}{}",
             head.method,
@@ -332,19 +394,55 @@ mod tests {
         let h = "host: a\r\n";
         for (what, want) in [
             (format!("GET / HTTP/1.1\r\n{h}\r\n"), "GET / @a None keep"),
-            (format!("GET /a%20b?x=1?y HTTP/1.1\r\n{h}\r\n"), "GET /a%20b ?x=1?y @a None keep"),
-            ("GET / HTTP/1.1\r\nHost:\t a:80 \t\r\n\r\n".into(), "GET / @a:80 None keep"),
-            (format!("GET http://b:8/x?q HTTP/1.1\r\n{h}\r\n"), "GET /x ?q @b:8 None keep"),
-            (format!("GET HTTP://b HTTP/1.1\r\n{h}\r\n"), "GET / @b None keep"),
-            (format!("GET http://b?q HTTP/1.1\r\n{h}\r\n"), "GET / ?q @b None keep"),
-            (format!("OPTIONS * HTTP/1.1\r\n{h}\r\n"), "OPTIONS * @a None keep"),
-            (format!("CONNECT b:443 HTTP/1.1\r\n{h}\r\n"), "CONNECT  @b:443 None keep"),
+            (
+                format!("GET /a%20b?x=1?y HTTP/1.1\r\n{h}\r\n"),
+                "GET /a%20b ?x=1?y @a None keep",
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost:\t a:80 \t\r\n\r\n".into(),
+                "GET / @a:80 None keep",
+            ),
+            (
+                format!("GET http://b:8/x?q HTTP/1.1\r\n{h}\r\n"),
+                "GET /x ?q @b:8 None keep",
+            ),
+            (
+                format!("GET HTTP://b HTTP/1.1\r\n{h}\r\n"),
+                "GET / @b None keep",
+            ),
+            (
+                format!("GET http://b?q HTTP/1.1\r\n{h}\r\n"),
+                "GET / ?q @b None keep",
+            ),
+            (
+                format!("OPTIONS * HTTP/1.1\r\n{h}\r\n"),
+                "OPTIONS * @a None keep",
+            ),
+            (
+                format!("CONNECT b:443 HTTP/1.1\r\n{h}\r\n"),
+                "CONNECT  @b:443 None keep",
+            ),
             ("GET / HTTP/1.0\r\n\r\n".into(), "GET / @ None close"),
-            ("GET / HTTP/1.0\r\nconnection: Keep-Alive\r\n\r\n".into(), "GET / @ None keep"),
-            (format!("GET / HTTP/1.1\r\n{h}connection: foo, CLOSE\r\n\r\n"), "GET / @a None close"),
-            (format!("POST / HTTP/1.1\r\n{h}content-length: 7\r\n\r\n"), "POST / @a Length(7) keep"),
-            (format!("POST / HTTP/1.1\r\n{h}content-length: 0\r\n\r\n"), "POST / @a None keep"),
-            (format!("POST / HTTP/1.1\r\n{h}transfer-encoding: Chunked\r\n\r\n"), "POST / @a Chunked keep"),
+            (
+                "GET / HTTP/1.0\r\nconnection: Keep-Alive\r\n\r\n".into(),
+                "GET / @ None keep",
+            ),
+            (
+                format!("GET / HTTP/1.1\r\n{h}connection: foo, CLOSE\r\n\r\n"),
+                "GET / @a None close",
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{h}content-length: 7\r\n\r\n"),
+                "POST / @a Length(7) keep",
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{h}content-length: 0\r\n\r\n"),
+                "POST / @a None keep",
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{h}transfer-encoding: Chunked\r\n\r\n"),
+                "POST / @a Chunked keep",
+            ),
             (
                 format!("POST / HTTP/1.1\r\n{h}expect: 100-Continue\r\ncontent-length: 7\r\n\r\n"),
                 "POST / @a Length(7) keep 100",
@@ -390,19 +488,37 @@ mod tests {
             (format!("GET /{} HTTP/1.1\r\n{h}\r\n", "x".repeat(64)), 414),
             (format!("GET /{}", "x".repeat(300)), 414),
             (format!("GET / HTTP/1.1\r\n{h}a: {}", "x".repeat(300)), 431),
-            (format!("GET / HTTP/1.1\r\n{h}a: {}\r\n\r\n", "x".repeat(300)), 431),
-            (format!("GET / HTTP/1.1\r\n{h}a: 1\r\nb: 1\r\nc: 1\r\nd: 1\r\n\r\n"), 431),
+            (
+                format!("GET / HTTP/1.1\r\n{h}a: {}\r\n\r\n", "x".repeat(300)),
+                431,
+            ),
+            (
+                format!("GET / HTTP/1.1\r\n{h}a: 1\r\nb: 1\r\nc: 1\r\nd: 1\r\n\r\n"),
+                431,
+            ),
             (format!("GET / HTTP/1.1\r\n{h}expect: 200-ok\r\n\r\n"), 417),
         ] {
             assert_eq!(read(&what), Err(status), "{what:?}");
         }
         for framing in [
-            "content-length: +7", "content-length: 7, 7", "content-length: 7 7", "content-length: -1",
-            "content-length: 0x7", "content-length: ", "content-length: 18446744073709551616",
-            "content-length: 7\r\ncontent-length: 7", "content-length: 7\r\ntransfer-encoding: chunked",
-            "transfer-encoding: gzip", "transfer-encoding: chunked, gzip", "transfer-encoding: chunked, chunked",
-            "transfer-encoding: ", "transfer-encoding: xchunked", "transfer-encoding: chunked;x",
-            "transfer-encoding: identity", "transfer-encoding:\u{b}chunked", "content-length : 7",
+            "content-length: +7",
+            "content-length: 7, 7",
+            "content-length: 7 7",
+            "content-length: -1",
+            "content-length: 0x7",
+            "content-length: ",
+            "content-length: 18446744073709551616",
+            "content-length: 7\r\ncontent-length: 7",
+            "content-length: 7\r\ntransfer-encoding: chunked",
+            "transfer-encoding: gzip",
+            "transfer-encoding: chunked, gzip",
+            "transfer-encoding: chunked, chunked",
+            "transfer-encoding: ",
+            "transfer-encoding: xchunked",
+            "transfer-encoding: chunked;x",
+            "transfer-encoding: identity",
+            "transfer-encoding:\u{b}chunked",
+            "content-length : 7",
             "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
         ] {
             let what = format!("POST / HTTP/1.1\r\n{h}{framing}\r\n\r\n");
@@ -410,7 +526,10 @@ mod tests {
         }
         let gzip = format!("POST / HTTP/1.1\r\n{h}transfer-encoding: gzip, chunked\r\n\r\n");
         assert_eq!(read(&gzip), Err(501));
-        assert_eq!(read("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n"), Err(400));
+        assert_eq!(
+            read("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n"),
+            Err(400)
+        );
     }
 
     #[test]
@@ -431,10 +550,16 @@ mod tests {
         };
         assert!(read(&head(256)).is_ok());
         assert_eq!(read(&head(257)), Err(431));
-        let target = |len: usize| format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(len - 1));
+        let target =
+            |len: usize| format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(len - 1));
         assert!(read(&target(64)).is_ok());
         assert_eq!(read(&target(65)), Err(414));
-        let fields = |n: usize| format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(n - 1));
+        let fields = |n: usize| {
+            format!(
+                "GET / HTTP/1.1\r\nhost: a\r\n{}\r\n",
+                "x: y\r\n".repeat(n - 1)
+            )
+        };
         assert!(read(&fields(4)).is_ok());
         assert_eq!(read(&fields(5)), Err(431));
     }

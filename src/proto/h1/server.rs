@@ -70,15 +70,26 @@ pub enum Event<'a> {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Rx {
-    Head { scanned: u32, begun: bool, blank_lines: u8 },
+    Head {
+        scanned: u32,
+        begun: bool,
+        blank_lines: u8,
+    },
     Body(Decoder),
-    Discard { decoder: Decoder, left: u64 },
+    Discard {
+        decoder: Decoder,
+        left: u64,
+    },
     Ended,
     Closed,
 }
 
 impl Rx {
-    const NEXT_HEAD: Rx = Rx::Head { scanned: 0, begun: false, blank_lines: 0 };
+    const NEXT_HEAD: Rx = Rx::Head {
+        scanned: 0,
+        begun: false,
+        blank_lines: 0,
+    };
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -240,9 +251,14 @@ impl Server {
                     return Ok(Event::Closed);
                 }
                 Rx::Ended => return Ok(Event::Paused),
-                Rx::Head { scanned, begun, blank_lines } => {
+                Rx::Head {
+                    scanned,
+                    begun,
+                    blank_lines,
+                } => {
                     // RFC 9112 §2.2: a robust server ignores an empty line before a request.
-                    while let Some(rest) = input.strip_prefix(b"\r\n").filter(|_| *blank_lines < 4) {
+                    while let Some(rest) = input.strip_prefix(b"\r\n").filter(|_| *blank_lines < 4)
+                    {
                         *blank_lines += 1;
                         *input = rest;
                     }
@@ -258,7 +274,9 @@ impl Server {
                     let mut from = *scanned as usize;
                     let end = head::find_end(input, &mut from, &bounds.head)?;
                     *scanned = from as u32;
-                    let Some(end) = end else { return Ok(Event::NeedInput) };
+                    let Some(end) = end else {
+                        return Ok(Event::NeedInput);
+                    };
                     let (bytes, rest) = input.split_at(end);
                     *input = rest;
                     let head = head::parse(bytes, slots, &bounds.head)?;
@@ -275,7 +293,10 @@ impl Server {
                             self.received += n as u64;
                             self.rate_bytes += n as u64;
                             if self.received > self.body_limit {
-                                return Err(Error::BodyTooLarge { size: self.received, limit: self.body_limit });
+                                return Err(Error::BodyTooLarge {
+                                    size: self.received,
+                                    limit: self.body_limit,
+                                });
                             }
                             *input = rest;
                             self.expects_continue = false;
@@ -293,7 +314,9 @@ impl Server {
                     *input = &input[piece.len()..];
                     match piece {
                         Piece::NeedInput => return Ok(Event::NeedInput),
-                        Piece::Framing(n) | Piece::Data(n) if *left < n as u64 => self.close_unread(),
+                        Piece::Framing(n) | Piece::Data(n) if *left < n as u64 => {
+                            self.close_unread()
+                        }
                         Piece::Framing(n) | Piece::Data(n) => {
                             *left -= n as u64;
                             self.rate_bytes += n as u64;
@@ -327,7 +350,9 @@ impl Server {
     pub fn limit_body(&mut self, limit: u64) -> Result<(), Error> {
         self.body_limit = limit;
         match self.rx {
-            Rx::Body(Decoder::Length(size)) if size > limit => Err(Error::BodyTooLarge { size, limit }),
+            Rx::Body(Decoder::Length(size)) if size > limit => {
+                Err(Error::BodyTooLarge { size, limit })
+            }
             _ => Ok(()),
         }
     }
@@ -337,7 +362,9 @@ impl Server {
     pub fn take_whole_body<'a>(&mut self, input: &mut &'a [u8]) -> Option<&'a [u8]> {
         let n = match self.rx {
             Rx::Ended => 0,
-            Rx::Body(Decoder::Length(n)) => usize::try_from(n).ok().filter(|&n| n <= input.len())?,
+            Rx::Body(Decoder::Length(n)) => {
+                usize::try_from(n).ok().filter(|&n| n <= input.len())?
+            }
             _ => return None,
         };
         let (body, rest) = input.split_at(n);
@@ -388,7 +415,9 @@ impl Server {
         extent: Extent,
         discard: u64,
     ) {
-        let is_bodiless = status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        let is_bodiless = status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
         let (announce, encoder) = match extent {
             _ if is_bodiless => (Announce::Nothing, Encoder::Suppressed),
             Extent::Whole(n) | Extent::Sized(n) => (Announce::Length(n), Encoder::Length(n)),
@@ -407,7 +436,11 @@ impl Server {
         };
         answer::encode(out, status, fields, stock, announce, persistence);
         self.status = status.as_u16();
-        self.tx = Tx::Body(if self.is_head { Encoder::Suppressed } else { encoder });
+        self.tx = Tx::Body(if self.is_head {
+            Encoder::Suppressed
+        } else {
+            encoder
+        });
     }
 
     /// Whether the rest of the request's body is short enough to be read and dropped. A client
@@ -423,7 +456,9 @@ impl Server {
     /// Frames `len` bytes of the answer's body: what goes before into `out`; how many of the bytes
     /// to send; what goes after.
     pub fn frame_body(&mut self, len: usize, out: &mut Vec<u8>) -> (usize, &'static [u8]) {
-        let Tx::Body(encoder) = &mut self.tx else { return (0, b"") };
+        let Tx::Body(encoder) = &mut self.tx else {
+            return (0, b"");
+        };
         match encoder.before(len, out) {
             Some(n) => {
                 self.sent += n as u64;
@@ -462,7 +497,10 @@ impl Server {
         match self.rx {
             Rx::Body(decoder) if goes_on && self.can_discard(discard) => {
                 (self.since, self.last_input, self.rate_bytes) = (now, now, 0);
-                self.rx = Rx::Discard { decoder, left: discard };
+                self.rx = Rx::Discard {
+                    decoder,
+                    left: discard,
+                };
             }
             Rx::Body(_) => self.close_unread(),
             _ if goes_on => self.await_next(now),
@@ -497,7 +535,14 @@ impl Server {
             let status = error.status();
             let text = status.canonical_reason().unwrap_or("");
             self.tx = Tx::Waiting;
-            self.begin_answer(out, status, &fields, stock, Extent::Whole(text.len() as u64), 0);
+            self.begin_answer(
+                out,
+                status,
+                &fields,
+                stock,
+                Extent::Whole(text.len() as u64),
+                0,
+            );
             if self.frame_body(text.len(), out).0 > 0 {
                 out.extend_from_slice(text.as_bytes());
             }
@@ -521,9 +566,15 @@ impl Server {
 
     fn body_deadline(&self, waits: &Waits) -> Instant {
         let silence = self.last_input + waits.body;
-        match self.rate_bytes.checked_mul(1_000_000).map(|micros| micros.checked_div(waits.body_rate)) {
+        match self
+            .rate_bytes
+            .checked_mul(1_000_000)
+            .map(|micros| micros.checked_div(waits.body_rate))
+        {
             // At this moment what has come is less than the rate asks for, unless more comes.
-            Some(Some(micros)) => silence.min(self.since + Duration::from_micros(micros).max(waits.body_grace)),
+            Some(Some(micros)) => {
+                silence.min(self.since + Duration::from_micros(micros).max(waits.body_grace))
+            }
             _ => silence,
         }
     }
@@ -532,7 +583,9 @@ impl Server {
     pub fn expire(&self, waits: &Waits, now: Instant) -> Expired {
         match self.rx {
             Rx::Head { begun: true, .. } => Expired::Refuse(Error::HeadTimeout),
-            Rx::Body(_) if now >= self.last_input + waits.body => Expired::Refuse(Error::BodyTimeout),
+            Rx::Body(_) if now >= self.last_input + waits.body => {
+                Expired::Refuse(Error::BodyTimeout)
+            }
             Rx::Body(_) => Expired::Refuse(Error::BodyTooSlow),
             _ => Expired::Close,
         }

@@ -1,0 +1,74 @@
+//! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
+//! timers. A process of its own, for it counts every allocation there is.
+
+use loopwright::{App, Server};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const REQUESTS: usize = 1000;
+
+/// Asks once, lets the loop turn until it has answered, and reads the answer into `answer`.
+fn exchange(server: &mut Server, client: &mut TcpStream, request: &[u8], answer: &mut [u8]) {
+    client.write_all(request).unwrap();
+    loop {
+        server.turn().unwrap();
+        match client.read(answer) {
+            Ok(n) => return assert!(answer[..n].starts_with(b"HTTP/1.1 200 OK\r\n")),
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+}
+
+#[test]
+fn the_synchronous_path_allocates_nothing() {
+    let mut app: App = App::new();
+    app.before(|_, _, res| Some(res.header("x-middleware", "yes")));
+    app.get("/", |_, _, res| res.text("Hello, World!"));
+    app.get("/user/{id}", |_, req, res| res.text(req.param("id")));
+    app.post("/length", |_, req, res| {
+        res.header("x-type", "length")
+            .text(if req.body().len() == 5 { "5" } else { "?" })
+    });
+    app.get("/json", |_, _, res| res.json(&["Hello, World!"]));
+    let mut server = Server::bind("127.0.0.1:0", app, ()).unwrap();
+    let loopwright::Listen::Tcp(address) = server.addresses().remove(0) else {
+        unreachable!("bound to TCP")
+    };
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_nonblocking(true).unwrap();
+
+    let mut answer = [0; 4096];
+    let pipelined = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(8);
+    let requests: [&[u8]; 5] = [
+        b"GET / HTTP/1.1\r\nhost: a\r\nuser-agent: test\r\naccept: */*\r\ncookie: a=b\r\n\r\n",
+        b"GET /user/12345?q=1 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"POST /length HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello",
+        b"GET /json HTTP/1.1\r\nhost: a\r\n\r\n",
+        &pipelined,
+    ];
+    for request in requests {
+        // The loop's own buffers grow to what they need, once.
+        for _ in 0..10 {
+            exchange(&mut server, &mut client, request, &mut answer);
+        }
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..REQUESTS {
+            exchange(&mut server, &mut client, request, &mut answer);
+        }
+        let counted = region.change();
+        let made = counted.allocations + counted.reallocations;
+        assert_eq!(
+            made,
+            0,
+            "{} allocations in {REQUESTS} of {:?}",
+            made,
+            String::from_utf8_lossy(request)
+        );
+    }
+    drop(client);
+}
