@@ -19,7 +19,7 @@ fn main() -> std::io::Result<()> {
     });
     let Ok(handle) = wait.recv() else {
         // The thread ended before it began: its error says why.
-        return thread.join().unwrap_or_else(|_| Ok(0)).map(drop);
+        return thread.join().unwrap_or(Ok(0)).map(drop);
     };
 
     println!("type a line, and see it on http://127.0.0.1:8080; an empty one ends the program");
@@ -33,7 +33,7 @@ fn main() -> std::io::Result<()> {
         }
     }
     handle.stop();
-    let lines = thread.join().unwrap_or_else(|_| Ok(0))?;
+    let lines = thread.join().unwrap_or(Ok(0))?;
     println!("{lines} lines were shown");
     Ok(())
 }

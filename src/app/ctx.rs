@@ -21,6 +21,8 @@ use std::time::Duration;
 pub(crate) type Callback<S> = Box<dyn FnOnce(&mut Ctx<'_, S>)>;
 pub(crate) type Repeated<S> = Box<dyn FnMut(&mut Ctx<'_, S>)>;
 
+pub(crate) type Finish<S> = Box<dyn FnOnce(&mut Ctx<'_, S>, bool)>;
+
 /// What the wheel fires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Timer {
@@ -71,7 +73,7 @@ pub(crate) struct Core<S> {
     pub(crate) generations: u32,
     pub(crate) jobs: VecDeque<Job<S>>,
     /// What happens when offloaded work is done: called with `false` if it was refused.
-    pub(crate) offloads: Slab<Box<dyn FnOnce(&mut Ctx<'_, S>, bool)>>,
+    pub(crate) offloads: Slab<Finish<S>>,
     pub(crate) outbox: Rc<Outbox>,
     pub(crate) mailbox: Arc<Mailbox<S>>,
     pub(crate) requests: u64,

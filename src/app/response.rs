@@ -107,7 +107,7 @@ pub(crate) enum Fate {
     Faulty(&'static str),
 }
 
-/// Answer now. See the [module's](self) picture.
+/// Answer now: borrowed from the loop, and consumed by answering.
 ///
 /// ```
 /// use loopwright::App;
@@ -121,6 +121,8 @@ pub(crate) enum Fate {
 pub struct Response<'a> {
     pub(crate) tx: Tx<'a>,
     pub(crate) fields: &'a mut FieldBlock,
+    /// Where JSON is written before its length is known.
+    #[cfg_attr(not(feature = "json"), expect(dead_code))]
     pub(crate) scratch: &'a mut Vec<u8>,
     pub(crate) fate: &'a mut Fate,
     pub(crate) outbox: &'a Rc<Outbox>,

@@ -71,13 +71,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 // Over already: answered, or told.
                 None => {}
             },
-            Job::OnDrain { to, call } => match self.exchange_of(to) {
-                Some(exchange) => {
+            Job::OnDrain { to, call } => {
+                if let Some(exchange) = self.exchange_of(to) {
                     exchange.on_drain.push(call);
                     self.wake(to.conn);
                 }
-                None => {}
-            },
+            }
             Job::Offload { work, slot } => {
                 if !self.net.offload(work) {
                     self.finish_offload(slot, false);

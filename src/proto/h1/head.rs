@@ -204,9 +204,7 @@ impl<'a> Signals<'a> {
             // The length first: it rules out nearly every field with one comparison.
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
-                    if host.replace(value).is_some() {
-                        return Err(Error::Malformed("more than one Host"));
-                    }
+                    once(&mut host, value, "more than one Host")?;
                 }
                 6 if name.eq_ignore_ascii_case("expect") => {
                     if !value.eq_ignore_ascii_case(b"100-continue") {
@@ -221,14 +219,14 @@ impl<'a> Signals<'a> {
                     }
                 }
                 14 if name.eq_ignore_ascii_case("content-length") => {
-                    if length.replace(content_length(value)?).is_some() {
-                        return Err(Error::Malformed("more than one Content-Length"));
-                    }
+                    once(
+                        &mut length,
+                        content_length(value)?,
+                        "more than one Content-Length",
+                    )?;
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                    if coding.replace(value).is_some() {
-                        return Err(Error::Malformed("more than one Transfer-Encoding"));
-                    }
+                    once(&mut coding, value, "more than one Transfer-Encoding")?;
                 }
                 _ => {}
             }
@@ -254,6 +252,14 @@ impl<'a> Signals<'a> {
             (Some(value), None) => transfer_coding(value)?,
         };
         Ok(signals)
+    }
+}
+
+/// Fields of which there may be one, for two could differ.
+fn once<T>(slot: &mut Option<T>, value: T, why: &'static str) -> Result<(), Error> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Error::Malformed(why)),
     }
 }
 
