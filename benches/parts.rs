@@ -33,13 +33,9 @@ const BROWSER: &[u8] = b"GET /plaintext HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nConn
 #[divan::bench(args = [("small", SMALL), ("browser", BROWSER)])]
 fn h1_head_parse(bencher: Bencher<'_, '_>, (_, bytes): (&str, &[u8])) {
     bencher.bench_local(|| {
-        let bytes = black_box(bytes);
-        let end = head::find_end(bytes, &mut 0, &LIMITS)
-            .ok()
-            .flatten()
-            .unwrap_or(0);
         let mut slots = head::slots();
-        head::parse(&bytes[..end], &mut slots, &LIMITS).map(|head| head.path.len())
+        let head = head::read(black_box(bytes), &mut 0, true, &mut slots, &LIMITS);
+        head.ok().flatten().map(|head| head.path.len())
     });
 }
 

@@ -29,10 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     app.get("/", |_, _, res| res.text("ok"));
     app.stream("POST", "/", |_, _, res, body| body.pipe(res.stream()))
         .body_limit(16 << 20);
-    app.get("/plaintext", |_, _, res| {
-        res.header("content-type", "text/plain")
-            .text("Hello, World!")
-    });
+    app.get("/plaintext", |_, _, res| res.text("Hello, World!"));
     app.get("/json", |_, _, res| {
         res.json(&Message {
             message: "Hello, World!",

@@ -51,27 +51,31 @@ pub(crate) enum Command {
 #[derive(Default)]
 pub(crate) struct Outbox {
     queue: Cell<VecDeque<Command>>,
+    /// Its length: whoever only wants to know need not take it.
+    len: Cell<usize>,
 }
 
 impl Outbox {
     pub(crate) fn push(&self, command: Command) {
         let mut queue = self.queue.take();
         queue.push_back(command);
+        self.len.set(queue.len());
         self.queue.set(queue);
     }
 
     pub(crate) fn pop(&self) -> Option<Command> {
+        if self.is_empty() {
+            return None;
+        }
         let mut queue = self.queue.take();
         let command = queue.pop_front();
+        self.len.set(queue.len());
         self.queue.set(queue);
         command
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let queue = self.queue.take();
-        let empty = queue.is_empty();
-        self.queue.set(queue);
-        empty
+        self.len.get() == 0
     }
 }
 

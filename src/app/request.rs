@@ -108,7 +108,8 @@ impl<'a> Request<'a> {
 
     /// The host (and port) the client wants, from `Host` or an absolute target. Empty if it said none.
     pub fn host(&self) -> &'a str {
-        self.head.authority
+        // The head's check has let only ASCII pass.
+        std::str::from_utf8(self.head.authority).unwrap_or("")
     }
 
     /// The whole body. Empty in middleware and stream handlers, which run before it has arrived.

@@ -9,6 +9,7 @@ use super::request::Params;
 use http::Method;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
+use std::str::Utf8Error;
 
 /// What is registered: enough to find it, and to name it in an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +32,8 @@ impl std::fmt::Display for Pattern {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Lookup<'a> {
-    Found {
-        route: usize,
-        params: Params<'a>,
-    },
+pub(crate) enum Lookup {
+    Found(usize),
     /// The path is there, for these methods.
     WrongMethod(Vec<Method>),
     /// Nothing there.
@@ -109,45 +107,44 @@ impl Router {
         }
     }
 
+    /// Fills `params` if it finds a route.
     pub(crate) fn find<'a>(
         &'a self,
         method: &Method,
-        authority: &str,
+        authority: &[u8],
         path: &'a str,
-    ) -> Lookup<'a> {
-        if self.hosts.is_empty() {
+        params: &mut Params<'a>,
+    ) -> Lookup {
+        let found = if self.hosts.is_empty() {
             // The common case, and the hot path.
-            return match self.any_host.find(method, path) {
-                Some((route, params)) => decode(route, &params),
-                None => self.miss(method, authority, path),
-            };
-        }
-        let tables = self.tables(authority);
-        match tables
-            .into_iter()
-            .find_map(|table| table.find(method, path))
-        {
-            Some((route, params)) => decode(route, &params),
+            self.any_host.find(method, path)
+        } else {
+            self.tables(authority)
+                .into_iter()
+                .find_map(|table| table.find(method, path))
+        };
+        match found {
+            Some((route, raw)) => match decode(&raw, params) {
+                Ok(()) => Lookup::Found(route),
+                Err(_) => Lookup::BadEncoding,
+            },
             None => self.miss(method, authority, path),
         }
     }
 
-    fn tables<'r>(&'r self, authority: &str) -> Vec<&'r Table> {
-        let host = host_of(authority).to_ascii_lowercase();
-        let matches = |pattern: &str| match pattern.strip_prefix('*') {
-            Some(domain) => host.len() > domain.len() && host.ends_with(domain),
-            None => host == pattern,
-        };
+    fn tables<'r>(&'r self, authority: &[u8]) -> Vec<&'r Table> {
         let named = self
             .hosts
             .iter()
-            .filter(|(pattern, _)| matches(pattern))
-            .map(|(_, table)| table);
-        named.chain([&self.any_host]).collect()
+            .filter(|(pattern, _)| host_matches(pattern, authority));
+        named
+            .map(|(_, table)| table)
+            .chain([&self.any_host])
+            .collect()
     }
 
     #[cold]
-    fn miss<'a>(&'a self, method: &Method, authority: &str, path: &'a str) -> Lookup<'a> {
+    fn miss(&self, method: &Method, authority: &[u8], path: &str) -> Lookup {
         let mut allowed = Vec::new();
         for table in self.tables(authority) {
             for known in &self.methods {
@@ -269,20 +266,31 @@ fn insert(
     }
 }
 
-fn decode<'a>(route: usize, found: &matchit::Params<'a, 'a>) -> Lookup<'a> {
-    let mut params = Params::new();
-    for (name, value) in found.iter() {
-        let value = if memchr::memchr(b'%', value.as_bytes()).is_none() {
-            Cow::Borrowed(value)
-        } else {
-            match percent_decode_str(value).decode_utf8() {
-                Ok(value) => value,
-                Err(_) => return Lookup::BadEncoding,
-            }
+/// Percent-decodes once, after matching: an encoded slash does not separate segments.
+fn decode<'a>(raw: &matchit::Params<'a, 'a>, params: &mut Params<'a>) -> Result<(), Utf8Error> {
+    for (name, value) in raw.iter() {
+        let value = match memchr::memchr(b'%', value.as_bytes()) {
+            None => Cow::Borrowed(value),
+            Some(_) => percent_decode_str(value).decode_utf8()?,
         };
         params.push((name, value));
     }
-    Lookup::Found { route, params }
+    Ok(())
+}
+
+/// Whether the host of `authority`, its port aside, is `pattern`, or below it for `*.example.org`.
+pub(crate) fn host_matches(pattern: &str, authority: &[u8]) -> bool {
+    let host = host_of(std::str::from_utf8(authority).unwrap_or(""));
+    match pattern.strip_prefix('*') {
+        Some(domain) => {
+            let end = host
+                .len()
+                .checked_sub(domain.len())
+                .filter(|&at| at > 0 && host.is_char_boundary(at));
+            end.is_some_and(|at| host[at..].eq_ignore_ascii_case(domain))
+        }
+        None => host.eq_ignore_ascii_case(pattern),
+    }
 }
 
 /// The host without its port.
@@ -314,10 +322,8 @@ pub(crate) fn bench(routes: usize) -> impl Fn(&str) -> bool {
         .collect();
     let router = Router::build(&patterns).unwrap_or_default();
     move |path| {
-        matches!(
-            router.find(&Method::GET, "localhost", path),
-            Lookup::Found { .. }
-        )
+        let found = router.find(&Method::GET, b"localhost", path, &mut Params::new());
+        matches!(found, Lookup::Found(_))
     }
 }
 
@@ -342,8 +348,10 @@ mod tests {
     fn find(router: &Router, request: &str) -> String {
         let (method, rest) = request.split_once(' ').unwrap();
         let at = rest.find('/').unwrap();
-        match router.find(&method.parse().unwrap(), &rest[..at], &rest[at..]) {
-            Lookup::Found { route, params } => {
+        let mut params = Params::new();
+        let method = method.parse().unwrap();
+        match router.find(&method, rest[..at].as_bytes(), &rest[at..], &mut params) {
+            Lookup::Found(route) => {
                 let params: Vec<_> = params.iter().map(|(k, v)| format!(" {k}={v}")).collect();
                 format!("{route}{}", params.concat())
             }

@@ -17,7 +17,7 @@ pub struct Limits {
     pub head: usize,
     /// The request target alone; 414 past it. Default 8 KiB.
     pub target: usize,
-    /// Field lines of one request; 431 past it. At most 256. Default 100.
+    /// Field lines of one request; 431 past it. At most 128. Default 100.
     pub fields: usize,
     /// A request's body, unless its route sets another `body_limit`; 413 past it. Default 1 MiB.
     pub body: u64,

@@ -6,7 +6,7 @@ use super::ctx::Ctx;
 use super::failure::Failure;
 use super::request::{Params, Request};
 use super::response::Response;
-use super::router::{Lookup, Pattern, Router};
+use super::router::{Lookup, Pattern, Router, host_matches};
 use super::routes::{After, App, Before, Done, Endpoint, ErrorHook, Handler};
 use crate::proto::h1::head::Head;
 use http::{Method, StatusCode};
@@ -47,6 +47,20 @@ struct Scope {
     method_not_allowed: Option<usize>,
 }
 
+impl Scope {
+    fn holds(&self, head: &Head<'_>) -> bool {
+        let is_here = self
+            .host
+            .as_deref()
+            .is_none_or(|host| host_matches(host, head.authority));
+        let below = head.path.strip_prefix(self.prefix.as_str());
+        is_here
+            && below.is_some_and(|rest| {
+                self.prefix.is_empty() || rest.is_empty() || rest.starts_with('/')
+            })
+    }
+}
+
 /// What outlives a request's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RouteKey {
@@ -56,15 +70,14 @@ pub(crate) enum RouteKey {
 }
 
 /// Where a request goes.
-pub(crate) struct Target<'a> {
+pub(crate) struct Target {
     pub(crate) key: RouteKey,
-    pub(crate) params: Params<'a>,
-    pub(crate) miss: Option<Miss>,
+    miss: Option<Box<Miss>>,
 }
 
-pub(crate) struct Miss {
-    pub(crate) status: StatusCode,
-    pub(crate) allow: Option<String>,
+struct Miss {
+    status: StatusCode,
+    allow: Option<String>,
     page: Option<usize>,
 }
 
@@ -220,15 +233,18 @@ fn join(prefix: &str, path: &str) -> String {
 }
 
 impl Table {
-    pub(crate) fn find<'a>(&'a self, head: &'a Head<'a>) -> Target<'a> {
+    /// Fills `params` if a route matches.
+    pub(crate) fn find<'a>(&'a self, head: &Head<'a>, params: &mut Params<'a>) -> Target {
         if head.path == "*" {
             let allow = Some(join_methods(self.router.methods()));
             return self.miss(head, StatusCode::NO_CONTENT, allow);
         }
-        match self.router.find(&head.method, head.authority, head.path) {
-            Lookup::Found { route, params } => Target {
+        match self
+            .router
+            .find(&head.method, head.authority, head.path, params)
+        {
+            Lookup::Found(route) => Target {
                 key: RouteKey::Route(route),
-                params,
                 miss: None,
             },
             Lookup::WrongMethod(methods) => {
@@ -248,23 +264,14 @@ impl Table {
 
     /// The innermost App whose prefix the path has: its middleware and its pages answer.
     #[cold]
-    fn miss<'a>(&self, head: &Head<'_>, status: StatusCode, allow: Option<String>) -> Target<'a> {
-        let host = head.authority;
-        let within = |scope: &Scope| {
-            let below = head.path.strip_prefix(scope.prefix.as_str());
-            let is_below = below.is_some_and(|rest| {
-                rest.is_empty() || rest.starts_with('/') || scope.prefix.is_empty()
-            });
-            is_below
-                && scope
-                    .host
-                    .as_deref()
-                    .is_none_or(|h| host.eq_ignore_ascii_case(h))
-        };
-        let longest = (0..self.scopes.len())
-            .filter(|&n| within(&self.scopes[n]))
-            .max_by_key(|&n| self.scopes[n].prefix.len());
-        let number = longest.unwrap_or(0);
+    fn miss(&self, head: &Head<'_>, status: StatusCode, allow: Option<String>) -> Target {
+        let has = |scope: &&(usize, &Scope)| scope.1.holds(head);
+        let scopes: Vec<(usize, &Scope)> = self.scopes.iter().enumerate().collect();
+        let longest = scopes
+            .iter()
+            .filter(has)
+            .max_by_key(|(_, scope)| scope.prefix.len());
+        let number = longest.map_or(0, |(number, _)| *number);
         let page = match status {
             StatusCode::NOT_FOUND => self.scopes[number].not_found,
             StatusCode::METHOD_NOT_ALLOWED => self.scopes[number].method_not_allowed,
@@ -272,12 +279,11 @@ impl Table {
         };
         Target {
             key: RouteKey::Miss(number),
-            params: Params::new(),
-            miss: Some(Miss {
+            miss: Some(Box::new(Miss {
                 status,
                 allow,
                 page,
-            }),
+            })),
         }
     }
 
@@ -353,7 +359,7 @@ impl<S: 'static> Callbacks<S> {
     /// Calls the endpoint, or answers a miss.
     pub(crate) fn endpoint(
         &mut self,
-        target: &Target<'_>,
+        target: &Target,
         cx: &mut Ctx<'_, S>,
         req: &Request<'_>,
         res: Response<'_>,

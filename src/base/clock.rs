@@ -51,18 +51,21 @@ impl std::ops::Sub for Instant {
 /// The `date` and `server` lines, formatted once a second and copied into every answer.
 #[derive(Debug)]
 pub struct StockFields {
-    lines: Vec<u8>,
+    /// The status line of nearly every answer, then the lines.
+    head: Vec<u8>,
     server: Option<String>,
     refresh_at: Instant,
 }
 
-const DATE: std::ops::Range<usize> = 6..35;
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
+/// `date: Sun, 06 Nov 1994 08:49:37 GMT\r\n`
+const DATE_LINE: usize = 37;
 
 impl StockFields {
     /// `server` is the value of the `server` field; `None` leaves the field out.
     pub fn new(server: Option<String>) -> StockFields {
         StockFields {
-            lines: Vec::new(),
+            head: Vec::new(),
             server,
             refresh_at: Instant::default(),
         }
@@ -70,7 +73,7 @@ impl StockFields {
 
     /// Called once a turn; formats only when the second has changed.
     pub fn refresh(&mut self, now: Instant, wall: impl FnOnce() -> SystemTime) {
-        if now < self.refresh_at && !self.lines.is_empty() {
+        if now < self.refresh_at && !self.head.is_empty() {
             return;
         }
         let wall = wall();
@@ -78,31 +81,37 @@ impl StockFields {
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |d| d.subsec_micros());
         self.refresh_at = now + Duration::from_micros(1_000_000 - u64::from(into_second));
-        self.lines.clear();
-        self.lines.extend_from_slice(b"date: ");
-        self.lines
+        self.head.clear();
+        self.head.extend_from_slice(OK);
+        self.head.extend_from_slice(b"date: ");
+        self.head
             .extend_from_slice(httpdate::fmt_http_date(wall).as_bytes());
-        self.lines.extend_from_slice(b"\r\n");
+        self.head.extend_from_slice(b"\r\n");
         if let Some(server) = &self.server {
-            self.lines.extend_from_slice(b"server: ");
-            self.lines.extend_from_slice(server.as_bytes());
-            self.lines.extend_from_slice(b"\r\n");
+            self.head.extend_from_slice(b"server: ");
+            self.head.extend_from_slice(server.as_bytes());
+            self.head.extend_from_slice(b"\r\n");
         }
+    }
+
+    /// `HTTP/1.1 200 OK`, and the lines.
+    pub fn ok_head(&self) -> &[u8] {
+        &self.head
     }
 
     /// `date: …\r\nserver: …\r\n`.
     pub fn lines(&self) -> &[u8] {
-        &self.lines
+        self.head.get(OK.len()..).unwrap_or_default()
     }
 
     /// `date: …\r\n` alone.
     pub fn date_line(&self) -> &[u8] {
-        self.lines.get(..DATE.end + 2).unwrap_or_default()
+        self.lines().get(..DATE_LINE).unwrap_or_default()
     }
 
     /// `server: …\r\n` alone, or nothing.
     pub fn server_line(&self) -> &[u8] {
-        self.lines.get(DATE.end + 2..).unwrap_or_default()
+        self.lines().get(DATE_LINE..).unwrap_or_default()
     }
 }
 

@@ -212,6 +212,18 @@ impl SimNet {
         wire.closed || !wire.accepted
     }
 
+    /// The time of this world.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Lets the loop wait no longer than until `at`: a client means to do something then. Time goes
+    /// by itself to the next timer when nothing moves, and would pass it by.
+    pub fn wake_at(&mut self, at: Instant) {
+        let wake = self.waker();
+        self.work.push((at, Box::new(move || wake())));
+    }
+
     /// The last `poll` had nothing to wait for: no byte moves, no timer runs. What has not been
     /// answered by now never will be.
     pub fn is_quiet(&self) -> bool {

@@ -64,32 +64,63 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|member| !member.is_empty())
 }
 
+/// RFC 3986 §3.2.2: the bytes of a registered name or an IPv4 address, as a table, for every request
+/// has one to check.
+const HOST_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let others = b"-._~!$&'()*+;=%";
+    let mut b = 0;
+    while b < 128 {
+        table[b] = (b as u8).is_ascii_alphanumeric();
+        b += 1;
+    }
+    let mut n = 0;
+    while n < others.len() {
+        table[others[n] as usize] = true;
+        n += 1;
+    }
+    table
+};
+
 /// RFC 3986 §3.2 without user information, which RFC 9110 §4.2.4 forbids: `host [":" port]`.
 /// An empty authority is a valid `Host` (RFC 9110 §7.2).
 pub fn is_authority(text: &[u8]) -> bool {
-    let (host_ok, port) = if let Some(rest) = text.strip_prefix(b"[") {
-        let Some(end) = rest.iter().position(|&b| b == b']') else {
+    let port = if let Some(rest) = text.strip_prefix(b"[") {
+        let Some(end) = memchr::memchr(b']', rest) else {
             return false;
         };
         let literal = std::str::from_utf8(&rest[..end]).unwrap_or("");
-        (
-            literal.parse::<std::net::Ipv6Addr>().is_ok(),
-            &rest[end + 1..],
-        )
-    } else {
-        let end = memchr::memchr(b':', text).unwrap_or(text.len());
-        let name_byte = |&b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&b);
-        (text[..end].iter().all(name_byte), &text[end..])
-    };
-    let port_ok = match port.strip_prefix(b":") {
-        None => port.is_empty(),
-        Some(digits) => {
-            digits.iter().all(u8::is_ascii_digit)
-                && (digits.is_empty()
-                    || std::str::from_utf8(digits).is_ok_and(|d| d.parse::<u16>().is_ok()))
+        if literal.parse::<std::net::Ipv6Addr>().is_err() {
+            return false;
         }
+        &rest[end + 1..]
+    } else {
+        let end = text
+            .iter()
+            .position(|&b| !HOST_BYTES[b as usize])
+            .unwrap_or(text.len());
+        if end == 0 && !text.is_empty() {
+            return false;
+        }
+        &text[end..]
     };
-    host_ok && port_ok && !(text.starts_with(b":"))
+    match port {
+        [] => true,
+        [b':', digits @ ..] => is_port(digits),
+        _ => false,
+    }
+}
+
+/// RFC 3986 §3.2.3, within TCP's 16 bits. It may be empty.
+fn is_port(digits: &[u8]) -> bool {
+    let digit = |port: u32, b: &u8| {
+        b.is_ascii_digit()
+            .then(|| (port * 10 + u32::from(b - b'0')).min(1 << 16))
+    };
+    digits
+        .iter()
+        .try_fold(0, digit)
+        .is_some_and(|port| port < 1 << 16)
 }
 
 /// Whether every `%` in `text` is followed by two hexadecimal digits.

@@ -13,7 +13,7 @@ use crate::app::body::{Aborted, Body, Demand};
 use crate::app::ctx::{Callback, Ctx};
 use crate::app::failure::{Failure, FailureKind};
 use crate::app::outbox::Outbox;
-use crate::app::request::Request;
+use crate::app::request::{Params, Request};
 use crate::app::response::{Fate, Response, Tx};
 use crate::app::routes::Done;
 use crate::app::site::{Callbacks, Target};
@@ -59,13 +59,7 @@ struct Call<'a, S> {
 }
 
 impl<S: 'static> Call<'_, S> {
-    fn run(
-        self,
-        step: Step,
-        target: &Target<'_>,
-        req: &Request<'_>,
-        status: StatusCode,
-    ) -> Returned {
+    fn run(self, step: Step, target: &Target, req: &Request<'_>, status: StatusCode) -> Returned {
         let Call {
             calls,
             before,
@@ -145,7 +139,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let table = &self.site.table;
-        let target = table.find(head);
+        let mut params = Params::new();
+        let target = table.find(head, &mut params);
         let start = Start {
             key: target.key,
             request_id: self.core.next_request_id(),
@@ -155,7 +150,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let whole = match conn.http.limit_body(limit) {
             Ok(()) => conn.http.take_whole_body(input),
             Err(error) => {
-                drop(target);
+                drop(params);
                 self.refuse(id, error);
                 return self.report(id, start, &head.method, head.path);
             }
@@ -163,7 +158,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let must_collect = whole.is_none() && table.wants_whole_body(target.key);
         let req = Request {
             head,
-            params: &target.params,
+            params: &params,
             body: whole.unwrap_or(b""),
             peer: conn.peer,
             id: start.request_id,
@@ -185,7 +180,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             &req,
             StatusCode::OK,
         );
-        drop(target); // it borrows the table that the consequences may need
+        drop(params); // they borrow the table, which the consequences may need
         match returned.passed {
             Some(status) => self.collect(id, head, start, status),
             None => self.on_returned(id, head, start, returned),
@@ -225,14 +220,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let (start, to) = (exchange.start, exchange.stream);
         let mut slots = head::slots();
         // It has been parsed before, under the same limits.
-        let Ok(head) = head::parse(&collect.raw, &mut slots, &self.bounds.head) else {
-            return;
-        };
+        let read = head::read(&collect.raw, &mut 0, true, &mut slots, &self.bounds.head);
+        let Ok(Some(head)) = read else { return };
         let table = &self.site.table;
-        let target = table.find(&head);
+        let mut params = Params::new();
+        let target = table.find(&head, &mut params);
         let req = Request {
             head: &head,
-            params: &target.params,
+            params: &params,
             body: &collect.body,
             peer: conn.peer,
             id: start.request_id,
@@ -241,7 +236,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.fields = collect.fields;
         let returned =
             call!(self, conn, to, &[]).run(Step::Endpoint, &target, &req, collect.status);
-        drop(target);
+        drop(params);
         self.on_returned(id, &head, start, returned);
     }
 

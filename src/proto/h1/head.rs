@@ -1,7 +1,5 @@
 //! Floor 1. A request's head: found, parsed by httparse, and checked for every ambiguity.
 //!
-//! Two steps, so that a head that drips in is not parsed again for each byte: [`find_end`] looks
-//! for the empty line and remembers how far it has looked; [`parse`] runs once, on a whole head.
 //! Nothing is copied: a [`Head`] is a view into the receive buffer.
 //!
 //! Stricter than httparse: every line ends in CRLF (RFC 9112 §2.2 allows, but does not ask, to
@@ -13,7 +11,7 @@ use http::Method;
 use std::mem::MaybeUninit;
 
 /// The most field lines any configuration may allow; the parser's table lives on the stack.
-pub const MAX_FIELDS: usize = 256;
+pub const MAX_FIELDS: usize = 128;
 /// The longest head any configuration may allow, in bytes.
 pub const MAX_HEAD: usize = 1 << 20;
 
@@ -56,8 +54,8 @@ pub struct Head<'a> {
     pub path: &'a str,
     /// What follows the first `?`, as sent.
     pub query: Option<&'a str>,
-    /// Host and port: from an absolute-form target, else from `Host`. May be empty.
-    pub authority: &'a str,
+    /// Host and port: from an absolute-form target, else from `Host`. ASCII; may be empty.
+    pub authority: &'a [u8],
     /// The field lines.
     pub fields: Fields<'a>,
     /// How the body ends.
@@ -72,9 +70,36 @@ pub struct Head<'a> {
     pub raw: &'a [u8],
 }
 
-/// Looks for the end of the head in `input`, from `*scanned` on. Returns the head's length.
-/// Fails as soon as what has arrived can no longer become a head within `limits`.
-pub fn find_end(
+/// Reads the head at the front of `input`; `None` until all of it is there. Fails as soon as what has
+/// arrived can no longer become a head within `limits`.
+///
+/// A head that arrives whole, as nearly all do, is parsed at the first look. One that does not is
+/// searched for its end from `*scanned` on, and parsed when that is found: so that a head that drips
+/// in is not parsed again for every byte.
+pub fn read<'a, 's>(
+    input: &'a [u8],
+    scanned: &mut usize,
+    first_look: bool,
+    slots: &'s mut Slots<'a>,
+    limits: &HeadLimits,
+) -> Result<Option<Head<'s>>, Error> {
+    if first_look {
+        if let Some(head) = parse(input, slots, limits)? {
+            return Ok(Some(head));
+        }
+        return match find_end(input, scanned, limits)? {
+            None => Ok(None),
+            Some(_) => Err(Error::Malformed("request line")),
+        };
+    }
+    match find_end(input, scanned, limits)? {
+        None => Ok(None),
+        Some(end) => parse(&input[..end], slots, limits),
+    }
+}
+
+/// Looks for the empty line, line by line.
+fn find_end(
     input: &[u8],
     scanned: &mut usize,
     limits: &HeadLimits,
@@ -83,7 +108,7 @@ pub fn find_end(
     while let Some(at) = memchr::memchr(b'\n', &input[line_start..]) {
         let end = line_start + at;
         if end == 0 || input[end - 1] != b'\r' {
-            return Err(Error::Malformed("a line ends without CR"));
+            return Err(Error::Malformed(LONE_LF));
         }
         if end >= limits.head {
             break;
@@ -111,19 +136,21 @@ pub fn find_end(
     })
 }
 
-/// Parses and checks a whole head.
-pub fn parse<'a, 's>(
+const LONE_LF: &str = "a line ends without CR";
+
+/// Parses and checks a head; `None` if it is not all there.
+fn parse<'a, 's>(
     input: &'a [u8],
     slots: &'s mut Slots<'a>,
     limits: &HeadLimits,
-) -> Result<Head<'s>, Error> {
+) -> Result<Option<Head<'s>>, Error> {
     let mut request = httparse::Request::new(&mut []);
     let slots = &mut slots[..limits.fields.min(MAX_FIELDS)];
-    match request.parse_with_uninit_headers(input, slots) {
-        Ok(httparse::Status::Complete(n)) if n == input.len() => {}
-        Ok(_) => return Err(Error::Malformed("the head ends early")),
+    let raw = match request.parse_with_uninit_headers(input, slots) {
+        Ok(httparse::Status::Complete(n)) => &input[..n],
+        Ok(httparse::Status::Partial) => return Ok(None),
         Err(why) => return Err(refusal(why, input, limits)),
-    }
+    };
     // httparse has said Complete, so all three are there; the fallbacks are refused below.
     let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
     let http_10 = request.version == Some(0);
@@ -133,11 +160,21 @@ pub fn parse<'a, 's>(
             limit: limits.target,
         });
     }
+    if raw.len() > limits.head {
+        return Err(Error::HeadTooLarge {
+            size: raw.len(),
+            limit: limits.head,
+        });
+    }
+    if !lines_end_in_crlf(raw, request.headers) {
+        return Err(Error::Malformed(LONE_LF));
+    }
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Error::Malformed("method"))?;
     let fields = Fields::new(request.headers);
     let signals = Signals::read(&fields, http_10)?;
     let target = Target::read(target, &method)?;
-    Ok(Head {
+    let keeps = !signals.close && (!http_10 || signals.keep_alive);
+    Ok(Some(Head {
         method,
         path: target.path,
         query: target.query,
@@ -145,14 +182,24 @@ pub fn parse<'a, 's>(
         fields,
         framing: signals.framing,
         expects_continue: signals.expects_continue && !http_10,
-        keep_alive: if http_10 {
-            signals.keep_alive && !signals.close
-        } else {
-            !signals.close
-        },
+        keep_alive: keeps,
         http_10,
-        raw: input,
-    })
+        raw,
+    }))
+}
+
+/// httparse takes a lone LF for a line's end. Where each line began it has told: before that, and
+/// before the empty line, there has to be a CRLF.
+fn lines_end_in_crlf(raw: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+    let begins =
+        |field: &httparse::Header<'_>| field.name.as_ptr() as usize - raw.as_ptr() as usize;
+    let empty_line = raw.len().saturating_sub(2);
+    let follows_crlf = |at: usize| at >= 2 && raw.get(at - 2..at) == Some(b"\r\n");
+    fields
+        .iter()
+        .map(begins)
+        .chain([empty_line, raw.len()])
+        .all(follows_crlf)
 }
 
 fn refusal(why: httparse::Error, input: &[u8], limits: &HeadLimits) -> Error {
@@ -183,7 +230,7 @@ fn refusal(why: httparse::Error, input: &[u8], limits: &HeadLimits) -> Error {
 
 /// What the fields say about the connection and the body.
 struct Signals<'a> {
-    host: &'a str,
+    host: &'a [u8],
     framing: Framing,
     close: bool,
     keep_alive: bool,
@@ -194,7 +241,7 @@ impl<'a> Signals<'a> {
     fn read(fields: &Fields<'a>, http_10: bool) -> Result<Self, Error> {
         let (mut host, mut length, mut coding) = (None, None, None);
         let mut signals = Signals {
-            host: "",
+            host: b"",
             framing: Framing::None,
             close: false,
             keep_alive: false,
@@ -232,10 +279,9 @@ impl<'a> Signals<'a> {
             }
         }
         signals.host = match host {
-            // is_authority has let only ASCII pass.
-            Some(value) if is_authority(value) => std::str::from_utf8(value).unwrap_or(""),
+            Some(value) if is_authority(value) => value,
             Some(_) => return Err(Error::Malformed("Host")),
-            None if http_10 => "",
+            None if http_10 => b"",
             None => return Err(Error::Malformed("no Host")),
         };
         signals.framing = match (coding, length) {
@@ -294,13 +340,17 @@ fn transfer_coding(value: &[u8]) -> Result<Framing, Error> {
 
 /// The four forms of RFC 9112 §3.2.
 struct Target<'a> {
-    authority: Option<&'a str>,
+    authority: Option<&'a [u8]>,
     path: &'a str,
     query: Option<&'a str>,
 }
 
 impl<'a> Target<'a> {
     fn read(text: &'a str, method: &Method) -> Result<Self, Error> {
+        // origin-form, nearly always.
+        if text.starts_with('/') && *method != Method::CONNECT {
+            return Target::origin_form(None, text);
+        }
         if *method == Method::CONNECT {
             // authority-form: host and port, both required.
             let has_port = text
@@ -310,7 +360,7 @@ impl<'a> Target<'a> {
                 return Err(Error::Malformed("CONNECT target"));
             }
             return Ok(Target {
-                authority: Some(text),
+                authority: Some(text.as_bytes()),
                 path: "",
                 query: None,
             });
@@ -325,35 +375,40 @@ impl<'a> Target<'a> {
                 query: None,
             });
         }
-        let (authority, rest) = if text.starts_with('/') {
-            (None, text)
-        } else {
-            let (scheme, rest) = text
-                .split_once("://")
-                .ok_or(Error::Malformed("request target"))?;
-            if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-                return Err(Error::Malformed("request target's scheme"));
-            }
-            let end = rest.find(['/', '?']).unwrap_or(rest.len());
-            let (authority, rest) = rest.split_at(end);
-            if authority.is_empty() || !is_authority(authority.as_bytes()) {
-                return Err(Error::Malformed("request target's host"));
-            }
-            (Some(authority), rest)
-        };
-        let (path, query) = match rest.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (rest, None),
-        };
-        // RFC 9112 §3.2.2: `http://host` and `http://host?q` mean the path `/`.
-        let path = if path.is_empty() { "/" } else { path };
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or(Error::Malformed("request target"))?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return Err(Error::Malformed("request target's scheme"));
+        }
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, rest) = rest.split_at(end);
+        if authority.is_empty() || !is_authority(authority.as_bytes()) {
+            return Err(Error::Malformed("request target's host"));
+        }
+        Target::origin_form(Some(authority.as_bytes()), rest)
+    }
+
+    fn origin_form(authority: Option<&'a [u8]>, text: &'a str) -> Result<Self, Error> {
+        // One look at each byte tells whether there is anything to look at.
+        let seen = text
+            .bytes()
+            .fold(0, |seen, b| seen | TARGET_BYTES[b as usize]);
         // httparse lets a fragment and raw non-ASCII bytes pass; a URI has neither (RFC 3986 §2).
-        if !rest.is_ascii() || rest.contains('#') {
+        if seen & FORBIDDEN != 0 {
             return Err(Error::Malformed("request target"));
         }
-        if !percent_encoding_is_whole(path.as_bytes()) {
+        let split = if seen & QUERY != 0 {
+            text.split_once('?')
+        } else {
+            None
+        };
+        let (path, query) = split.map_or((text, None), |(path, query)| (path, Some(query)));
+        if seen & PERCENT != 0 && !percent_encoding_is_whole(path.as_bytes()) {
             return Err(Error::Malformed("percent-encoding"));
         }
+        // RFC 9112 §3.2.2: `http://host` and `http://host?q` mean the path `/`.
+        let path = if path.is_empty() { "/" } else { path };
         Ok(Target {
             authority,
             path,
@@ -361,6 +416,24 @@ impl<'a> Target<'a> {
         })
     }
 }
+
+const QUERY: u8 = 1;
+const PERCENT: u8 = 2;
+const FORBIDDEN: u8 = 4;
+
+/// What a byte of a target calls for.
+const TARGET_BYTES: [u8; 256] = {
+    let mut table = [0; 256];
+    table[b'?' as usize] = QUERY;
+    table[b'%' as usize] = PERCENT;
+    table[b'#' as usize] = FORBIDDEN;
+    let mut b = 128;
+    while b < 256 {
+        table[b] = FORBIDDEN;
+        b += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {
@@ -372,23 +445,43 @@ mod tests {
         fields: 4,
     };
 
-    /// What arrives, and the essence of what it is read as.
+    /// What arrives, and the essence of what it is read as: whole, and by drops.
     fn read(text: &str) -> Result<String, u16> {
+        let whole = essence(super::read(
+            text.as_bytes(),
+            &mut 0,
+            true,
+            &mut slots(),
+            &LIMITS,
+        ));
         let mut scanned = 0;
-        let end = match find_end(text.as_bytes(), &mut scanned, &LIMITS) {
-            Ok(Some(end)) => end,
-            Ok(None) => return Ok("more".into()),
-            Err(e) => return Err(e.status().as_u16()),
+        let mut dripped = Ok("more".into());
+        for n in 1..=text.len() {
+            dripped = essence(super::read(
+                &text.as_bytes()[..n],
+                &mut scanned,
+                n == 1,
+                &mut slots(),
+                &LIMITS,
+            ));
+            if dripped != Ok("more".into()) {
+                break;
+            }
+        }
+        assert_eq!(whole, dripped, "{text:?}");
+        whole
+    }
+
+    fn essence(read: Result<Option<Head<'_>>, Error>) -> Result<String, u16> {
+        let Some(head) = read.map_err(|e| e.status().as_u16())? else {
+            return Ok("more".into());
         };
-        let mut slots = slots();
-        let head =
-            parse(&text.as_bytes()[..end], &mut slots, &LIMITS).map_err(|e| e.status().as_u16())?;
         Ok(format!(
             "{} {}{} @{} {:?}{}{}",
             head.method,
             head.path,
             head.query.map(|q| format!(" ?{q}")).unwrap_or_default(),
-            head.authority,
+            std::str::from_utf8(head.authority).unwrap(),
             head.framing,
             if head.keep_alive { " keep" } else { " close" },
             if head.expects_continue { " 100" } else { "" },
@@ -536,16 +629,6 @@ mod tests {
             read("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n"),
             Err(400)
         );
-    }
-
-    #[test]
-    fn a_dripping_head_is_found_at_its_last_byte_and_not_before() {
-        let text = b"GET / HTTP/1.1\r\nhost: a\r\nx: y\r\n\r\n";
-        let mut scanned = 0;
-        for n in 0..text.len() {
-            assert_eq!(find_end(&text[..n], &mut scanned, &LIMITS), Ok(None), "{n}");
-        }
-        assert_eq!(find_end(text, &mut scanned, &LIMITS), Ok(Some(text.len())));
     }
 
     #[test]

@@ -265,21 +265,17 @@ impl Server {
                     if input.is_empty() {
                         return Ok(Event::NeedInput);
                     }
-                    if !*begun {
-                        *begun = true;
-                        if !self.fresh {
-                            self.since = now;
-                        }
+                    let first_look = !std::mem::replace(begun, true);
+                    if first_look && !self.fresh {
+                        self.since = now;
                     }
                     let mut from = *scanned as usize;
-                    let end = head::find_end(input, &mut from, &bounds.head)?;
+                    let head = head::read(input, &mut from, first_look, slots, &bounds.head)?;
                     *scanned = from as u32;
-                    let Some(end) = end else {
+                    let Some(head) = head else {
                         return Ok(Event::NeedInput);
                     };
-                    let (bytes, rest) = input.split_at(end);
-                    *input = rest;
-                    let head = head::parse(bytes, slots, &bounds.head)?;
+                    *input = &input[head.raw.len()..];
                     self.on_head(&head, now);
                     return Ok(Event::Request(head));
                 }
