@@ -82,3 +82,12 @@ pub mod sim {
 pub fn bench_router(routes: usize) -> impl Fn(&str) -> bool {
     app::router::bench(routes)
 }
+
+/// The examples of the guides run as tests.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/embedding.md")]
+    struct Embedding;
+}

@@ -114,6 +114,8 @@ pub struct SimNet {
     wires: Vec<Wire>,
     listeners: Vec<Option<VecDeque<Client>>>,
     listener_edges: Vec<bool>,
+    /// Accepts that still fail for want of a descriptor.
+    exhausted: u32,
     work: Vec<(Instant, Work)>,
     woken: Arc<AtomicBool>,
     quiet: bool,
@@ -129,6 +131,7 @@ impl SimNet {
             wires: Vec::new(),
             listeners: vec![Some(VecDeque::new())],
             listener_edges: vec![false],
+            exhausted: 0,
             work: Vec::new(),
             woken: Arc::default(),
             quiet: false,
@@ -162,6 +165,12 @@ impl SimNet {
     fn wire(&mut self, client: Client) -> &mut Wire {
         // A Client is only made by `connect`, and wires are never removed.
         &mut self.wires[client.0 as usize]
+    }
+
+    /// The next `times` accepts of a waiting connection fail: the process is out of descriptors
+    /// (EMFILE). The connection stays in the queue.
+    pub fn exhaust(&mut self, times: u32) {
+        self.exhausted = times;
     }
 
     /// The client sends.

@@ -5,7 +5,12 @@ use crate::support::{local, run_case, serve, serve_with};
 
 fn case(name: &str) {
     let server = serve(site);
-    run_case("node", "client.mjs", name, &["127.0.0.1", &server.port().to_string()]);
+    run_case(
+        "node",
+        "client.mjs",
+        name,
+        &["127.0.0.1", &server.port().to_string()],
+    );
 }
 
 macro_rules! cases {
@@ -28,5 +33,10 @@ fn unix_socket() {
     let path = folder.path().join("site.sock");
     let builder = local().listen(format!("unix:{}", path.display()));
     let _server = serve_with(builder, || (site(), ()));
-    run_case("node", "client.mjs", "unix_socket", &[path.to_str().expect("UTF-8"), "0"]);
+    run_case(
+        "node",
+        "client.mjs",
+        "unix_socket",
+        &[path.to_str().expect("UTF-8"), "0"],
+    );
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Byte `i` of every large body is `i % 251`: a piece that is lost, doubled or moved shows, for no
 /// size of a buffer is a multiple of 251.
-pub fn pattern(from: usize, len: usize) -> &'static [u8] {
+pub(crate) fn pattern(from: usize, len: usize) -> &'static [u8] {
     static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
     let all = PATTERN.get_or_init(|| (0..=250).collect::<Vec<u8>>().repeat((34 << 20) / 251));
     &all[from % 251..][..len]
@@ -18,7 +18,7 @@ struct Point {
     y: i32,
 }
 
-pub fn site() -> App {
+pub(crate) fn site() -> App {
     let mut app = App::new();
     app.get("/", |_, _, res| res.text("home"));
     app.get("/remote", |_, req, res| res.text(req.remote().to_string()));
@@ -104,7 +104,12 @@ fn lines(pairs: impl Iterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> Str
 }
 
 /// `len` bytes of the pattern, from `from` on, as fast as the client takes them.
-pub fn produce<S: 'static>(cx: &mut Ctx<'_, S>, body: BodyWriter, mut from: usize, len: usize) {
+pub(crate) fn produce<S: 'static>(
+    cx: &mut Ctx<'_, S>,
+    body: BodyWriter,
+    mut from: usize,
+    len: usize,
+) {
     while from < len && !body.is_full() {
         let piece = pattern(from, (len - from).min(16 * 1024));
         body.write(piece);

@@ -9,34 +9,34 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes: past it a test fails instead of hanging.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server on a thread of its own, stopped and looked over when it is dropped.
-pub struct TestServer<S: 'static = ()> {
-    pub addresses: Vec<Listen>,
-    pub handle: Handle<S>,
+pub(crate) struct TestServer<S: 'static = ()> {
+    pub(crate) addresses: Vec<Listen>,
+    pub(crate) handle: Handle<S>,
     thread: Option<JoinHandle<Left>>,
 }
 
 /// What a server has left after its last turn.
 #[derive(Debug)]
-pub struct Left {
-    pub cut: usize,
-    pub connections: usize,
-    pub open_exchanges: usize,
+pub(crate) struct Left {
+    pub(crate) cut: usize,
+    pub(crate) connections: usize,
+    pub(crate) open_exchanges: usize,
 }
 
 /// Serves `make`'s App on a free port of 127.0.0.1.
-pub fn serve(make: impl FnOnce() -> App + Send + 'static) -> TestServer {
+pub(crate) fn serve(make: impl FnOnce() -> App + Send + 'static) -> TestServer {
     serve_with(local(), move || (make(), ()))
 }
 
 /// A free port of 127.0.0.1, and stops that wait for nobody long.
-pub fn local() -> Builder {
+pub(crate) fn local() -> Builder {
     Server::builder().listen("127.0.0.1:0").timeouts(timeouts())
 }
 
-pub fn timeouts() -> Timeouts {
+pub(crate) fn timeouts() -> Timeouts {
     Timeouts {
         drain: Duration::from_secs(5),
         drain_idle: Duration::from_millis(100),
@@ -45,7 +45,7 @@ pub fn timeouts() -> Timeouts {
 }
 
 /// Serves an App with a state. Both are made on the server's thread: they cannot leave it.
-pub fn serve_with<S: 'static>(
+pub(crate) fn serve_with<S: 'static>(
     builder: Builder,
     make: impl FnOnce() -> (App<S>, S) + Send + 'static,
 ) -> TestServer<S> {
@@ -70,37 +70,37 @@ pub fn serve_with<S: 'static>(
 }
 
 impl<S: 'static> TestServer<S> {
-    pub fn tcp(&self) -> SocketAddr {
+    pub(crate) fn tcp(&self) -> SocketAddr {
         match self.addresses[0] {
             Listen::Tcp(address) => address,
             Listen::Unix(_) => panic!("the first listener is no TCP one"),
         }
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.tcp().port()
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.addresses[0].url())
     }
 
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client::connect(self.tcp())
     }
 
     /// One request on a connection of its own.
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.connect().get(path)
     }
 
     /// Waits for the loop to end by itself.
-    pub fn join(mut self) -> Left {
+    pub(crate) fn join(mut self) -> Left {
         let thread = self.thread.take().expect("joined once");
         thread.join().expect("the loop panicked")
     }
 
-    pub fn stop(self) -> Left {
+    pub(crate) fn stop(self) -> Left {
         self.handle.stop();
         self.join()
     }
@@ -127,15 +127,15 @@ impl<S: 'static> Drop for TestServer<S> {
 
 /// One answer.
 #[derive(Debug, Default)]
-pub struct Answer {
-    pub status: u16,
-    pub fields: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
     /// A head, without the empty line that ends it.
-    pub fn parse_head(head: &str) -> Answer {
+    pub(crate) fn parse_head(head: &str) -> Answer {
         let mut lines = head.lines();
         let status_line = lines.next().unwrap_or_default();
         let status = status_line
@@ -154,36 +154,36 @@ impl Answer {
         }
     }
 
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let found = self.fields.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the body is not UTF-8")
     }
 
     /// What most tests compare.
-    pub fn essence(&self) -> (u16, &str) {
+    pub(crate) fn essence(&self) -> (u16, &str) {
         (self.status, self.text())
     }
 
-    pub fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         self.field("connection") == Some("close")
     }
 }
 
 /// A bare connection, which takes answers only if they are framed to the letter.
-pub struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> Client {
+    pub(crate) fn connect(address: SocketAddr) -> Client {
         Client::new(TcpStream::connect(address).expect("cannot connect"))
     }
 
-    pub fn new(stream: TcpStream) -> Client {
+    pub(crate) fn new(stream: TcpStream) -> Client {
         stream
             .set_read_timeout(Some(PATIENCE))
             .expect("set_read_timeout");
@@ -195,33 +195,33 @@ impl Client {
         }
     }
 
-    pub fn socket(&self) -> &TcpStream {
+    pub(crate) fn socket(&self) -> &TcpStream {
         self.stream.get_ref()
     }
 
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let mut socket = self.socket();
         socket.write_all(bytes.as_ref()).expect("cannot send");
     }
 
-    pub fn close_sending(&mut self) {
+    pub(crate) fn close_sending(&mut self) {
         let how = std::net::Shutdown::Write;
         self.socket().shutdown(how).expect("cannot shut down");
     }
 
-    pub fn get(&mut self, path: &str) -> Answer {
+    pub(crate) fn get(&mut self, path: &str) -> Answer {
         self.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n"));
         self.answer()
     }
 
     /// What one `read` returns.
-    pub fn read_once(&mut self) -> String {
+    pub(crate) fn read_once(&mut self) -> String {
         let mut bytes = vec![0; 64 * 1024];
         let n = self.stream.read(&mut bytes).expect("cannot read");
         String::from_utf8_lossy(&bytes[..n]).into_owned()
     }
 
-    pub fn head(&mut self) -> Answer {
+    pub(crate) fn head(&mut self) -> Answer {
         let mut head = String::new();
         loop {
             let mut line = String::new();
@@ -234,7 +234,7 @@ impl Client {
         }
     }
 
-    pub fn answer(&mut self) -> Answer {
+    pub(crate) fn answer(&mut self) -> Answer {
         let mut answer = self.head();
         let has_none = answer.status / 100 == 1 || matches!(answer.status, 204 | 304);
         if answer.field("transfer-encoding") == Some("chunked") {
@@ -259,7 +259,7 @@ impl Client {
     }
 
     /// A chunked body; its trailers are added to the fields.
-    pub fn read_chunks(&mut self, answer: &mut Answer) -> std::io::Result<()> {
+    pub(crate) fn read_chunks(&mut self, answer: &mut Answer) -> std::io::Result<()> {
         loop {
             let size = usize::from_str_radix(&self.line()?, 16).expect("chunk size");
             if size == 0 {
@@ -292,7 +292,7 @@ impl Client {
     }
 
     /// The server has closed its side, and has sent nothing before.
-    pub fn expect_end(&mut self) {
+    pub(crate) fn expect_end(&mut self) {
         let mut rest = Vec::new();
         self.stream
             .read_to_end(&mut rest)
@@ -302,7 +302,7 @@ impl Client {
 }
 
 /// Runs a client that has to be installed.
-pub fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     match command.output() {
         Ok(output) => output,
         Err(e) if e.kind() == ErrorKind::NotFound => panic!(
@@ -314,7 +314,7 @@ pub fn run(command: &mut Command) -> Output {
 }
 
 /// Runs one case of a script in this folder; the script says which one it has run to its end.
-pub fn run_case(program: &str, script: &str, case: &str, target: &[&str]) {
+pub(crate) fn run_case(program: &str, script: &str, case: &str, target: &[&str]) {
     let script = format!("{}/tests/clients/{script}", env!("CARGO_MANIFEST_DIR"));
     let output = run(Command::new(program).arg(script).arg(case).args(target));
     let said = String::from_utf8_lossy(&output.stdout);
@@ -327,7 +327,7 @@ pub fn run_case(program: &str, script: &str, case: &str, target: &[&str]) {
 }
 
 /// Waits until `is_so`, and says how long that took.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "never: {what}");
@@ -337,7 +337,7 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
 }
 
 /// Waits until `value` has stood still for a while, and returns it.
-pub fn settled(mut value: impl FnMut() -> usize) -> usize {
+pub(crate) fn settled(mut value: impl FnMut() -> usize) -> usize {
     let (start, mut last, mut since) = (Instant::now(), value(), Instant::now());
     while since.elapsed() < Duration::from_millis(300) {
         assert!(start.elapsed() < PATIENCE, "it never stands still");

@@ -391,6 +391,10 @@ fn streamed(app: &mut App<State>) {
 /// The panic of a callback that is meant to: kept out of the test's output.
 pub const MEANT: &str = "meant to";
 
+fn fail() {
+    panic!("{MEANT}")
+}
+
 fn failing(app: &mut App<State>) {
     app.get("/never/{tag}/{n}", |cx, _, res| cx.state.never.push(res.defer()));
     app.get("/unanswered/{tag}/{n}", |_, _, res| drop(res));
@@ -399,19 +403,22 @@ fn failing(app: &mut App<State>) {
         let res = res.defer();
         cx.after(ms(number(req.param("n"))), move |_| drop(res));
     });
-    app.get("/panic/{tag}/{n}", |_, _, _| panic!("{MEANT}"));
-    app.get("/panic_before/{tag}/{n}", |_, _, res| res.text("nobody comes here")).before(|_, _, _| panic!("{MEANT}"));
+    app.get("/panic/{tag}/{n}", |_, _, _| fail());
+    app.get("/panic_before/{tag}/{n}", |_, _, res| res.text("nobody comes here")).before(|_, _, res| {
+        fail();
+        Some(res)
+    });
     app.get("/panic_later/{tag}/{n}", |cx, req, res| {
         let res = res.defer();
         cx.after(ms(number(req.param("n"))), move |_| {
             let _res = res;
-            panic!("{MEANT}")
+            fail();
         });
     });
     app.get("/panic_deferred/{tag}/{n}", |cx, req, res| {
         let (path, res) = (req.path().to_string(), res.defer());
         cx.after(ms(number(req.param("n"))), move |_| res.text(path));
-        panic!("{MEANT}")
+        fail();
     });
     app.get("/error/{tag}/{n}", |_, req, _| -> Result<(), StatusError> { Err(StatusError::new(418, req.path())) });
     app.get("/secret/{tag}/{n}", |_, _, _| -> Result<(), &str> { Err("not for clients") });
@@ -594,7 +601,7 @@ fn incoming(app: &mut App<State>) {
         let upload = Upload::begin(cx, req.path(), Some(res.defer()));
         body.fold(cx, upload, |_, _, _| Demand::More, |upload, cx, _| {
             cx.state.entry(&upload.path).fold_ends += 1;
-            panic!("{MEANT}")
+            fail();
         });
     });
 }
