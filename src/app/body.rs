@@ -253,7 +253,9 @@ impl Incoming {
     /// ```
     pub fn pipe(mut self, to: BodyWriter) {
         self.taken = true;
-        self.outbox.push(Command::Pipe {
+        // Before the beginning of its answer, if that is queued: once that is out, a client that waits
+        // for leave to send its body could not be given it any more.
+        self.outbox.push_first(Command::Pipe {
             from: self.from,
             to: to.into_target(),
         });

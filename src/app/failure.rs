@@ -144,6 +144,22 @@ impl Outcome for () {
     }
 }
 
+/// A handler that never returns, as `|_, _, _| panic!()` (the type has no stable name of its own).
+impl Outcome for <fn() -> ! as Returns>::Value {
+    fn failure(self) -> Option<Failure> {
+        self
+    }
+}
+
+#[doc(hidden)]
+pub trait Returns {
+    type Value;
+}
+
+impl<R> Returns for fn() -> R {
+    type Value = R;
+}
+
 impl<E: fmt::Display + 'static> Outcome for Result<(), E> {
     fn failure(self) -> Option<Failure> {
         let error = self.err()?;

@@ -53,12 +53,21 @@ pub(crate) struct Outbox {
     queue: Cell<VecDeque<Command>>,
     /// Its length: whoever only wants to know need not take it.
     len: Cell<usize>,
+    /// `limits.high_water`.
+    pub(crate) high_water: Cell<usize>,
 }
 
 impl Outbox {
     pub(crate) fn push(&self, command: Command) {
         let mut queue = self.queue.take();
         queue.push_back(command);
+        self.len.set(queue.len());
+        self.queue.set(queue);
+    }
+
+    pub(crate) fn push_first(&self, command: Command) {
+        let mut queue = self.queue.take();
+        queue.push_front(command);
         self.len.set(queue.len());
         self.queue.set(queue);
     }

@@ -259,7 +259,9 @@ fn insert(
     if let Some(at) = path.find("{*").filter(|&at| path[..at].ends_with('/')) {
         // A route of its own for that path wins; it may have been, or will be, registered.
         let bare = &path[..at];
-        let has_own = all.iter().any(|p| p.path == bare && p.host == pattern.host);
+        let knows_method = |p: &&Pattern| p.method == pattern.method || p.method.is_none();
+        let is_own = |p: &&Pattern| p.path == bare && p.host == pattern.host;
+        let has_own = all.iter().filter(is_own).any(|p| knows_method(&p));
         if !has_own {
             let _ = tree.insert(bare, route);
         }

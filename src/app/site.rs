@@ -10,6 +10,7 @@ use super::router::{Lookup, Pattern, Router, host_matches};
 use super::routes::{After, App, Before, Done, Endpoint, ErrorHook, Handler};
 use crate::proto::h1::head::Head;
 use http::{Method, StatusCode};
+use std::cmp::Reverse;
 use std::io;
 
 pub(crate) struct Site<S> {
@@ -48,6 +49,16 @@ struct Scope {
 }
 
 impl Scope {
+    /// Of two scopes that hold for a path, the one that says more about it comes first.
+    fn rank(&self) -> (usize, u8) {
+        let host = match self.host.as_deref() {
+            None => 0,
+            Some(host) if host.starts_with("*.") => 1,
+            Some(_) => 2,
+        };
+        (self.prefix.len(), host)
+    }
+
     fn holds(&self, head: &Head<'_>) -> bool {
         let is_here = self
             .host
@@ -270,7 +281,7 @@ impl Table {
         let longest = scopes
             .iter()
             .filter(has)
-            .max_by_key(|(_, scope)| scope.prefix.len());
+            .max_by_key(|(number, scope)| (scope.rank(), Reverse(*number)));
         let number = longest.map_or(0, |(number, _)| *number);
         let page = match status {
             StatusCode::NOT_FOUND => self.scopes[number].not_found,

@@ -1,8 +1,8 @@
 //! Floor 0. What a connection still has to send: bytes and slices of files, in order.
 //!
 //! Only what a socket refused, or what arrived while it was refusing, is kept here; an idle
-//! connection's backlog owns no memory. Invariant: `bytes` is the sum of the byte segments (file
-//! slices cost no memory and are not counted), and no segment is empty.
+//! connection's backlog owns no memory. Invariant: `bytes` is the sum of the byte segments, and
+//! [`FILE_COST`] for each file; no segment is empty.
 
 use bytes::{Buf, Bytes};
 use std::{collections::VecDeque, fs::File, io::IoSlice, rc::Rc};
@@ -36,6 +36,9 @@ pub enum Segment {
     File(FileSlice),
 }
 
+/// An open file that waits counts like so many bytes of memory: descriptors are scarce, too.
+pub const FILE_COST: usize = 4 * 1024;
+
 /// Output waiting for its socket.
 #[derive(Debug, Default)]
 pub struct Backlog {
@@ -49,7 +52,7 @@ impl Backlog {
         self.segments.is_empty()
     }
 
-    /// Bytes of memory that wait.
+    /// What waits, in bytes of memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -65,6 +68,7 @@ impl Backlog {
     /// Appends a slice of a file.
     pub fn push_file(&mut self, slice: FileSlice) {
         if slice.len > 0 {
+            self.bytes += FILE_COST;
             self.segments.push_back(Segment::File(slice));
         }
     }
@@ -80,12 +84,17 @@ impl Backlog {
     }
 
     /// Fills `slices` with the byte segments at the front, up to the first file; returns how many.
-    pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>], mut budget: usize) -> usize {
         let mut n = 0;
         for (slot, segment) in slices.iter_mut().zip(&self.segments) {
             let Segment::Bytes(bytes) = segment else {
                 break;
             };
+            if budget == 0 {
+                break;
+            }
+            let bytes = &bytes[..bytes.len().min(budget)];
+            budget -= bytes.len();
             *slot = IoSlice::new(bytes);
             n += 1;
         }
@@ -117,7 +126,9 @@ impl Backlog {
             if left > 0 {
                 return;
             }
-            self.segments.pop_front();
+            if let Some(Segment::File(_)) = self.segments.pop_front() {
+                self.bytes -= FILE_COST;
+            }
         }
         // Drained: give the memory back, an idle connection owns none.
         self.segments = VecDeque::new();
@@ -186,14 +197,14 @@ mod tests {
             len: 5,
         });
         backlog.push(Bytes::from_static(b"h"));
-        assert_eq!(backlog.bytes(), 8);
+        assert_eq!(backlog.bytes(), 8 + FILE_COST);
         let mut slices = [IoSlice::new(b""); 8];
-        assert_eq!(backlog.gather(&mut slices), 2);
+        assert_eq!(backlog.gather(&mut slices, 100), 2);
         backlog.advance(5);
         assert!(matches!(backlog.front(), Some(Segment::Bytes(b)) if &b[..] == b"fg"));
         backlog.advance(4);
         assert!(matches!(backlog.front(), Some(Segment::File(f)) if (f.offset, f.len) == (12, 3)));
-        assert_eq!(backlog.bytes(), 1);
+        assert_eq!(backlog.bytes(), 1 + FILE_COST);
         backlog.advance(4);
         assert!(backlog.is_empty());
         assert_eq!((backlog.bytes(), backlog.segments.capacity()), (0, 0));

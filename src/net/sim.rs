@@ -117,6 +117,8 @@ pub struct SimNet {
     /// Accepts that still fail for want of a descriptor.
     exhausted: u32,
     work: Vec<(Instant, Work)>,
+    clients_react: bool,
+    empty_polls: usize,
     woken: Arc<AtomicBool>,
     quiet: bool,
 }
@@ -133,6 +135,8 @@ impl SimNet {
             listener_edges: vec![false],
             exhausted: 0,
             work: Vec::new(),
+            clients_react: false,
+            empty_polls: 0,
             woken: Arc::default(),
             quiet: false,
         }
@@ -233,10 +237,22 @@ impl SimNet {
         self.work.push((at, Box::new(move || wake())));
     }
 
+    /// From now on the loop's wait ends whenever a client has taken something, so that the test can
+    /// let it react. Without this, time may go on to the next timer first.
+    pub fn let_clients_react(&mut self) {
+        self.clients_react = true;
+    }
+
     /// The last `poll` had nothing to wait for: no byte moves, no timer runs. What has not been
     /// answered by now never will be.
     pub fn is_quiet(&self) -> bool {
         self.quiet
+    }
+
+    /// How often in a row the loop has asked not to wait, when there was nothing to tell it. Few
+    /// are work it had left; many are a loop that spins.
+    pub fn empty_polls(&self) -> usize {
+        self.empty_polls
     }
 
     /// Lets time pass for bytes on the way and clients that read.
@@ -266,6 +282,7 @@ impl SimNet {
                 let n = self.rng.usize(1..=wire.send_buffer.len());
                 wire.received.extend(wire.send_buffer.drain(..n));
                 wire.writable_edge = true;
+                self.woken.fetch_or(self.clients_react, Ordering::Relaxed);
             }
         }
     }
@@ -333,6 +350,8 @@ impl Net for SimNet {
 
     fn poll(&mut self, until: Option<Instant>, ready: &mut Vec<Ready>) -> io::Result<()> {
         self.quiet = false;
+        let must_not_wait = until.is_some_and(|until| until <= self.now);
+        let is_still = !self.is_moving();
         self.now = self.now + Duration::from_micros(self.rng.u64(1..500));
         loop {
             self.move_bytes();
@@ -340,6 +359,8 @@ impl Net for SimNet {
             self.collect(ready);
             let is_due = until.is_some_and(|until| until <= self.now);
             if !ready.is_empty() || is_due {
+                let is_empty = must_not_wait && is_still && ready.is_empty();
+                self.empty_polls = if is_empty { self.empty_polls + 1 } else { 0 };
                 return Ok(());
             }
             if self.is_moving() || self.wires.iter().any(Wire::is_ready) {
@@ -373,6 +394,13 @@ impl Net for SimNet {
         let Some(client) = queue.pop_front() else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
+        if self.exhausted > 0 {
+            self.exhausted -= 1;
+            queue.push_front(client);
+            return Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::MFILE.raw_os_error(),
+            ));
+        }
         if errors > 0 && self.rng.u32(..errors) == 0 {
             self.reset(client);
             return Err(io::ErrorKind::ConnectionAborted.into());

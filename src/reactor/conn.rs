@@ -34,6 +34,8 @@ pub(crate) struct Conn {
     pub(crate) deadline: Option<Instant>,
     /// The backlog last got shorter.
     pub(crate) progress: Instant,
+    /// There was a backlog when it last ran.
+    pub(crate) waits: bool,
     pub(crate) linger_until: Option<Instant>,
     /// In the runnable queue.
     pub(crate) queued: bool,
@@ -64,6 +66,7 @@ impl Conn {
             timer: None,
             deadline: None,
             progress: now,
+            waits: false,
             linger_until: None,
             queued: false,
             // Accepted with its first bytes, most likely: read before asking.

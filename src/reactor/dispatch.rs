@@ -148,7 +148,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let limit = table.body_limit(target.key).unwrap_or(self.limits.body);
         let whole = match conn.http.limit_body(limit) {
-            Ok(()) => conn.http.take_whole_body(input),
+            Ok(()) if table.wants_whole_body(target.key) => conn.http.take_whole_body(input),
+            Ok(()) => None,
             Err(error) => {
                 drop(params);
                 self.refuse(id, error);
@@ -523,8 +524,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                         self.hold_until_drained(from, to);
                     }
                     Some(Demand::Hold) => self.hold(id),
-                    // Its state goes with it, and a responder in there answers 500 as it drops.
-                    None => exchange.upload = Upload::Discard,
+                    // A responder in its state answers 500 as it drops.
+                    None => self.end_sink(id, Aborted::Panicked),
                 }
             }
             Upload::Pipe(to) => {
@@ -533,6 +534,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 self.hold_until_drained(from, to);
             }
             Upload::Undecided | Upload::Discard | Upload::Done => {}
+        }
+    }
+
+    /// The rest of a body has nowhere to go.
+    fn end_sink(&mut self, id: ConnId, why: Aborted) {
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else { return };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        if let Upload::Sink(sink) = std::mem::replace(&mut exchange.upload, Upload::Discard) {
+            let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+            guarded("the end of a body", || sink.end(&mut cx, Err(why)));
         }
     }
 

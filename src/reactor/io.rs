@@ -92,14 +92,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         {
             conn.kept = kept;
         }
-        self.flush(id);
+        // What drain callbacks write from here on waits for the next run.
         self.running = None;
+        self.flush(id);
         self.conclude(id);
     }
 
     /// Takes events from the input until it is used up, or has to wait.
     fn serve(&mut self, id: ConnId, input: &mut &[u8], requests: &mut usize) -> Stop {
         loop {
+            // What callbacks ask for from here on would wait in memory: the input waits instead.
+            if self.commands_left == 0 {
+                self.wake(id);
+                return Stop::Wait;
+            }
             let cork = self.cork.len();
             let Some(conn) = self.conns.get_mut(id) else {
                 return Stop::Over;
@@ -316,9 +322,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 return self.cut(id, "it cannot be waited for");
             }
         }
-        let Some(conn) = self.conns.get(id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
+        let waits = !conn.backlog.is_empty();
+        if waits && !conn.waits {
+            conn.progress = self.now;
+        }
+        if !waits && conn.waits {
+            conn.http.answer_taken(self.now);
+        }
+        conn.waits = waits;
         let reading = !(conn.held && conn.http.has_body_to_come());
         let input = conn.http.next_deadline(&self.bounds.waits, reading);
         let output = (!conn.backlog.is_empty()).then(|| conn.progress + self.timeouts.write);
@@ -411,7 +425,7 @@ fn write_some<N: Net>(net: &mut N, conn: &mut Conn, budget: usize) -> Result<usi
         ),
         Some(Segment::Bytes(_)) => {
             let mut slices = [IoSlice::new(b""); SLICES];
-            let n = conn.backlog.gather(&mut slices);
+            let n = conn.backlog.gather(&mut slices, budget);
             let total: usize = slices[..n].iter().map(|slice| slice.len()).sum();
             let written = match slices[..n] {
                 // A head before a file: the packet may wait for the file's first bytes.

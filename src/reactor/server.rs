@@ -156,6 +156,7 @@ impl Builder {
         // Request ids of two lives of a server should not meet in one log.
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let core = Core::new(mailbox, seed);
+        core.outbox.high_water.set(self.limits.high_water);
         let mut stock = StockFields::new(self.server_header);
         stock.refresh(net.now(), || net.wall_clock());
         Reactor {

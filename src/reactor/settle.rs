@@ -25,13 +25,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn settle(&mut self) {
         while self.commands_left > 0 {
             if let Some(job) = self.core.jobs.pop_front() {
+                self.commands_left -= 1;
                 self.settle_job(job);
             } else if let Some(command) = self.outbox.pop() {
+                self.commands_left -= 1;
                 self.settle_command(command);
             } else {
                 return;
             }
-            self.commands_left -= 1;
         }
     }
 
@@ -52,8 +53,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     }
                 };
                 if body_is_over {
-                    // There was no body, or it came whole with the head … and was it not taken then?
-                    // A stream handler's body is never taken whole, so there was none.
+                    // There was none.
                     let mut cx = Ctx {
                         state: &mut self.state,
                         core: &mut self.core,
@@ -193,7 +193,6 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             flow.closed.set(true);
             return self.unanswered(to, FailureKind::Header, fault);
         }
-        flow.high_water.set(self.limits.high_water);
         self.with_tx(to.conn, |tx| tx.begin(status, fields, length));
         if let Some(exchange) = self.exchange_of(to) {
             exchange.flow = Some(flow);
@@ -306,7 +305,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn pipe(&mut self, from: StreamRef, to: StreamRef) {
         match self.exchange_of(from) {
             Some(exchange) if matches!(exchange.upload, Upload::Done) => {
-                self.end_answer(to, &FieldBlock::default())
+                // Its answer has yet to begin.
+                self.outbox.push(Command::End { to, trailers: FieldBlock::default() });
             }
             Some(_) => self.take_body(from, Upload::Pipe(to)),
             None => self.abort_answer(to),

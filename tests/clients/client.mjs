@@ -187,10 +187,10 @@ const cases = {
   },
 
   async unix_socket() {
-    const socketPath = host;
-    const { body } = await ask('GET', '/remote', undefined, { socketPath });
+    const unix = { socketPath: host, host: 'localhost' };
+    const { body } = await ask('GET', '/remote', undefined, unix);
     assert.equal(body.toString(), 'unix');
-    const { req, answer } = open('POST', '/echo', { socketPath });
+    const { req, answer } = open('POST', '/echo', unix);
     const [, echoed] = await Promise.all([
       pipeline(Readable.from(pieces(8 * MEGABYTE)), req),
       answer.then(collect),

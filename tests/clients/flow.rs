@@ -2,9 +2,8 @@
 
 use crate::site::{pattern, produce, site};
 use crate::support::*;
-use loopwright::{Aborted, App, Ctx, Demand, Limits, Resume};
+use loopwright::{Aborted, App, BodyWriter, Ctx, Demand, Limits, Resume};
 use std::io::{ErrorKind, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver};
@@ -46,12 +45,7 @@ fn a_reader_that_pauses_holds_back_its_producer_and_nobody_else() {
         app.get("/much", move |cx, _, res| {
             write_on(cx, res.stream(), 0, count.clone())
         });
-        fn write_on(
-            cx: &mut Ctx<'_>,
-            body: loopwright::BodyWriter,
-            mut at: usize,
-            count: Arc<AtomicUsize>,
-        ) {
+        fn write_on(cx: &mut Ctx<'_>, body: BodyWriter, mut at: usize, count: Arc<AtomicUsize>) {
             let high_water = Limits::default().high_water;
             let start = at;
             while at < LEN && !body.is_full() {
@@ -125,6 +119,40 @@ fn a_producer_that_does_not_wait_is_cut() {
         "a part must not pass for the whole"
     );
     assert_eq!(server.get("/").text(), "home");
+}
+
+/// A turn settles only so many commands; the rest is the next one's.
+#[test]
+fn little_is_settled_in_one_turn() {
+    for commands_per_turn in [1, 3] {
+        let limits = Limits {
+            commands_per_turn,
+            output: 1 << 20,
+            ..Limits::default()
+        };
+        let server = serve_with(local().limits(limits), || {
+            let mut app = site();
+            app.get("/flood", |_, _, res| {
+                let body = res.stream();
+                for _ in 0..200 {
+                    body.write(pattern(0, 64 * 1024));
+                }
+            });
+            (app, ())
+        });
+        let mut flooded = small_client(&server);
+        flooded.send("GET /flood HTTP/1.1\r\nhost: test\r\n\r\n");
+        let mut client = server.connect();
+        assert_eq!(client.get("/slow").text(), "worth the wait");
+        assert!(client.get("/megabytes/2").body == pattern(0, 2 << 20));
+        client.send(format!(
+            "POST /echo HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n",
+            200_000
+        ));
+        client.send(pattern(0, 200_000));
+        assert!(client.answer().body == pattern(0, 200_000));
+        assert_eq!(client.get("/").text(), "home");
+    }
 }
 
 /// Requests without end from a client that takes no answer: they wait in the kernel, not here.
@@ -211,37 +239,140 @@ fn an_upload_that_is_held_is_not_read() {
     assert_eq!(taken.load(SeqCst), LEN);
 }
 
-/// An echo whose client sends but does not read: what it sends waits with the client.
+/// An echo whose client sends but does not read: what it sends waits with the client, whoever does
+/// the echoing, and however little is settled in one turn.
 #[test]
 fn an_echo_reads_no_faster_than_it_is_read() {
-    let server = serve(site);
-    let mut client = small_client(&server);
+    for commands_per_turn in [1, Limits::default().commands_per_turn] {
+        let limits = Limits {
+            commands_per_turn,
+            ..Limits::default()
+        };
+        let server = serve_with(local().limits(limits), || {
+            let mut app = site();
+            app.stream("POST", "/echo-by-hand", |cx, _, res, body| {
+                let step =
+                    |out: &mut BodyWriter, _: &mut Ctx<'_>, piece: &[u8]| out.write(piece.to_vec());
+                body.fold(cx, res.stream(), step, |out, _, _| out.end());
+            })
+            .body_limit(1 << 30);
+            (app, ())
+        });
+        for path in ["/echo", "/echo-by-hand"] {
+            let sent = send_without_reading(&server, path);
+            // Two directions, and the server's receive buffer may grow to its system's limit.
+            assert!(
+                sent < 64 << 20,
+                "{path}, {commands_per_turn} a turn: {sent} bytes sent, none read"
+            );
+            assert_eq!(server.get("/").text(), "home");
+        }
+    }
+}
+
+/// Whoever is called for each byte of a body, and writes for each, must not be called faster than
+/// what it writes is settled: what waits for that is memory that a client can fill.
+#[test]
+fn a_turn_takes_no_more_input_than_it_can_settle() {
+    const BUDGET: usize = 100;
+    const LEN: usize = 50_000;
+    let mut app = App::<usize>::new();
+    app.stream("POST", "/", |cx, _, res, body| {
+        let step = |out: &mut BodyWriter, cx: &mut Ctx<'_, usize>, piece: &[u8]| {
+            *cx.state += 1;
+            out.write(piece.to_vec())
+        };
+        body.fold(cx, res.stream(), step, |out, _, _| out.end());
+    });
+    let limits = Limits {
+        commands_per_turn: BUDGET,
+        ..Limits::default()
+    };
+    let mut server = local().limits(limits).build(app, 0).expect("a server");
+    let address = server.addresses()[0]
+        .to_string()
+        .parse()
+        .expect("an address");
+    let handle = server.handle();
+    let client = std::thread::spawn(move || {
+        let mut client = Client::connect(address);
+        let chunks = "1\r\nx\r\n".repeat(LEN);
+        client.send(format!(
+            "POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"
+        ));
+        let answer = client.answer();
+        handle.stop();
+        answer.body.len()
+    });
+    let (mut steps, mut most) = (0, 0);
+    while server.turn().expect("a turn") {
+        most = most.max(*server.state() - steps);
+        steps = *server.state();
+    }
+    assert_eq!((client.join().expect("the client"), steps), (LEN, LEN));
+    assert!(
+        most <= 2 * BUDGET,
+        "{most} steps in one turn, which settles {BUDGET}"
+    );
+}
+
+/// How much of an endless upload the other side takes.
+fn send_without_reading(server: &TestServer, path: &str) -> usize {
+    let mut client = small_client(server);
     client.send(format!(
-        "POST /echo HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n",
         256 << 20
     ));
     let socket = client.socket().try_clone().expect("a second handle");
     socket.set_nonblocking(true).expect("non-blocking");
-    let send_all = |mut socket: &TcpStream| {
-        let mut total = 0;
-        loop {
-            match socket.write(pattern(0, 251 * 256)) {
-                Ok(n) => total += n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return total,
-                Err(e) => panic!("cannot send: {e}"),
-            }
-        }
-    };
     let mut sent = 0;
     settled(|| {
-        sent += send_all(&socket);
-        sent
+        loop {
+            match (&socket).write(pattern(0, 64 * 1024)) {
+                Ok(n) if sent < 100 << 20 => sent += n,
+                Ok(_) => return sent,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return sent,
+                Err(e) => panic!("{path}: cannot send: {e}"),
+            }
+        }
     });
-    // Two directions, and the server's receive buffer may grow to its system's limit.
-    assert!(sent < 64 << 20, "{sent} bytes sent, and none read");
-    assert_eq!(server.get("/").text(), "home");
-    vanish(client, true);
     drop(socket);
+    vanish(client, true);
+    sent
+}
+
+/// The loop has one output buffer: what a producer writes while its client drains must not be left
+/// in it for the next connection.
+#[test]
+fn what_drains_to_one_client_reaches_no_other() {
+    for size in [1000, 20_000] {
+        let server = serve(move || {
+            fn write_on(cx: &mut Ctx<'_>, body: BodyWriter, mut left: usize, size: usize) {
+                while left > 0 && !body.is_full() {
+                    body.write(vec![b'x'; size]);
+                    left -= 1;
+                }
+                if left > 0 {
+                    cx.on_drain(body, move |cx, body| write_on(cx, body, left, size));
+                }
+            }
+            let mut app = site();
+            app.get("/pieces", move |cx, _, res| {
+                write_on(cx, res.stream(), (8 << 20) / size, size)
+            });
+            app
+        });
+        let mut streaming = server.connect();
+        streaming.send("GET /pieces HTTP/1.1\r\nhost: test\r\n\r\n");
+        let reader = std::thread::spawn(move || streaming.answer().body);
+        let mut client = server.connect();
+        while !reader.is_finished() {
+            assert_eq!(client.get("/").text(), "home", "pieces of {size}");
+        }
+        let body = reader.join().expect("the reader");
+        assert_eq!(body.len(), (8 << 20) / size * size);
+        assert!(body.iter().all(|&b| b == b'x'), "pieces of {size}");
+    }
 }
 
 fn abort_site() -> (TestServer, Receiver<&'static str>) {
@@ -257,11 +388,11 @@ fn abort_site() -> (TestServer, Receiver<&'static str>) {
             cx.after(Duration::from_secs(3600), move |_| res.text("too late"));
         });
         let to = tell.clone();
-        app.get("/endless", move |cx, _, res| {
+        app.get("/long", move |cx, _, res| {
             let body = res.stream();
             let to = to.clone();
             cx.on_abort(&body, move |_| to.send("abort").expect("the test waits"));
-            produce(cx, body, 0, usize::MAX);
+            produce(cx, body, 0, 64 << 20);
         });
         let to = tell.clone();
         app.get("/late", move |cx, _, res| {
@@ -308,11 +439,11 @@ fn next(told: &Receiver<&'static str>) -> &'static str {
 #[test]
 fn who_waits_for_a_client_is_told_that_it_is_gone() {
     let (server, told) = abort_site();
-    for path in ["/never", "/endless"] {
+    for path in ["/never", "/long"] {
         for with_reset in [false, true] {
             let mut client = server.connect();
             client.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n"));
-            if path == "/endless" {
+            if path == "/long" {
                 assert_eq!(client.head().status, 200);
             } else {
                 std::thread::sleep(Duration::from_millis(20));
@@ -320,7 +451,7 @@ fn who_waits_for_a_client_is_told_that_it_is_gone() {
             vanish(client, with_reset);
             assert_eq!(next(&told), "abort", "{path}, with a reset: {with_reset}");
             // The answer of `/never` could still be sent to a client that has only closed its side.
-            if path == "/endless" || with_reset {
+            if path == "/long" || with_reset {
                 assert_eq!(
                     next(&told),
                     "after: aborted",

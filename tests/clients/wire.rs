@@ -24,7 +24,7 @@ fn pipelined_requests_are_answered_in_order_in_one_write() {
     assert_eq!(bodies, ["1", "2", "3"], "{said}");
 
     // A late answer holds back those behind it; a body is not taken for a request.
-    let post = "POST /mirror HTTP/1.1\r\nhost: test\r\ncontent-length: 35\r\n\r\n";
+    let post = "POST /mirror HTTP/1.1\r\nhost: test\r\ncontent-length: 34\r\n\r\n";
     client.send(
         [
             get("/slow").as_str(),
@@ -70,6 +70,25 @@ fn a_request_may_come_byte_by_byte() {
     }
     assert_eq!(client.answer().text(), "abcdefg");
     assert_eq!(client.answer().text(), "home");
+}
+
+/// Whoever takes a body as it comes gets all of it, though it may all have come already.
+#[test]
+fn a_streamed_body_may_come_with_its_head() {
+    let server = serve(site);
+    let mut client = server.connect();
+    for framed in [
+        "content-length: 3\r\n\r\n\0\x01\x02",
+        "transfer-encoding: chunked\r\n\r\n3\r\n\0\x01\x02\r\n0\r\n\r\n",
+    ] {
+        for (path, want) in [("/check", "3 bytes, right"), ("/echo", "\0\x01\x02")] {
+            client.send(format!(
+                "POST {path} HTTP/1.1\r\nhost: test\r\n{framed}{GET}"
+            ));
+            assert_eq!(client.answer().text(), want, "{path}: {framed:?}");
+            assert_eq!(client.answer().text(), "home", "{path}: {framed:?}");
+        }
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// What the answer to a request of a kind should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The path.
     Path(u16),
     /// The words that HTTP has for the status.
@@ -36,7 +36,7 @@ pub enum Answer {
 
 /// What `n` in the path is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Number {
+pub(crate) enum Number {
     Bytes,
     /// Milliseconds.
     Delay,
@@ -44,7 +44,7 @@ pub enum Number {
 
 /// Why a connection may end with an answer, even if the client would have kept it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ending {
+pub(crate) enum Ending {
     Never,
     /// The callback wants it so.
     Always,
@@ -55,26 +55,38 @@ pub enum Ending {
 }
 
 #[derive(Debug)]
-pub struct Kind {
-    pub name: &'static str,
-    pub is_upload: bool,
-    pub number: Number,
-    pub answer: Answer,
-    pub ending: Ending,
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) is_upload: bool,
+    pub(crate) number: Number,
+    pub(crate) answer: Answer,
+    pub(crate) ending: Ending,
 }
 
 const fn get(name: &'static str, number: Number, answer: Answer) -> Kind {
-    Kind { name, is_upload: false, number, answer, ending: Ending::Never }
+    Kind {
+        name,
+        is_upload: false,
+        number,
+        answer,
+        ending: Ending::Never,
+    }
 }
 
 const fn post(name: &'static str, number: Number, answer: Answer, ending: Ending) -> Kind {
-    Kind { name, is_upload: true, number, answer, ending }
+    Kind {
+        name,
+        is_upload: true,
+        number,
+        answer,
+        ending,
+    }
 }
 
 /// `limited` takes no more than this.
-pub const BODY_LIMIT: u64 = 2000;
+pub(crate) const BODY_LIMIT: u64 = 2000;
 
-pub const KINDS: &[Kind] = {
+pub(crate) const KINDS: &[Kind] = {
     use Answer::*;
     use Ending::*;
     use Number::*;
@@ -86,7 +98,10 @@ pub const KINDS: &[Kind] = {
         get("empty", Delay, Empty(204)),
         get("unchanged", Delay, Empty(304)),
         get("moved", Delay, Empty(307)),
-        Kind { ending: Always, ..get("closing", Delay, Path(200)) },
+        Kind {
+            ending: Always,
+            ..get("closing", Delay, Path(200))
+        },
         get("refused", Delay, Path(401)),
         get("unknown", Delay, Reason(404)),
         get("wrong_method", Delay, Reason(405)),
@@ -101,12 +116,22 @@ pub const KINDS: &[Kind] = {
         get("offload", Delay, Path(200)),
         // Streamed.
         get("paced", Bytes, Noise),
-        Kind { ending: Overflow, ..get("greedy", Bytes, Noise) },
+        get("paced_later", Bytes, Noise),
+        Kind {
+            ending: Overflow,
+            ..get("greedy", Bytes, Noise)
+        },
         get("ticking", Delay, Noise),
         get("sized", Bytes, Noise),
-        get("sized_over", Bytes, Noise),
+        Kind {
+            ending: Overflow,
+            ..get("sized_over", Bytes, Noise)
+        },
         get("sized_short", Bytes, Cut),
-        get("summed", Bytes, Noise),
+        Kind {
+            ending: Overflow,
+            ..get("summed", Bytes, Noise)
+        },
         get("aborted", Bytes, Cut),
         get("aborted_later", Bytes, Cut),
         get("listen", Delay, Relayed),
@@ -142,12 +167,8 @@ pub const KINDS: &[Kind] = {
     ]
 };
 
-pub fn kind(name: &str) -> &'static Kind {
-    KINDS.iter().find(|kind| kind.name == name).expect("a kind")
-}
-
 /// Bytes that could come from nowhere else.
-pub fn noise(path: &str, len: usize) -> Vec<u8> {
+pub(crate) fn noise(path: &str, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 64);
     while bytes.len() < len {
         bytes.extend_from_slice(format!("{path}@{:x}\n", bytes.len()).as_bytes());
@@ -156,31 +177,34 @@ pub fn noise(path: &str, len: usize) -> Vec<u8> {
     bytes
 }
 
-pub const FILE_SIZES: [usize; 3] = [0, 1000, 120_000];
+pub(crate) const FILE_SIZES: [usize; 3] = [0, 1000, 40_000];
 
-pub fn file_content(n: usize) -> Vec<u8> {
-    noise(&format!("file {}", n % FILE_SIZES.len()), FILE_SIZES[n % FILE_SIZES.len()])
+pub(crate) fn file_content(n: usize) -> Vec<u8> {
+    noise(
+        &format!("file {}", n % FILE_SIZES.len()),
+        FILE_SIZES[n % FILE_SIZES.len()],
+    )
 }
 
 /// What happened to a request.
 #[derive(Debug, Default)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Calls of `before`.
-    pub begun: u32,
+    pub(crate) begun: u32,
     /// Calls of `after`: status, bytes of the body, and whether it was cut short.
-    pub done: Vec<(u16, u64, bool)>,
-    pub folds: u32,
-    pub fold_ends: u32,
-    pub watched: u32,
-    pub aborts: u32,
+    pub(crate) done: Vec<(u16, u64, bool)>,
+    pub(crate) folds: u32,
+    pub(crate) fold_ends: u32,
+    pub(crate) watched: u32,
+    pub(crate) aborts: u32,
     /// The upload whose body a `listen` was answered with.
-    pub source: Option<String>,
+    pub(crate) source: Option<String>,
 }
 
-pub struct State {
+pub(crate) struct State {
     /// Shared by all that the callbacks leave behind; alone again when that is gone.
-    pub alive: Rc<()>,
-    pub ledger: BTreeMap<String, Entry>,
+    pub(crate) alive: Rc<()>,
+    pub(crate) ledger: BTreeMap<String, Entry>,
     files: Vec<PathBuf>,
     polls: Vec<(String, Responder)>,
     listeners: VecDeque<(String, Responder)>,
@@ -189,7 +213,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(files: Vec<PathBuf>, alive: Rc<()>) -> State {
+    pub(crate) fn new(files: Vec<PathBuf>, alive: Rc<()>) -> State {
         State {
             alive,
             ledger: BTreeMap::new(),
@@ -211,7 +235,7 @@ impl State {
 
     /// Lets go of everybody who waits for another request, which may never come. Says whether
     /// there was anybody.
-    pub fn let_go(&mut self) -> bool {
+    pub(crate) fn let_go(&mut self) -> bool {
         let waiting = self.polls.len() + self.listeners.len() + self.never.len();
         for (path, res) in self.polls.drain(..) {
             res.text(path);
@@ -230,8 +254,8 @@ fn number(text: &str) -> usize {
     text.parse().expect("the scripts send numbers")
 }
 
-pub fn app() -> App<State> {
-    let mut app = App::new();
+pub(crate) fn app() -> App<State> {
+    let mut app = App::<State>::new();
     app.before(|cx, req, res| {
         cx.state.entry(req.path()).begun += 1;
         // What else came with the request belongs to it as well.
@@ -242,7 +266,10 @@ pub fn app() -> App<State> {
     });
     app.after(|cx, done| {
         let path = done.path().to_string();
-        cx.state.entry(&path).done.push((done.status(), done.body_bytes(), done.is_aborted()));
+        cx.state
+            .entry(&path)
+            .done
+            .push((done.status(), done.body_bytes(), done.is_aborted()));
     });
     answered(&mut app);
     deferred(&mut app);
@@ -255,22 +282,39 @@ pub fn app() -> App<State> {
 
 fn answered(app: &mut App<State>) {
     app.get("/text/{tag}/{n}", |_, req, res| res.text(req.path()));
-    app.get("/file/{tag}/{n}", |cx, req, res| res.file(cx.state.file(number(req.param("n")))));
+    app.get("/file/{tag}/{n}", |cx, req, res| {
+        res.file(cx.state.file(number(req.param("n"))))
+    });
     app.get("/big/{tag}/{n}", |_, req, res| {
         let n = number(req.param("n"));
         let body = noise(req.path(), n);
         // Borrowed and owned bodies take different ways out.
-        if n % 2 == 0 { res.bytes(&body) } else { res.bytes(body) }
+        if n.is_multiple_of(2) {
+            res.bytes(&body)
+        } else {
+            res.bytes(body)
+        }
     });
     app.get("/empty/{tag}/{n}", |_, _, res| res.status(204).empty());
-    app.get("/unchanged/{tag}/{n}", |_, _, res| res.status(304).text("none of this is sent"));
-    app.get("/moved/{tag}/{n}", |_, req, res| res.redirect(307, req.path()));
-    app.get("/closing/{tag}/{n}", |_, req, res| res.close().text(req.path()));
-    app.get("/refused/{tag}/{n}", |_, _, res| res.text("nobody comes here")).before(|_, req, res| {
+    app.get("/unchanged/{tag}/{n}", |_, _, res| {
+        res.status(304).text("none of this is sent")
+    });
+    app.get("/moved/{tag}/{n}", |_, req, res| {
+        res.redirect(307, req.path())
+    });
+    app.get("/closing/{tag}/{n}", |_, req, res| {
+        res.close().text(req.path())
+    });
+    app.get("/refused/{tag}/{n}", |_, _, res| {
+        res.text("nobody comes here")
+    })
+    .before(|_, req, res| {
         res.status(401).text(req.path());
         None
     });
-    app.put("/wrong_method/{tag}/{n}", |_, _, res| res.text("nobody puts"));
+    app.put("/wrong_method/{tag}/{n}", |_, _, res| {
+        res.text("nobody puts")
+    });
 }
 
 fn deferred(app: &mut App<State>) {
@@ -294,7 +338,9 @@ fn deferred(app: &mut App<State>) {
         cx.on_abort(&res, move |cx| cx.state.entry(&of).aborts += 1);
         cx.after(ms(number(req.param("n"))), move |_| res.text(path));
     });
-    app.get("/poll/{tag}/{n}", |cx, req, res| cx.state.polls.push((req.path().to_string(), res.defer())));
+    app.get("/poll/{tag}/{n}", |cx, req, res| {
+        cx.state.polls.push((req.path().to_string(), res.defer()))
+    });
     app.get("/publish/{tag}/{n}", |cx, req, res| {
         for (path, res) in cx.state.polls.drain(..) {
             res.text(path);
@@ -302,7 +348,9 @@ fn deferred(app: &mut App<State>) {
         res.text(req.path());
     });
     app.get("/posted/{tag}/{n}", |cx, req, res| {
-        cx.state.posted.push_back((req.path().to_string(), res.defer()));
+        cx.state
+            .posted
+            .push_back((req.path().to_string(), res.defer()));
         let answer = |cx: &mut Ctx<'_, State>| {
             if let Some((path, res)) = cx.state.posted.pop_front() {
                 res.text(path)
@@ -312,7 +360,10 @@ fn deferred(app: &mut App<State>) {
     });
     app.get("/offload/{tag}/{n}", |cx, req, res| {
         let (path, res) = (req.path().to_string(), res.defer());
-        cx.offload(move || path, |_, path| res.text(path.expect("the work is short")));
+        cx.offload(
+            move || path,
+            |_, path| res.text(path.expect("the work is short")),
+        );
     });
 }
 
@@ -329,7 +380,18 @@ fn pace(cx: &mut Ctx<'_, State>, body: BodyWriter, mut rest: Bytes) {
 
 fn streamed(app: &mut App<State>) {
     app.get("/paced/{tag}/{n}", |cx, req, res| {
-        pace(cx, res.stream(), noise(req.path(), number(req.param("n"))).into());
+        pace(
+            cx,
+            res.stream(),
+            noise(req.path(), number(req.param("n"))).into(),
+        );
+    });
+    app.get("/paced_later/{tag}/{n}", |cx, req, res| {
+        let (body, rest) = (
+            res.stream(),
+            noise(req.path(), number(req.param("n"))).into(),
+        );
+        cx.after(ms(1), move |cx| pace(cx, body, rest));
     });
     app.get("/greedy/{tag}/{n}", |_, req, res| {
         let body = res.stream();
@@ -348,7 +410,10 @@ fn streamed(app: &mut App<State>) {
             }
             if rest.is_empty() {
                 drop(body.take());
-                assert!(own.get().is_some_and(|id| cx.cancel(id)), "a timer that runs can be cancelled");
+                assert!(
+                    own.get().is_some_and(|id| cx.cancel(id)),
+                    "a timer that runs can be cancelled"
+                );
             }
         });
         timer.set(Some(id));
@@ -384,19 +449,23 @@ fn streamed(app: &mut App<State>) {
         cx.after(ms(2), move |_| body.abort());
     });
     app.get("/listen/{tag}/{n}", |cx, req, res| {
-        cx.state.listeners.push_back((req.path().to_string(), res.defer()));
+        cx.state
+            .listeners
+            .push_back((req.path().to_string(), res.defer()));
     });
 }
 
 /// The panic of a callback that is meant to: kept out of the test's output.
-pub const MEANT: &str = "meant to";
+pub(crate) const MEANT: &str = "meant to";
 
 fn fail() {
     panic!("{MEANT}")
 }
 
 fn failing(app: &mut App<State>) {
-    app.get("/never/{tag}/{n}", |cx, _, res| cx.state.never.push(res.defer()));
+    app.get("/never/{tag}/{n}", |cx, _, res| {
+        cx.state.never.push(res.defer())
+    });
     app.get("/unanswered/{tag}/{n}", |_, _, res| drop(res));
     app.get("/dropped/{tag}/{n}", |_, _, res| drop(res.defer()));
     app.get("/dropped_later/{tag}/{n}", |cx, req, res| {
@@ -404,7 +473,10 @@ fn failing(app: &mut App<State>) {
         cx.after(ms(number(req.param("n"))), move |_| drop(res));
     });
     app.get("/panic/{tag}/{n}", |_, _, _| fail());
-    app.get("/panic_before/{tag}/{n}", |_, _, res| res.text("nobody comes here")).before(|_, _, res| {
+    app.get("/panic_before/{tag}/{n}", |_, _, res| {
+        res.text("nobody comes here")
+    })
+    .before(|_, _, res| {
         fail();
         Some(res)
     });
@@ -420,14 +492,22 @@ fn failing(app: &mut App<State>) {
         cx.after(ms(number(req.param("n"))), move |_| res.text(path));
         fail();
     });
-    app.get("/error/{tag}/{n}", |_, req, _| -> Result<(), StatusError> { Err(StatusError::new(418, req.path())) });
-    app.get("/secret/{tag}/{n}", |_, _, _| -> Result<(), &str> { Err("not for clients") });
-    app.get("/bad_field/{tag}/{n}", |_, _, res| res.header("x", "a\r\nb: c").text("never sent"));
-    app.get("/bad_field_later/{tag}/{n}", |_, _, res| res.header("content-length", "5").defer().text("never sent"));
+    app.get("/error/{tag}/{n}", |_, req, _| -> Result<(), StatusError> {
+        Err(StatusError::new(418, req.path()))
+    });
+    app.get("/secret/{tag}/{n}", |_, _, _| -> Result<(), &str> {
+        Err("not for clients")
+    });
+    app.get("/bad_field/{tag}/{n}", |_, _, res| {
+        res.header("x", "a\r\nb: c").text("never sent")
+    });
+    app.get("/bad_field_later/{tag}/{n}", |_, _, res| {
+        res.header("content-length", "5").defer().text("never sent")
+    });
 }
 
 /// What a body came to.
-pub fn summary(path: &str, body: &[u8], trailer: Option<&str>) -> String {
+pub(crate) fn summary(path: &str, body: &[u8], trailer: Option<&str>) -> String {
     let mut tally = Tally::default();
     tally.add(body);
     tally.words(path, trailer)
@@ -450,17 +530,27 @@ impl Tally {
     }
 
     fn words(&self, path: &str, trailer: Option<&str>) -> String {
-        format!("{path}: {} bytes, sum {:x}, {}", self.len, self.sum, trailer.unwrap_or("no trailer"))
+        format!(
+            "{path}: {} bytes, sum {:x}, {}",
+            self.len,
+            self.sum,
+            trailer.unwrap_or("no trailer")
+        )
     }
 }
 
 fn whole_bodies(app: &mut App<State>) {
-    app.post("/post/{tag}/{n}", |_, req, res| res.text(summary(req.path(), req.body(), None)));
+    app.post("/post/{tag}/{n}", |_, req, res| {
+        res.text(summary(req.path(), req.body(), None))
+    });
     app.post("/post_later/{tag}/{n}", |cx, req, res| {
         let (text, res) = (summary(req.path(), req.body(), None), res.defer());
         cx.after(ms(number(req.param("n"))), move |_| res.text(text));
     });
-    app.post("/limited/{tag}/{n}", |_, req, res| res.text(summary(req.path(), req.body(), None))).body_limit(BODY_LIMIT);
+    app.post("/limited/{tag}/{n}", |_, req, res| {
+        res.text(summary(req.path(), req.body(), None))
+    })
+    .body_limit(BODY_LIMIT);
 }
 
 /// The state of a fold that sums up what comes.
@@ -474,13 +564,20 @@ struct Upload {
 impl Upload {
     fn begin(cx: &mut Ctx<'_, State>, path: &str, res: Option<Responder>) -> Upload {
         cx.state.entry(path).folds += 1;
-        Upload { path: path.to_string(), tally: Tally::default(), res, _alive: cx.state.alive.clone() }
+        Upload {
+            path: path.to_string(),
+            tally: Tally::default(),
+            res,
+            _alive: cx.state.alive.clone(),
+        }
     }
 
     fn end(self, cx: &mut Ctx<'_, State>, how: Result<Trailers<'_>, Aborted>) {
         cx.state.entry(&self.path).fold_ends += 1;
         if let (Ok(trailers), Some(res)) = (how, self.res) {
-            let trailer = trailers.get("x-sum").map(|value| String::from_utf8_lossy(&value).into_owned());
+            let trailer = trailers
+                .get("x-sum")
+                .map(|value| String::from_utf8_lossy(&value).into_owned());
             res.text(self.tally.words(&self.path, trailer.as_deref()));
         }
     }
@@ -500,7 +597,7 @@ fn incoming(app: &mut App<State>) {
         let upload = Upload::begin(cx, req.path(), Some(res.defer()));
         let step = move |upload: &mut Upload, cx: &mut Ctx<'_, State>, piece: &[u8]| {
             upload.tally.add(piece);
-            if upload.tally.pieces % 3 != 0 {
+            if !upload.tally.pieces.is_multiple_of(3) {
                 return Demand::More;
             }
             let resume = resume.clone();
@@ -527,12 +624,18 @@ fn incoming(app: &mut App<State>) {
             state,
             |(_, out), _, piece| out.write(piece.to_vec()),
             |(upload, out), cx, how| {
-                if how.is_err() { out.abort() } else { out.end() }
+                if how.is_err() {
+                    out.abort()
+                } else {
+                    out.end()
+                }
                 upload.end(cx, how);
             },
         );
     });
-    app.stream("POST", "/pipe/{tag}/{n}", |_, _, res, body| body.pipe(res.stream()));
+    app.stream("POST", "/pipe/{tag}/{n}", |_, _, res, body| {
+        body.pipe(res.stream())
+    });
     app.stream("POST", "/relay/{tag}/{n}", |cx, req, res, body| {
         let upload = Upload::begin(cx, req.path(), Some(res.defer()));
         let listener = cx.state.listeners.pop_front().map(|(path, res)| {
@@ -544,7 +647,9 @@ fn incoming(app: &mut App<State>) {
             (upload, listener),
             |(upload, listener), _, piece| {
                 upload.tally.add(piece);
-                listener.as_ref().map_or(Demand::More, |out| out.write(piece.to_vec()))
+                listener
+                    .as_ref()
+                    .map_or(Demand::More, |out| out.write(piece.to_vec()))
             },
             |(upload, listener), cx, how| {
                 match listener {
@@ -555,7 +660,9 @@ fn incoming(app: &mut App<State>) {
             },
         );
     });
-    app.stream("POST", "/ignored/{tag}/{n}", |_, req, res, _| res.status(403).text(req.path()));
+    app.stream("POST", "/ignored/{tag}/{n}", |_, req, res, _| {
+        res.status(403).text(req.path())
+    });
     app.stream("POST", "/ignored_later/{tag}/{n}", |cx, req, res, _| {
         let (path, res) = (req.path().to_string(), res.status(403).defer());
         cx.after(ms(number(req.param("n"))), move |_| res.text(path));
@@ -577,7 +684,10 @@ fn incoming(app: &mut App<State>) {
         });
     });
     app.stream("POST", "/timed/{tag}/{n}", |cx, req, res, body| {
-        let (path, res) = (req.path().to_string(), Rc::new(Cell::new(Some(res.defer()))));
+        let (path, res) = (
+            req.path().to_string(),
+            Rc::new(Cell::new(Some(res.defer()))),
+        );
         let upload = Upload::begin(cx, req.path(), None);
         let by_timer = (path.clone(), res.clone());
         cx.after(ms(number(req.param("n"))), move |_| {
@@ -586,22 +696,43 @@ fn incoming(app: &mut App<State>) {
                 res.text(path);
             }
         });
-        body.fold(cx, upload, |_, _, _| Demand::More, move |upload, cx, how| {
-            if let Some(res) = res.take().filter(|_| how.is_ok()) {
-                res.text(path);
-            }
-            upload.end(cx, how);
-        });
+        body.fold(
+            cx,
+            upload,
+            |_, _, _| Demand::More,
+            move |upload, cx, how| {
+                if let Some(res) = res.take().filter(|_| how.is_ok()) {
+                    res.text(path);
+                }
+                upload.end(cx, how);
+            },
+        );
     });
     app.stream("POST", "/panic_in_step/{tag}/{n}", |cx, req, res, body| {
         let upload = Upload::begin(cx, req.path(), Some(res.defer()));
-        body.fold(cx, upload, |_, _, _| panic!("{MEANT}"), |upload, cx, how| Upload { res: None, ..upload }.end(cx, how));
+        body.fold(
+            cx,
+            upload,
+            |_, _, _| panic!("{MEANT}"),
+            |upload, cx, how| {
+                Upload {
+                    res: None,
+                    ..upload
+                }
+                .end(cx, how)
+            },
+        );
     });
     app.stream("POST", "/panic_at_end/{tag}/{n}", |cx, req, res, body| {
         let upload = Upload::begin(cx, req.path(), Some(res.defer()));
-        body.fold(cx, upload, |_, _, _| Demand::More, |upload, cx, _| {
-            cx.state.entry(&upload.path).fold_ends += 1;
-            fail();
-        });
+        body.fold(
+            cx,
+            upload,
+            |_, _, _| Demand::More,
+            |upload, cx, _| {
+                cx.state.entry(&upload.path).fold_ends += 1;
+                fail();
+            },
+        );
     });
 }

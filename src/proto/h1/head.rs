@@ -83,7 +83,8 @@ pub fn read<'a, 's>(
     slots: &'s mut Slots<'a>,
     limits: &HeadLimits,
 ) -> Result<Option<Head<'s>>, Error> {
-    if first_look {
+    // Less than a line says nothing yet.
+    if first_look && memchr::memchr(b'\n', input).is_some() {
         if let Some(head) = parse(input, slots, limits)? {
             return Ok(Some(head));
         }

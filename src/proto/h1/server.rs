@@ -262,14 +262,20 @@ impl Server {
                         *blank_lines += 1;
                         *input = rest;
                     }
-                    if input.is_empty() {
-                        return Ok(Event::NeedInput);
+                    match **input {
+                        [] => return Ok(Event::NeedInput),
+                        // Not the beginning of a request, but perhaps of another empty line.
+                        [b'\r'] if *blank_lines < 4 => return Ok(Event::NeedInput),
+                        [b'\r' | b'\n', ..] => return Err(Error::Malformed("empty lines")),
+                        _ => {}
                     }
                     let first_look = !std::mem::replace(begun, true);
                     if first_look && !self.fresh {
                         self.since = now;
                     }
                     let mut from = *scanned as usize;
+                    // A refusal is answered as the method asks, too.
+                    self.is_head = input.starts_with(b"HEAD ");
                     let head = head::read(input, &mut from, first_look, slots, &bounds.head)?;
                     *scanned = from as u32;
                     let Some(head) = head else {
@@ -306,7 +312,11 @@ impl Server {
                     }
                 }
                 Rx::Discard { decoder, left } => {
-                    let piece = decoder.poll(input)?;
+                    let Ok(piece) = decoder.poll(input) else {
+                        // The answer is out: there is nothing left to say to it.
+                        self.close_unread();
+                        continue;
+                    };
                     *input = &input[piece.len()..];
                     match piece {
                         Piece::NeedInput => return Ok(Event::NeedInput),
@@ -394,6 +404,13 @@ impl Server {
         cut
     }
 
+    /// The client has taken all of its answers: the wait for the next request begins.
+    pub fn answer_taken(&mut self, now: Instant) {
+        if self.is_idle() {
+            self.since = now;
+        }
+    }
+
     /// The present exchange is the last; an idle connection may close at once.
     pub fn drain(&mut self) {
         self.last = true;
@@ -416,11 +433,13 @@ impl Server {
             || status == StatusCode::NOT_MODIFIED;
         let (announce, encoder) = match extent {
             _ if is_bodiless => (Announce::Nothing, Encoder::Suppressed),
+            // RFC 9110 §15.3.6: no content, and it has to say so.
+            _ if status == StatusCode::RESET_CONTENT => (Announce::Length(0), Encoder::Suppressed),
             Extent::Whole(n) | Extent::Sized(n) => (Announce::Length(n), Encoder::Length(n)),
             Extent::Open if self.http_10 => (Announce::Nothing, Encoder::UntilClose),
             Extent::Open => (Announce::Chunked, Encoder::Chunked),
         };
-        let whole = is_bodiless || matches!(extent, Extent::Whole(_));
+        let whole = encoder == Encoder::Suppressed || matches!(extent, Extent::Whole(_));
         self.keep_alive &= !self.last && !fields.wants_close() && encoder != Encoder::UntilClose;
         if whole && !self.can_discard(discard) {
             self.keep_alive = false;
@@ -544,6 +563,7 @@ impl Server {
             }
         }
         self.abort();
+        self.unread = true;
     }
 
     // ---- time

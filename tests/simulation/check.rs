@@ -1,0 +1,390 @@
+//! What must be true of a run, whatever its seed.
+//!
+//! For each client: its answers come one per request, in order, each the answer to that request and
+//! to no other; where one is missing or broken off, the script knows why. For each request: `after`
+//! was called once if `before` was, a body's `end` once if its `fold` was.
+
+use crate::reader::{self, Answer, Asked, excerpt};
+use crate::script::{Request, Script, works};
+use crate::site::{self, Ending, Entry};
+use std::collections::BTreeMap;
+
+/// What holds for all clients of a run.
+pub(crate) struct World<'a> {
+    pub(crate) ledger: &'a BTreeMap<String, Entry>,
+    pub(crate) scripts: Vec<&'a Script>,
+    /// Timeouts are so short that a client may be too slow by chance.
+    pub(crate) is_tight: bool,
+    pub(crate) refuses: bool,
+    /// The server was asked to stop, and has cut some answers when it left.
+    pub(crate) drains: bool,
+    pub(crate) has_cut: bool,
+}
+
+/// One client at the end of a run.
+pub(crate) struct Seen<'a> {
+    pub(crate) script: &'a Script,
+    pub(crate) received: &'a [u8],
+    /// Bytes of its requests that it has sent.
+    pub(crate) sent: usize,
+    pub(crate) has_ended: bool,
+    /// By itself, or by the server or the network.
+    pub(crate) did_reset: bool,
+    pub(crate) was_reset: bool,
+    pub(crate) did_finish: bool,
+}
+
+impl World<'_> {
+    pub(crate) fn check(&self, clients: &[Seen<'_>]) {
+        for (path, entry) in self.ledger {
+            let request = self
+                .request(path)
+                .unwrap_or_else(|| panic!("nobody asked for {path}"));
+            // A body that is announced too large is refused before anybody is called.
+            let calls = if request.kind.name == "limited" {
+                entry.begun.max(entry.done.len() as u32)
+            } else {
+                entry.begun
+            };
+            assert!(calls == 1 && entry.done.len() == 1, "{path}: {entry:?}");
+            assert_eq!(
+                entry.folds, entry.fold_ends,
+                "{path}: a body's end is told once"
+            );
+            assert!(entry.aborts <= entry.watched, "{path}: {entry:?}");
+        }
+        for (n, seen) in clients.iter().enumerate() {
+            Judge {
+                world: self,
+                seen,
+                n,
+            }
+            .judge();
+        }
+    }
+
+    fn request(&self, path: &str) -> Option<&Request> {
+        self.scripts
+            .iter()
+            .flat_map(|script| &script.requests)
+            .find(|request| request.path == path)
+    }
+}
+
+struct Judge<'a> {
+    world: &'a World<'a>,
+    seen: &'a Seen<'a>,
+    n: usize,
+}
+
+impl Judge<'_> {
+    fn judge(&self) {
+        let mut rest = self.seen.received;
+        let mut answered = 0;
+        let mut is_over = false;
+        for (n, request) in self.seen.script.requests.iter().enumerate() {
+            let Some(answer) = self.next(&mut rest, n) else {
+                break;
+            };
+            let is_whole = self.check_answer(n, &answer);
+            if !is_whole {
+                self.excuse(n, "is broken off");
+            }
+            answered = n + 1;
+            is_over = answer.closes || !is_whole || request.is_cut();
+            if is_over {
+                break;
+            }
+        }
+        let at = self.at(answered);
+        let Some(next) = self.seen.script.requests.get(answered) else {
+            assert!(
+                rest.is_empty(),
+                "{at}: an answer nobody asked for: {}",
+                excerpt(rest)
+            );
+            return;
+        };
+        assert!(
+            !is_over || rest.is_empty(),
+            "{at}: an answer after the last: {}",
+            excerpt(rest)
+        );
+        if !is_over
+            && self.is_begun(answered)
+            && (self.is_whole(answered) || !rest.is_empty() || self.entry(next).is_some())
+        {
+            self.excuse(answered, "has no answer");
+        }
+    }
+
+    /// The next final answer, with what may come before it.
+    fn next<'b>(&self, rest: &mut &'b [u8], n: usize) -> Option<Answer<'b>> {
+        let request = &self.seen.script.requests[n];
+        let asked = Asked {
+            by_head: self.is_head(n),
+            ..request.asked()
+        };
+        let mut answer = reader::read(rest, asked, self.seen.has_ended)?;
+        if answer.is_interim() {
+            assert!(
+                request.expects_leave,
+                "{}: nobody asked for 100 Continue",
+                request.path
+            );
+            let after = &rest[answer.len..];
+            answer =
+                reader::read(after, asked, self.seen.has_ended).filter(|_| !after.is_empty())?;
+            assert!(
+                !answer.is_interim(),
+                "{}: leave is given once",
+                request.path
+            );
+            *rest = after;
+        }
+        *rest = &rest[answer.len..];
+        Some(answer)
+    }
+
+    /// Says whether the answer is whole, which its framing alone need not tell.
+    fn check_answer(&self, n: usize, answer: &Answer<'_>) -> bool {
+        let request = &self.seen.script.requests[n];
+        let at = self.at(n);
+        let is_late = answer.status == 408 && (self.world.is_tight || !self.is_whole(n));
+        let is_refused = request.is_malformed() && matches!(answer.status, 400 | 414 | 431);
+        let (status, body) = match self.expected(request) {
+            _ if is_late || is_refused => (answer.status, reason(answer.status)),
+            expected => expected,
+        };
+        assert_eq!(answer.status, status, "{at}: {}", excerpt(&answer.body));
+        let is_head = self.is_head(n);
+        let body = if is_head { &[][..] } else { &body };
+        let is_until_close = request.by_http_10 && answer.field("content-length").is_none();
+        let is_whole = answer.is_whole
+            && answer.body.len() == body.len()
+            && !(request.is_cut() && status == 200);
+        assert!(
+            body.starts_with(&answer.body),
+            "{at}: {} instead of {}",
+            excerpt(&answer.body),
+            excerpt(body)
+        );
+        let looks_whole = answer.is_whole && !is_until_close && !is_head;
+        assert!(
+            is_whole || !looks_whole,
+            "{at}: {} looks whole instead of {}",
+            excerpt(&answer.body),
+            excerpt(body)
+        );
+        match answer.field("x-path") {
+            Some(path) => assert_eq!(path, request.path, "{at}"),
+            None => assert!(status >= 400, "{at}: middleware's field is lost"),
+        }
+        if is_whole
+            && status == 200
+            && request.kind.name == "summed"
+            && !request.by_head
+            && !request.by_http_10
+        {
+            assert_eq!(answer.trailers, [("x-sum", request.path.as_str())], "{at}");
+        }
+        self.check_ending(request, answer, &at);
+        if let Some(entry) = self
+            .entry(request)
+            .filter(|_| is_whole && !self.may_be_part(request))
+        {
+            assert_eq!(
+                entry.done,
+                [(status, answer.body.len() as u64, false)],
+                "{at}: what `after` was told"
+            );
+        }
+        is_whole
+    }
+
+    /// A connection ends if the client wants it so, and else only for a reason.
+    fn check_ending(&self, request: &Request, answer: &Answer<'_>, at: &str) {
+        let is_wanted = request.closes || request.kind.ending == Ending::Always;
+        let may_close = is_wanted
+            || request.by_http_10 && answer.field("content-length").is_none()
+            || request.kind.ending == Ending::Early
+            || answer.status == 408
+            || self.seen.did_finish
+            || self.world.drains;
+        assert!(
+            !is_wanted || answer.closes,
+            "{at}: the connection should close"
+        );
+        assert!(
+            !answer.closes || may_close,
+            "{at}: why does the connection close? {answer:?}"
+        );
+    }
+
+    /// Of a head that did not arrive whole, the server cannot know that it is HEAD's.
+    fn is_head(&self, n: usize) -> bool {
+        let requests = &self.seen.script.requests;
+        match self.entry(&requests[n]) {
+            Some(_) => requests[n].by_head,
+            None if works::REFUSALS_AFTER_HEAD => false,
+            None => n > 0 && requests[n - 1].by_head,
+        }
+    }
+
+    fn expected(&self, request: &Request) -> (u16, Vec<u8>) {
+        let path = request.path.as_bytes();
+        match request.kind.answer {
+            site::Answer::Sum
+                if request.kind.name == "limited"
+                    && request.body.len() as u64 > site::BODY_LIMIT =>
+            {
+                (413, reason(413))
+            }
+            site::Answer::Path(status) => (status, path.to_vec()),
+            site::Answer::Reason(status) => (status, reason(status)),
+            site::Answer::Empty(status) => (status, Vec::new()),
+            site::Answer::Noise | site::Answer::Cut => {
+                (200, site::noise(&request.path, request.number))
+            }
+            site::Answer::File => (200, site::file_content(request.number)),
+            site::Answer::Echo => (200, request.body.clone()),
+            site::Answer::Sum => {
+                // Only a fold is told of trailers.
+                let is_fold = matches!(request.kind.name, "fold" | "fold_slowly" | "relay");
+                let trailer = request.trailer.as_deref().filter(|_| is_fold);
+                (
+                    200,
+                    site::summary(&request.path, &request.body, trailer).into_bytes(),
+                )
+            }
+            site::Answer::Relayed => match self.source(request) {
+                Some(upload) => (200, upload.body.clone()),
+                None => (500, reason(500)),
+            },
+        }
+    }
+
+    fn source(&self, request: &Request) -> Option<&Request> {
+        let path = self.entry(request)?.source.as_deref()?;
+        self.world.request(path)
+    }
+
+    /// What is relayed is as whole as what was sent.
+    fn may_be_part(&self, request: &Request) -> bool {
+        self.source(request).is_some_and(|upload| {
+            self.entry(upload)
+                .is_some_and(|entry| entry.done.iter().any(|done| done.2 || done.0 == 408))
+        })
+    }
+
+    /// There is a reason why request `n` has no answer, or a part of one.
+    fn excuse(&self, n: usize, what: &str) {
+        let (world, seen) = (self.world, self.seen);
+        let request = &seen.script.requests[n];
+        let entry = self.entry(request);
+        let is_lossy = seen.did_reset
+            || seen.script.stalls
+            || world.has_cut
+            || (seen.was_reset && self.may_be_closed_on())
+            || (!works::CUTS_BEHIND_ANSWERS && !self.is_whole(self.begun() - 1));
+        let is_answered = entry.is_some_and(|entry| entry.done.iter().any(|done| !done.2));
+        let ends_early = n
+            .checked_sub(1)
+            .is_some_and(|last| seen.script.requests[last].kind.ending == Ending::Early);
+        let reason = [
+            (is_lossy, "the connection broke"),
+            (request.is_cut(), "its answer is cut"),
+            (is_answered, ""),
+            (
+                request.kind.ending == Ending::Overflow,
+                "its producer does not wait",
+            ),
+            (!self.is_whole(n), "it was not sent whole"),
+            (self.may_be_part(request), "what it is relayed is not whole"),
+            (
+                seen.was_reset && world.refuses && entry.is_none(),
+                "the connection was not accepted",
+            ),
+            (
+                ends_early && entry.is_none(),
+                "the body before it was too long to discard",
+            ),
+            (world.drains && entry.is_none(), "the server left"),
+            (
+                world.is_tight && (entry.is_none() || request.kind.is_upload),
+                "it was too slow",
+            ),
+        ];
+        let reason = reason
+            .iter()
+            .find(|(holds, _)| *holds)
+            .map(|(_, reason)| *reason);
+        assert!(
+            reason.is_some_and(|reason| !reason.is_empty()),
+            "{} {what}: {entry:?}, received {}, sent {}, reset {} {}, ended {}",
+            self.at(n),
+            seen.received.len(),
+            seen.sent,
+            seen.did_reset,
+            seen.was_reset,
+            seen.has_ended
+        );
+    }
+
+    /// A client that sends on when the server has ended its side loses what it has not yet taken.
+    fn may_be_closed_on(&self) -> bool {
+        let may_close = |request: &Request| {
+            request.closes
+                || request.by_http_10
+                || matches!(request.kind.ending, Ending::Always | Ending::Early)
+        };
+        self.world.drains || self.world.is_tight || self.seen.script.requests.iter().any(may_close)
+    }
+
+    fn entry(&self, request: &Request) -> Option<&Entry> {
+        self.world.ledger.get(&request.path)
+    }
+
+    fn end_of(&self, n: usize) -> usize {
+        self.seen.script.requests[..=n]
+            .iter()
+            .map(|request| request.bytes.len())
+            .sum()
+    }
+
+    fn is_whole(&self, n: usize) -> bool {
+        self.seen.sent >= self.end_of(n)
+    }
+
+    /// How many requests it has sent at least a part of.
+    fn begun(&self) -> usize {
+        (0..self.seen.script.requests.len())
+            .take_while(|&n| self.is_begun(n))
+            .count()
+    }
+
+    fn is_begun(&self, n: usize) -> bool {
+        self.seen.sent > self.end_of(n) - self.seen.script.requests[n].bytes.len()
+    }
+
+    fn at(&self, n: usize) -> String {
+        let request = self.seen.script.requests.get(n);
+        let head = request.map_or("(the end)".to_string(), |request| {
+            let line = request
+                .bytes
+                .split(|&b| b == b'\r')
+                .next()
+                .unwrap_or_default();
+            String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned()
+        });
+        format!("client {}, request {n}: {head}", self.n)
+    }
+}
+
+fn reason(status: u16) -> Vec<u8> {
+    let status = http::StatusCode::from_u16(status).ok();
+    status
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("")
+        .into()
+}
