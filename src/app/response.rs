@@ -89,10 +89,10 @@ impl Tx<'_> {
         }
     }
 
-    /// Ends the answer.
-    pub(crate) fn end(&mut self, trailers: &[u8]) {
+    /// Ends the answer; says whether it is whole.
+    pub(crate) fn end(&mut self, trailers: &[u8]) -> bool {
         self.protocol
-            .end_answer(trailers, self.out.cork, self.discard, self.now);
+            .end_answer(trailers, self.out.cork, self.discard, self.now)
     }
 }
 

@@ -384,8 +384,12 @@ impl Net for MioNet {
         }
     }
 
-    fn close(&mut self, sock: Sock) {
-        self.streams.try_remove(sock.0 as usize);
+    fn close(&mut self, sock: Sock, reset: bool) {
+        if let Some(stream) = self.streams.try_remove(sock.0 as usize)
+            && reset
+        {
+            let _ = stream.sock().set_linger(Some(Duration::ZERO));
+        }
     }
 
     fn waker(&self) -> Waker {

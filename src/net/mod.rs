@@ -116,8 +116,8 @@ pub trait Net {
     fn send_file(&mut self, sock: Sock, file: &File, offset: u64, len: u64) -> io::Result<usize>;
     /// Closes the sending side: the peer reads what was sent, then the end.
     fn shutdown_write(&mut self, sock: Sock);
-    /// Closes the socket.
-    fn close(&mut self, sock: Sock);
+    /// Closes the socket; with a `reset`, so that the peer knows that something is missing.
+    fn close(&mut self, sock: Sock, reset: bool);
     /// Something that ends `poll`'s wait.
     fn waker(&self) -> Waker;
     /// Runs `work` elsewhere. Refused (and dropped) when too much waits already.

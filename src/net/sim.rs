@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -293,7 +294,8 @@ impl SimNet {
 
     fn run_due_work(&mut self) {
         while let Some(at) = self.work.iter().position(|(due, _)| *due <= self.now) {
-            (self.work.remove(at).1)();
+            // The work reports its own panics, as on a thread.
+            let _ = catch_unwind(AssertUnwindSafe(self.work.remove(at).1));
         }
     }
 
@@ -488,11 +490,11 @@ impl Net for SimNet {
         self.wire(Client(sock.0)).server_finished = true;
     }
 
-    fn close(&mut self, sock: Sock) {
+    fn close(&mut self, sock: Sock, reset: bool) {
         let wire = self.wire(Client(sock.0));
         wire.closed = true;
         wire.token = None;
-        if !wire.arrived.is_empty() {
+        if reset || !wire.arrived.is_empty() {
             wire.send_buffer.clear();
             wire.reset = true;
         }

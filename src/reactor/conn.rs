@@ -51,6 +51,10 @@ pub(crate) struct Conn {
     pub(crate) wants_write: bool,
     /// The app does not take the body at present.
     pub(crate) held: bool,
+    /// Cut in the middle of an answer that only a reset can tell from a whole one.
+    pub(crate) reset: bool,
+    /// Requests have arrived, and wait for room for their answers.
+    pub(crate) wants_room: bool,
 }
 
 impl Conn {
@@ -77,6 +81,8 @@ impl Conn {
             registered: false,
             wants_write: false,
             held: false,
+            reset: false,
+            wants_room: false,
         }
     }
 

@@ -19,7 +19,7 @@ use crate::app::routes::Done;
 use crate::app::site::{Callbacks, Target};
 use crate::base::backlog::Output;
 use crate::base::id::{ConnId, StreamRef};
-use crate::net::{Net, Peer};
+use crate::net::Net;
 use crate::proto::h1::Error;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::body::Trailers;
@@ -153,7 +153,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Err(error) => {
                 drop(params);
                 self.refuse(id, error);
-                return self.report(id, start, &head.method, head.path);
+                return self.report(id, start, &head.method, head.path, false);
             }
         };
         let must_collect = whole.is_none() && table.wants_whole_body(target.key);
@@ -243,7 +243,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn on_returned(&mut self, id: ConnId, head: &Head<'_>, start: Start, returned: Returned) {
         let failure = match (returned.fate, returned.failure) {
-            (Fate::Answered, None) => return self.report(id, start, &head.method, head.path),
+            (Fate::Answered, None) => return self.report(id, start, &head.method, head.path, false),
             (Fate::Deferred, failure) => {
                 if let Some(failure) = failure {
                     // Its responder may live on, in a timer or a query: only the log hears of it.
@@ -253,7 +253,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             (Fate::Answered, Some(failure)) => {
                 self.log_failure(start, &failure);
-                return self.report(id, start, &head.method, head.path);
+                return self.report(id, start, &head.method, head.path, false);
             }
             (Fate::Faulty(why), None) => Failure::new(FailureKind::Header, why),
             (Fate::Unanswered, None) => Failure::new(
@@ -263,7 +263,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             (Fate::Faulty(_) | Fate::Unanswered, Some(failure)) => failure,
         };
         if self.fail(id, start, failure) {
-            self.report(id, start, &head.method, head.path);
+            self.report(id, start, &head.method, head.path, false);
         } else {
             self.open_exchange(id, &head.method, head.path, start, Upload::Undecided);
         }
@@ -380,15 +380,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.exchanges.try_remove(key as usize)
     }
 
-    /// A deferred or streamed answer is complete.
-    pub(super) fn complete(&mut self, id: ConnId) {
+    /// A deferred or streamed answer is over; `aborted`, if it is not all that it said it would be.
+    pub(super) fn complete(&mut self, id: ConnId, aborted: bool) {
         let Some(exchange) = self.close_exchange(id) else {
             return;
         };
         let (start, line) = (exchange.start, exchange.line.clone());
         self.dissolve(exchange, Aborted::Answered);
         if let Some((method, path)) = line {
-            self.report(id, start, &method, &path);
+            self.report(id, start, &method, &path, aborted);
         }
         self.wake(id);
     }
@@ -404,9 +404,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         for call in calls {
             self.call("an abort callback", call);
         }
-        if let (Some((method, path)), Some(conn)) = (line, self.conns.get(id)) {
-            let (status, sent, peer) = (conn.http.status(), conn.http.sent(), conn.peer);
-            self.call_after(start, &method, &path, peer, (status, sent), true);
+        if let Some((method, path)) = line {
+            self.report(id, start, &method, &path, true);
         }
         self.settle();
     }
@@ -456,48 +455,26 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         guarded(what, || call(&mut cx));
     }
 
-    /// An exchange is over and its last byte queued: `after` middleware hears of it.
-    pub(super) fn report(&mut self, id: ConnId, start: Start, method: &Method, path: &str) {
+    /// An exchange is over: its last byte is queued, or it was aborted. `after` middleware hears of it.
+    pub(super) fn report(&mut self, id: ConnId, start: Start, method: &Method, path: &str, aborted: bool) {
         if !self.site.table.has_after {
             return;
         }
-        let Some(conn) = self.conns.get(id) else {
-            return;
-        };
-        let (status, sent, peer) = (conn.http.status(), conn.http.sent(), conn.peer);
-        self.call_after(start, method, path, peer, (status, sent), false);
-    }
-
-    fn call_after(
-        &mut self,
-        start: Start,
-        method: &Method,
-        path: &str,
-        peer: Peer,
-        sent: (u16, u64),
-        aborted: bool,
-    ) {
+        let Some(conn) = self.conns.get(id) else { return };
         let table = &self.site.table;
         let done = Done {
             method,
             path,
             route: table.pattern(start.key),
-            status: sent.0,
-            body_bytes: sent.1,
+            status: conn.http.status(),
+            body_bytes: conn.http.sent(),
             elapsed: self.now - start.at,
-            remote: peer,
+            remote: conn.peer,
             request_id: start.request_id,
             aborted,
         };
-        let mut cx = Ctx {
-            state: &mut self.state,
-            core: &mut self.core,
-        };
-        guarded("an after callback", || {
-            self.site
-                .calls
-                .after(table.after(start.key), &mut cx, &done)
-        });
+        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+        guarded("an after callback", || self.site.calls.after(table.after(start.key), &mut cx, &done));
     }
 
     /// A piece of a body has come.
@@ -587,7 +564,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         );
         let too_large = matches!(error, Error::BodyTooLarge { .. });
         if conn.http.is_streaming() {
-            return self.cut(id, "its request went wrong while it was being answered");
+            return self.give_up(id, "its request went wrong while it was being answered");
         }
         let out = if self.running == Some(id) {
             &mut self.cork
@@ -607,7 +584,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 },
             );
             if let Some((method, path)) = line {
-                self.report(id, start, &method, &path);
+                self.report(id, start, &method, &path, false);
             }
         }
         self.wake(id);

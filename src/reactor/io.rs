@@ -44,6 +44,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         conn.queued = false;
+        conn.wants_room = false;
         if conn.linger_until.is_some() {
             return self.linger_on(id);
         }
@@ -52,8 +53,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut requests = self.limits.requests_per_turn;
         let mut stop = Stop::NeedInput;
-        if !kept.is_empty() {
-            // What is kept may have become useful: an answer is out, a hold is over.
+        if !kept.is_empty() || conn.http.has_body_to_come() {
+            // What is kept may have become useful: an answer is out, a hold is over. And the end of a
+            // body of announced length needs no byte of its own.
             let mut input = &kept[..];
             stop = self.serve(id, &mut input, &mut requests);
             let used = kept.len() - input.len();
@@ -150,10 +152,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Much has been answered: what the socket takes now need not wait, and need not be kept.
     fn make_room(&mut self, id: ConnId) -> Stop {
         self.flush(id);
-        match self.conns.get(id) {
-            Some(conn) if conn.backlog.is_empty() => self.wake(id),
-            Some(_) => {}
-            None => return Stop::Over,
+        let Some(conn) = self.conns.get_mut(id) else {
+            return Stop::Over;
+        };
+        conn.wants_room = true;
+        if conn.backlog.is_empty() {
+            self.wake(id);
         }
         Stop::Wait
     }
@@ -195,7 +199,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let cut_off = conn.http.handle_eof();
         if cut_off && conn.exchange.is_some() {
             // The body will never be whole, so there is nothing to answer.
-            return self.cut(id, "the client left in the middle of its request");
+            return self.give_up(id, "the client left in the middle of its request");
         }
         self.tell_gone(id);
     }
@@ -282,8 +286,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let waits = conn.backlog.bytes();
         let Some(key) = conn.exchange else {
-            // Requests that waited for room are in `kept`.
-            if !conn.kept.is_empty() && waits <= self.limits.high_water / 2 {
+            if conn.wants_room && waits <= self.limits.high_water / 2 {
                 self.wake(id);
             }
             return;
@@ -348,7 +351,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// first, and closed when it has stopped: closing with unread input resets the connection, and
     /// the reset overtakes the answer (RFC 9112 §9.6).
     pub(super) fn release(&mut self, id: ConnId) {
-        self.release_within(id, self.timeouts.linger);
+        let linger = match self.stopping.is_draining() {
+            true => self.timeouts.linger.min(self.timeouts.drain_idle),
+            false => self.timeouts.linger,
+        };
+        self.release_within(id, linger);
     }
 
     pub(super) fn release_within(&mut self, id: ConnId, linger: Duration) {
@@ -393,12 +400,30 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
+    /// Ends an exchange that cannot be completed. What was answered before it still goes out, and
+    /// then the connection closes.
+    pub(super) fn give_up(&mut self, id: ConnId, why: &str) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if conn.http.ends_with_connection() {
+            // Only a reset tells this client that it has a part, and not the whole.
+            return self.cut(id, why);
+        }
+        log::debug!("{}: given up: {why}", conn.peer);
+        conn.http.abort();
+        let exchange = conn.exchange.take();
+        self.abandon(id, exchange);
+        self.wake(id);
+    }
+
     /// Ends a connection at once, whatever is open on it. Whoever waits for it is told.
     pub(super) fn cut(&mut self, id: ConnId, why: &str) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         log::debug!("{}: cut: {why}", conn.peer);
+        conn.reset = conn.http.ends_with_connection();
         conn.backlog.clear();
         conn.http.abort();
         let exchange = conn.exchange.take();

@@ -148,6 +148,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.settle();
         // Whoever is woken from now on waits for the next turn: the work of a turn is bounded.
         for _ in 0..self.runnable.len() {
+            // Out of budget: whoever has not had a turn is first in the next one.
+            if self.commands_left == 0 {
+                break;
+            }
             let Some(id) = self.runnable.pop_front() else {
                 break;
             };
@@ -424,6 +428,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         *conn.timer() = None;
+        if conn.queued {
+            // Something has happened since; when it has run, it will be armed anew.
+            return;
+        }
         let Some(deadline) = conn.deadline else {
             return;
         };
@@ -453,7 +461,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if let Some((timer, _)) = conn.timer().take() {
                 self.core.timers.cancel(timer);
             }
-            self.net.close(conn.sock);
+            self.net.close(conn.sock, conn.reset);
         }
         if self.cork.capacity() > CORK_KEPT {
             self.cork = Vec::new();

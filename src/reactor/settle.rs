@@ -174,7 +174,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             body,
         } = reply;
         self.with_tx(to.conn, |tx| tx.send(status, &fields, body));
-        self.complete(to.conn);
+        self.complete(to.conn, false);
     }
 
     fn begin(
@@ -238,8 +238,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         {
             return;
         }
-        self.with_tx(to.conn, |tx| tx.end(trailers.lines()));
-        self.complete(to.conn);
+        let mut is_whole = false;
+        self.with_tx(to.conn, |tx| is_whole = tx.end(trailers.lines()));
+        self.complete(to.conn, !is_whole);
     }
 
     /// An answer that cannot be completed. One that has not begun can still say so.
@@ -248,7 +249,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return self.unanswered(to, FailureKind::Unanswered, "the answer was aborted");
         }
         if self.exchange_of(to).is_some() {
-            self.cut(to.conn, "its answer was aborted");
+            self.give_up(to.conn, "its answer was aborted");
         }
     }
 
@@ -270,7 +271,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.seal_spare(to.conn);
         }
         if answered {
-            self.complete(to.conn);
+            self.complete(to.conn, false);
         }
         self.wake(to.conn);
     }

@@ -331,14 +331,10 @@ impl Judge<'_> {
         );
     }
 
-    /// A client that sends on when the server has ended its side loses what it has not yet taken.
+    /// A client that asks for the end and sends on all the same loses what it has not yet taken.
     fn may_be_closed_on(&self) -> bool {
-        let may_close = |request: &Request| {
-            request.closes
-                || request.by_http_10
-                || matches!(request.kind.ending, Ending::Always | Ending::Early)
-        };
-        self.world.drains || self.world.is_tight || self.seen.script.requests.iter().any(may_close)
+        let asks_for_the_end = |request: &Request| request.closes || request.by_http_10;
+        self.seen.script.requests.iter().any(asks_for_the_end)
     }
 
     fn entry(&self, request: &Request) -> Option<&Entry> {

@@ -9,23 +9,23 @@ use std::time::Duration;
 /// What the server does not do yet as it should: each `false` keeps it out of the scripts.
 pub(crate) mod works {
     /// A stream handler gets a body whose length is announced even if it came with the head.
-    pub(crate) const WHOLE_BODIES_IN_STREAMS: bool = false;
+    pub(crate) const WHOLE_BODIES_IN_STREAMS: bool = true;
     /// The `end` of a `fold` whose step has panicked is called.
-    pub(crate) const PANICS_IN_STEPS: bool = false;
+    pub(crate) const PANICS_IN_STEPS: bool = true;
     /// A writer is full past `limits.high_water` in the callback that made it, too.
-    pub(crate) const HIGH_WATER_AT_ONCE: bool = false;
+    pub(crate) const HIGH_WATER_AT_ONCE: bool = true;
     /// What a drain callback writes goes to its own client.
-    pub(crate) const DRAIN_CALLBACKS: bool = false;
+    pub(crate) const DRAIN_CALLBACKS: bool = true;
     /// Cutting an answer leaves the complete answers before it alone.
-    pub(crate) const CUTS_BEHIND_ANSWERS: bool = false;
+    pub(crate) const CUTS_BEHIND_ANSWERS: bool = true;
     /// A refusal has its body even if the request before was HEAD.
-    pub(crate) const REFUSALS_AFTER_HEAD: bool = false;
+    pub(crate) const REFUSALS_AFTER_HEAD: bool = true;
     /// A client that waits for leave to send a body gets it, if the body is piped.
-    pub(crate) const LEAVE_TO_PIPES: bool = false;
+    pub(crate) const LEAVE_TO_PIPES: bool = true;
     /// The loop sleeps while a connection keeps the beginning of a request.
-    pub(crate) const SLEEP: bool = false;
+    pub(crate) const SLEEP: bool = true;
     /// `limits.commands_per_turn` may be reached in the middle of a command.
-    pub(crate) const SMALL_COMMAND_BUDGETS: bool = false;
+    pub(crate) const SMALL_COMMAND_BUDGETS: bool = true;
 
     pub(crate) fn kind(name: &str) -> bool {
         match name {

@@ -130,6 +130,8 @@ pub struct Server {
     http_10: bool,
     is_head: bool,
     expects_continue: bool,
+    /// The client expects to go on after this exchange.
+    client_keeps: bool,
     /// The first request has not begun.
     fresh: bool,
     /// No more exchanges after the present one.
@@ -159,6 +161,7 @@ impl Server {
             http_10: false,
             is_head: false,
             expects_continue: false,
+            client_keeps: true,
             fresh: true,
             last: false,
             unread: false,
@@ -191,6 +194,11 @@ impl Server {
     /// The present answer's body is being streamed.
     pub fn is_streaming(&self) -> bool {
         matches!(self.tx, Tx::Body(_))
+    }
+
+    /// Only the end of the connection ends the present answer.
+    pub fn ends_with_connection(&self) -> bool {
+        self.tx == Tx::Body(Encoder::UntilClose)
     }
 
     /// No more requests will come from here.
@@ -343,6 +351,7 @@ impl Server {
         };
         self.tx = Tx::Waiting;
         self.keep_alive = head.keep_alive;
+        self.client_keeps = head.keep_alive;
         self.http_10 = head.http_10;
         self.is_head = head.method == Method::HEAD;
         self.expects_continue = head.expects_continue;
@@ -501,12 +510,12 @@ impl Server {
         }
     }
 
-    /// The answer is complete. `trailers` are field lines, sent only after a chunked body.
-    pub fn end_answer(&mut self, trailers: &[u8], out: &mut Vec<u8>, discard: u64, now: Instant) {
-        let Tx::Body(encoder) = self.tx else { return };
-        if !encoder.finish(trailers, out) {
-            self.keep_alive = false;
-        }
+    /// The answer is complete. `trailers` are field lines, sent only after a chunked body. `false`: it
+    /// is shorter than was announced, and the connection closes to say so.
+    pub fn end_answer(&mut self, trailers: &[u8], out: &mut Vec<u8>, discard: u64, now: Instant) -> bool {
+        let Tx::Body(encoder) = self.tx else { return false };
+        let is_whole = encoder.finish(trailers, out);
+        self.keep_alive &= is_whole;
         self.tx = Tx::Idle;
         let goes_on = self.keep_alive && !self.last;
         match self.rx {
@@ -519,8 +528,9 @@ impl Server {
             }
             Rx::Body(_) => self.close_unread(),
             _ if goes_on => self.await_next(now),
-            _ => self.rx = Rx::Closed,
+            _ => self.close_unread(),
         }
+        is_whole
     }
 
     /// No more of this client: the answer cannot be completed, or there is nothing more to say.
@@ -532,7 +542,8 @@ impl Server {
     }
 
     fn close_unread(&mut self) {
-        self.unread = self.rx != Rx::Ended;
+        // A client that has not asked for the end may have sent its next request already.
+        self.unread = self.rx != Rx::Ended || self.client_keeps;
         self.rx = Rx::Closed;
     }
 
