@@ -352,7 +352,7 @@ mod tests {
         let at = rest.find('/').unwrap();
         let mut params = Params::new();
         let method = method.parse().unwrap();
-        match router.find(&method, rest[..at].as_bytes(), &rest[at..], &mut params) {
+        match router.find(&method, &rest.as_bytes()[..at], &rest[at..], &mut params) {
             Lookup::Found(route) => {
                 let params: Vec<_> = params.iter().map(|(k, v)| format!(" {k}={v}")).collect();
                 format!("{route}{}", params.concat())

@@ -228,7 +228,8 @@ fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     // A socket whose process has died refuses connections; a living one must not be taken over.
     let left_behind = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
     if left_behind {
         std::fs::remove_file(path)?;
     }

@@ -243,7 +243,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn on_returned(&mut self, id: ConnId, head: &Head<'_>, start: Start, returned: Returned) {
         let failure = match (returned.fate, returned.failure) {
-            (Fate::Answered, None) => return self.report(id, start, &head.method, head.path, false),
+            (Fate::Answered, None) => {
+                return self.report(id, start, &head.method, head.path, false);
+            }
             (Fate::Deferred, failure) => {
                 if let Some(failure) = failure {
                     // Its responder may live on, in a timer or a query: only the log hears of it.
@@ -456,11 +458,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// An exchange is over: its last byte is queued, or it was aborted. `after` middleware hears of it.
-    pub(super) fn report(&mut self, id: ConnId, start: Start, method: &Method, path: &str, aborted: bool) {
+    pub(super) fn report(
+        &mut self,
+        id: ConnId,
+        start: Start,
+        method: &Method,
+        path: &str,
+        aborted: bool,
+    ) {
         if !self.site.table.has_after {
             return;
         }
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.conns.get(id) else {
+            return;
+        };
         let table = &self.site.table;
         let done = Done {
             method,
@@ -473,8 +484,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             request_id: start.request_id,
             aborted,
         };
-        let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
-        guarded("an after callback", || self.site.calls.after(table.after(start.key), &mut cx, &done));
+        let mut cx = Ctx {
+            state: &mut self.state,
+            core: &mut self.core,
+        };
+        guarded("an after callback", || {
+            self.site
+                .calls
+                .after(table.after(start.key), &mut cx, &done)
+        });
     }
 
     /// A piece of a body has come.
@@ -516,10 +534,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// The rest of a body has nowhere to go.
     fn end_sink(&mut self, id: ConnId, why: Aborted) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else { return };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else { return };
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
+            return;
+        };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
+            return;
+        };
         if let Upload::Sink(sink) = std::mem::replace(&mut exchange.upload, Upload::Discard) {
-            let mut cx = Ctx { state: &mut self.state, core: &mut self.core };
+            let mut cx = Ctx {
+                state: &mut self.state,
+                core: &mut self.core,
+            };
             guarded("the end of a body", || sink.end(&mut cx, Err(why)));
         }
     }

@@ -395,8 +395,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
         }
         self.inbox = inbox;
-        if self.conns.get(id).is_some_and(|conn| conn.readable) {
-            self.wake(id);
+        if let Some(conn) = self.conns.get(id) {
+            let (until, is_readable) = (conn.linger_until, conn.readable);
+            self.arm(id, until);
+            if is_readable {
+                self.wake(id);
+            }
         }
     }
 

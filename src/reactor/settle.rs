@@ -307,7 +307,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         match self.exchange_of(from) {
             Some(exchange) if matches!(exchange.upload, Upload::Done) => {
                 // Its answer has yet to begin.
-                self.outbox.push(Command::End { to, trailers: FieldBlock::default() });
+                self.outbox.push(Command::End {
+                    to,
+                    trailers: FieldBlock::default(),
+                });
             }
             Some(_) => self.take_body(from, Upload::Pipe(to)),
             None => self.abort_answer(to),

@@ -5,7 +5,7 @@
 //! was called once if `before` was, a body's `end` once if its `fold` was.
 
 use crate::reader::{self, Answer, Asked, excerpt};
-use crate::script::{Request, Script, works};
+use crate::script::{Request, Script};
 use crate::site::{self, Ending, Entry};
 use std::collections::BTreeMap;
 
@@ -189,10 +189,10 @@ impl Judge<'_> {
             assert_eq!(answer.trailers, [("x-sum", request.path.as_str())], "{at}");
         }
         self.check_ending(request, answer, &at);
-        if let Some(entry) = self
-            .entry(request)
-            .filter(|_| is_whole && !self.may_be_part(request))
-        {
+        // An answer to HEAD looks whole to its client even if what would be its body was cut.
+        let cut_unseen = request.by_head && self.world.has_cut;
+        let is_known = is_whole && !cut_unseen && !self.may_be_part(request);
+        if let Some(entry) = self.entry(request).filter(|_| is_known) {
             assert_eq!(
                 entry.done,
                 [(status, answer.body.len() as u64, false)],
@@ -223,12 +223,8 @@ impl Judge<'_> {
 
     /// Of a head that did not arrive whole, the server cannot know that it is HEAD's.
     fn is_head(&self, n: usize) -> bool {
-        let requests = &self.seen.script.requests;
-        match self.entry(&requests[n]) {
-            Some(_) => requests[n].by_head,
-            None if works::REFUSALS_AFTER_HEAD => false,
-            None => n > 0 && requests[n - 1].by_head,
-        }
+        let request = &self.seen.script.requests[n];
+        request.by_head && self.entry(request).is_some()
     }
 
     fn expected(&self, request: &Request) -> (u16, Vec<u8>) {
@@ -285,8 +281,7 @@ impl Judge<'_> {
         let is_lossy = seen.did_reset
             || seen.script.stalls
             || world.has_cut
-            || (seen.was_reset && self.may_be_closed_on())
-            || (!works::CUTS_BEHIND_ANSWERS && !self.is_whole(self.begun() - 1));
+            || (seen.was_reset && self.may_be_closed_on());
         let is_answered = entry.is_some_and(|entry| entry.done.iter().any(|done| !done.2));
         let ends_early = n
             .checked_sub(1)
@@ -331,10 +326,11 @@ impl Judge<'_> {
         );
     }
 
-    /// A client that asks for the end and sends on all the same loses what it has not yet taken.
+    /// A client that asks for the end and sends on all the same loses what it has not yet taken; so
+    /// does one that sends for longer than the server lingers.
     fn may_be_closed_on(&self) -> bool {
         let asks_for_the_end = |request: &Request| request.closes || request.by_http_10;
-        self.seen.script.requests.iter().any(asks_for_the_end)
+        self.world.is_tight || self.seen.script.requests.iter().any(asks_for_the_end)
     }
 
     fn entry(&self, request: &Request) -> Option<&Entry> {
@@ -350,13 +346,6 @@ impl Judge<'_> {
 
     fn is_whole(&self, n: usize) -> bool {
         self.seen.sent >= self.end_of(n)
-    }
-
-    /// How many requests it has sent at least a part of.
-    fn begun(&self) -> usize {
-        (0..self.seen.script.requests.len())
-            .take_while(|&n| self.is_begun(n))
-            .count()
     }
 
     fn is_begun(&self, n: usize) -> bool {

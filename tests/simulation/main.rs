@@ -18,7 +18,7 @@ use client::Client;
 use fastrand::Rng;
 use loopwright::sim::{Faults, SimNet};
 use loopwright::{Instant, Limits, Server, Timeouts};
-use script::{Script, one_in, works};
+use script::{Script, one_in};
 use site::State;
 use std::io::Write;
 use std::path::PathBuf;
@@ -139,10 +139,7 @@ impl Plan {
             reads_per_turn: any(rng, [1, 4]),
             requests_per_turn: any(rng, [1, 2, 256]),
             writes_per_turn: any(rng, [100, default.writes_per_turn]),
-            commands_per_turn: match any(rng, [1, 8, default.commands_per_turn]) {
-                n if works::SMALL_COMMAND_BUDGETS => n,
-                _ => default.commands_per_turn,
-            },
+            commands_per_turn: any(rng, [1, 8, default.commands_per_turn]),
             ..default
         };
         let is_tight = one_in(rng, 4);
@@ -247,10 +244,7 @@ fn run(seed: u64, files: &Files, is_told: bool) -> Transcript {
         }
         turns += 1;
         assert!(turns < MOST_TURNS, "it goes round in circles");
-        assert!(
-            !works::SLEEP || server.net_mut().empty_polls() < 1000,
-            "the loop spins"
-        );
+        assert!(server.net_mut().empty_polls() < 1000, "the loop spins");
     }
     if has_stopped {
         // What the server has written before it left still arrives.

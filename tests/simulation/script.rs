@@ -6,37 +6,6 @@ use fastrand::Rng;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What the server does not do yet as it should: each `false` keeps it out of the scripts.
-pub(crate) mod works {
-    /// A stream handler gets a body whose length is announced even if it came with the head.
-    pub(crate) const WHOLE_BODIES_IN_STREAMS: bool = true;
-    /// The `end` of a `fold` whose step has panicked is called.
-    pub(crate) const PANICS_IN_STEPS: bool = true;
-    /// A writer is full past `limits.high_water` in the callback that made it, too.
-    pub(crate) const HIGH_WATER_AT_ONCE: bool = true;
-    /// What a drain callback writes goes to its own client.
-    pub(crate) const DRAIN_CALLBACKS: bool = true;
-    /// Cutting an answer leaves the complete answers before it alone.
-    pub(crate) const CUTS_BEHIND_ANSWERS: bool = true;
-    /// A refusal has its body even if the request before was HEAD.
-    pub(crate) const REFUSALS_AFTER_HEAD: bool = true;
-    /// A client that waits for leave to send a body gets it, if the body is piped.
-    pub(crate) const LEAVE_TO_PIPES: bool = true;
-    /// The loop sleeps while a connection keeps the beginning of a request.
-    pub(crate) const SLEEP: bool = true;
-    /// `limits.commands_per_turn` may be reached in the middle of a command.
-    pub(crate) const SMALL_COMMAND_BUDGETS: bool = true;
-
-    pub(crate) fn kind(name: &str) -> bool {
-        match name {
-            "panic_in_step" => PANICS_IN_STEPS,
-            "paced" | "sized" => HIGH_WATER_AT_ONCE && DRAIN_CALLBACKS,
-            "paced_later" => DRAIN_CALLBACKS,
-            _ => true,
-        }
-    }
-}
-
 /// One step of a client.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -94,10 +63,6 @@ impl Request {
         self.kind.answer == Answer::Cut && !(self.by_head && self.kind.name == "sized_short")
     }
 
-    fn may_be_cut(&self) -> bool {
-        self.is_cut() || self.kind.ending == Ending::Overflow || self.kind.name == "listen"
-    }
-
     /// The server refuses it on sight.
     pub(crate) fn is_malformed(&self) -> bool {
         std::ptr::eq(self.kind, &MALFORMED)
@@ -136,12 +101,7 @@ impl Request {
     }
 
     fn new(rng: &mut Rng, tag: &str, most_bytes: usize) -> Request {
-        let kind = loop {
-            let kind = &KINDS[rng.usize(..KINDS.len())];
-            if works::kind(kind.name) {
-                break kind;
-            }
-        };
+        let kind = &KINDS[rng.usize(..KINDS.len())];
         let number = match kind.number {
             Number::Bytes => size(rng, most_bytes),
             Number::Delay if one_in(rng, 20) => rng.usize(1000..100_000),
@@ -156,7 +116,7 @@ impl Request {
             body: Vec::new(),
             trailer: None,
             by_head: !kind.is_upload && one_in(rng, 10),
-            by_http_10: one_in(rng, 10) && (works::WHOLE_BODIES_IN_STREAMS || !kind.is_upload),
+            by_http_10: one_in(rng, 10),
             closes: false,
             expects_leave: false,
             bytes: Vec::new(),
@@ -167,9 +127,7 @@ impl Request {
         if kind.is_upload {
             let least = usize::from(kind.name == "panic_in_step");
             request.body = site::noise(&request.path, size(rng, most_bytes).max(least));
-            request.expects_leave = !request.by_http_10
-                && one_in(rng, 6)
-                && (works::LEAVE_TO_PIPES || kind.name != "pipe");
+            request.expects_leave = !request.by_http_10 && one_in(rng, 6);
         }
         request.write(rng, tag, asks);
         request
@@ -201,10 +159,7 @@ impl Request {
             head += "expect: 100-continue\r\n";
         }
         let mut body = Vec::new();
-        if self.kind.is_upload
-            && !self.by_http_10
-            && (rng.bool() || !works::WHOLE_BODIES_IN_STREAMS)
-        {
+        if self.kind.is_upload && !self.by_http_10 && rng.bool() {
             head += "transfer-encoding: chunked\r\n";
             body = self.chunked(rng);
         } else if self.kind.is_upload {
@@ -338,9 +293,6 @@ fn in_batches(rng: &mut Rng, requests: &[Request]) -> Vec<Step> {
     let waits = rng.u32(1..5);
     let mut batch = Vec::new();
     for (n, request) in requests.iter().enumerate() {
-        if request.may_be_cut() && !works::CUTS_BEHIND_ANSWERS {
-            steps.extend([Step::Send(std::mem::take(&mut batch)), Step::Await(n)]);
-        }
         if request.expects_leave {
             if !batch.is_empty() {
                 steps.push(Step::Send(std::mem::take(&mut batch)));

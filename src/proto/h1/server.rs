@@ -512,8 +512,16 @@ impl Server {
 
     /// The answer is complete. `trailers` are field lines, sent only after a chunked body. `false`: it
     /// is shorter than was announced, and the connection closes to say so.
-    pub fn end_answer(&mut self, trailers: &[u8], out: &mut Vec<u8>, discard: u64, now: Instant) -> bool {
-        let Tx::Body(encoder) = self.tx else { return false };
+    pub fn end_answer(
+        &mut self,
+        trailers: &[u8],
+        out: &mut Vec<u8>,
+        discard: u64,
+        now: Instant,
+    ) -> bool {
+        let Tx::Body(encoder) = self.tx else {
+            return false;
+        };
         let is_whole = encoder.finish(trailers, out);
         self.keep_alive &= is_whole;
         self.tx = Tx::Idle;
