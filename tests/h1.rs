@@ -410,7 +410,7 @@ fn a_connection_is_kept_or_closed_as_both_sides_say() {
     let closes = Answer { closes: true, ..PATH };
     let arrives = ["GET /1 HTTP/1.1|host: a||", GET];
     for when in [Head, End, Later] {
-        check(when, closes, &arrives, "GET /1, closed", "<200 /1 close>");
+        check(when, closes, &arrives, "GET /1, closed unread", "<200 /1 close>");
     }
 }
 
@@ -500,7 +500,7 @@ fn bodies_out() {
     let trailed = |answer: Answer| Answer { trailers: "sum: 1|", ..answer };
     let status = |status: u16, answer: Answer| Answer { status, ..answer };
     let (get, old, head) = ("GET /1 HTTP/1.1", "GET /1 HTTP/1.0|connection: keep-alive", "HEAD /1 HTTP/1.1");
-    let (kept, closed) = ("idle", "closed");
+    let (kept, unread) = ("idle", "closed unread");
     for (answer, request, leaves, then) in [
         (stream(&["hi", "", "there"]), get, "HTTP/1.1 200 OK|transfer-encoding: chunked||2|hi|5|there|0||", kept),
         (stream(&[]), get, "HTTP/1.1 200 OK|transfer-encoding: chunked||0||", kept),
@@ -512,11 +512,11 @@ fn bodies_out() {
         // What is over the announced length stays here: the next answer begins where it should.
         (sized(4, &["hel", "lo", "!"]), get, "HTTP/1.1 200 OK|content-length: 4||hell", kept),
         // What falls short of it can only be told by closing.
-        (sized(6, &["hello"]), get, "HTTP/1.1 200 OK|content-length: 6||hello", closed),
-        (sized(6, &[]), get, "HTTP/1.1 200 OK|content-length: 6||", closed),
+        (sized(6, &["hello"]), get, "HTTP/1.1 200 OK|content-length: 6||hello", unread),
+        (sized(6, &[]), get, "HTTP/1.1 200 OK|content-length: 6||", unread),
         // HTTP/1.0 knows no chunks.
-        (stream(&["hi", "ho"]), old, "HTTP/1.1 200 OK|connection: close||hiho", closed),
-        (trailed(stream(&["hi"])), old, "HTTP/1.1 200 OK|connection: close||hi", closed),
+        (stream(&["hi", "ho"]), old, "HTTP/1.1 200 OK|connection: close||hiho", unread),
+        (trailed(stream(&["hi"])), old, "HTTP/1.1 200 OK|connection: close||hi", unread),
         (sized(2, &["hi"]), old, "HTTP/1.1 200 OK|content-length: 2|connection: keep-alive||hi", kept),
         // No body: the answer to HEAD says what GET's would.
         (PATH, head, "HTTP/1.1 200 OK|content-length: 2||", kept),
@@ -787,7 +787,7 @@ fn a_machine_that_drains_answers_once_more() {
             connection.answer();
             connection.arrive(GET.replace('|', "\r\n").as_bytes());
             assert_eq!(connection.events.len(), 1, "{:?}", connection.events);
-            assert_eq!(connection.state(), "closed");
+            assert_eq!(connection.state(), "closed unread");
             assert!(connection.out.ends_with(b"connection: close\r\n\r\n/1"));
         }
     }

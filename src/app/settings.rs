@@ -39,7 +39,8 @@ pub struct Limits {
     pub requests_per_turn: usize,
     /// Bytes written to one connection in one turn. Default 1 MiB.
     pub writes_per_turn: usize,
-    /// Commands of deferred answers and timers settled in one turn. Default 4,096.
+    /// Commands of deferred answers settled, and timers called, in one turn: so many before, and so
+    /// many while connections are served. Default 4,096.
     pub commands_per_turn: usize,
     /// Closures posted from other threads that may wait. Default 65,536.
     pub posts: usize,

@@ -146,6 +146,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.run_timers();
         self.read_mail();
         self.settle();
+        // Connections have a budget of their own: however many timers are due, they are served.
+        self.commands_left = self.limits.commands_per_turn;
         // Whoever is woken from now on waits for the next turn: the work of a turn is bounded.
         for _ in 0..self.runnable.len() {
             // Out of budget: whoever has not had a turn is first in the next one.

@@ -196,6 +196,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.with_tx(to.conn, |tx| tx.begin(status, fields, length));
         if let Some(exchange) = self.exchange_of(to) {
             exchange.flow = Some(flow);
+            for from in std::mem::take(&mut exchange.feeders) {
+                self.resume(from);
+            }
         }
     }
 
@@ -278,7 +281,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// Somebody takes the body, or nobody ever will.
     fn take_body(&mut self, from: StreamRef, upload: Upload<S>) {
-        let is_wanted = !matches!(upload, Upload::Discard);
+        // Where it is piped to has to be there; until then it is held.
+        let (is_wanted, is_ready) = match upload {
+            Upload::Discard => (false, false),
+            Upload::Pipe(to) => (
+                true,
+                self.exchange_of(to)
+                    .is_none_or(|target| target.flow.is_some()),
+            ),
+            _ => (true, true),
+        };
         match self.exchange_of(from) {
             Some(exchange) if matches!(exchange.upload, Upload::Undecided) => {
                 exchange.upload = upload
@@ -296,10 +308,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             };
             conn.http.want_body(out);
             self.seal_spare(from.conn);
+        }
+        // One that is discarded is not read before the answer: with that is decided whether it pays.
+        self.hold(from.conn);
+        if is_ready {
             self.resume(from);
-        } else {
-            // Not read until there is an answer: with it is decided whether reading on pays.
-            self.hold(from.conn);
         }
     }
 
@@ -312,7 +325,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     trailers: FieldBlock::default(),
                 });
             }
-            Some(_) => self.take_body(from, Upload::Pipe(to)),
+            Some(_) => {
+                self.take_body(from, Upload::Pipe(to));
+                if let Some(target) = self.exchange_of(to).filter(|target| target.flow.is_none()) {
+                    target.feeders.push(from);
+                }
+            }
             None => self.abort_answer(to),
         }
     }

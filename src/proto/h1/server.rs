@@ -407,6 +407,7 @@ impl Server {
     pub fn handle_eof(&mut self) -> bool {
         let cut = matches!(self.rx, Rx::Body(_) | Rx::Head { begun: true, .. });
         self.last = true;
+        self.client_keeps = false;
         if !matches!(self.rx, Rx::Ended) {
             self.rx = Rx::Closed;
         }
@@ -556,7 +557,10 @@ impl Server {
     }
 
     fn await_next(&mut self, now: Instant) {
-        self.rx = if self.last { Rx::Closed } else { Rx::NEXT_HEAD };
+        if self.last {
+            return self.close_unread();
+        }
+        self.rx = Rx::NEXT_HEAD;
         self.since = now;
     }
 
