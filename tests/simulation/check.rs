@@ -282,6 +282,12 @@ impl Judge<'_> {
             || seen.script.stalls
             || world.has_cut
             || (seen.was_reset && self.may_be_closed_on());
+        // A producer over `limits.output` takes what waits before it along.
+        let is_aborted = |request| {
+            self.entry(request)
+                .is_some_and(|e| e.done.iter().any(|done| done.2))
+        };
+        let later_is_cut = seen.was_reset && seen.script.requests[n + 1..].iter().any(is_aborted);
         let is_answered = entry.is_some_and(|entry| entry.done.iter().any(|done| !done.2));
         let ends_early = n
             .checked_sub(1)
@@ -289,6 +295,7 @@ impl Judge<'_> {
         let reason = [
             (is_lossy, "the connection broke"),
             (request.is_cut(), "its answer is cut"),
+            (later_is_cut, "an answer behind it was cut"),
             (is_answered, ""),
             (
                 request.kind.ending == Ending::Overflow,
