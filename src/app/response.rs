@@ -188,8 +188,7 @@ macro_rules! answers {
 
         /// Answers with text (`text/plain; charset=utf-8`, unless a type was set).
         pub fn text<$body>(mut self, text: impl Into<Body<$body>>) {
-            self.fields_mut()
-                .default_content_type("text/plain; charset=utf-8");
+            self.fields_mut().default_text();
             self.send(text.into())
         }
 

@@ -326,8 +326,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Fate::Unanswered | Fate::Faulty(_) => {}
         }
         self.fields.clear();
-        self.fields
-            .default_content_type("text/plain; charset=utf-8");
+        self.fields.default_text();
         let Some(conn) = self.conns.get_mut(id) else {
             return true;
         };

@@ -73,6 +73,15 @@ impl FieldBlock {
         }
     }
 
+    /// The media type of nearly every answer that a callback writes: one copy.
+    pub fn default_text(&mut self) {
+        if !self.content_type {
+            self.content_type = true;
+            self.lines
+                .extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");
+        }
+    }
+
     /// Ends the connection after this answer.
     pub fn close(&mut self) {
         self.close = true;
@@ -148,30 +157,31 @@ pub fn encode(
     };
     out.extend_from_slice(stock_lines);
     out.extend_from_slice(&fields.lines);
-    match announce {
-        Announce::Nothing => {}
-        Announce::Length(n) => content_length(out, n),
-        Announce::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    match (announce, persistence) {
+        // Nearly every answer.
+        (Announce::Length(n), Persistence::Implied) => return content_length(out, n, b"\r\n\r\n"),
+        (Announce::Length(n), _) => content_length(out, n, b"\r\n"),
+        (Announce::Chunked, _) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        (Announce::Nothing, _) => {}
     }
-    match persistence {
-        Persistence::Implied => {}
-        Persistence::KeepAlive => out.extend_from_slice(b"connection: keep-alive\r\n"),
-        Persistence::Close => out.extend_from_slice(b"connection: close\r\n"),
-    }
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(match persistence {
+        Persistence::Implied => b"\r\n",
+        Persistence::KeepAlive => b"connection: keep-alive\r\n\r\n",
+        Persistence::Close => b"connection: close\r\n\r\n",
+    });
 }
 
 /// Put together on the stack: one copy instead of three.
-fn content_length(out: &mut Vec<u8>, n: u64) {
+fn content_length(out: &mut Vec<u8>, n: u64, end: &[u8]) {
     const NAME: &[u8; 16] = b"content-length: ";
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(n).as_bytes();
-    let mut line = [0; 16 + 20 + 2];
+    let mut line = [0; 16 + 20 + 4];
+    let (digits_end, line_end) = (16 + digits.len(), 16 + digits.len() + end.len());
     line[..16].copy_from_slice(NAME);
-    let end = 16 + digits.len();
-    line[16..end].copy_from_slice(digits);
-    line[end..end + 2].copy_from_slice(b"\r\n");
-    out.extend_from_slice(&line[..end + 2]);
+    line[16..digits_end].copy_from_slice(digits);
+    line[digits_end..line_end].copy_from_slice(end);
+    out.extend_from_slice(&line[..line_end]);
 }
 
 fn status_line(out: &mut Vec<u8>, status: StatusCode) {

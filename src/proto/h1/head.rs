@@ -83,14 +83,15 @@ pub fn read<'a, 's>(
     slots: &'s mut Slots<'a>,
     limits: &HeadLimits,
 ) -> Result<Option<Head<'s>>, Error> {
-    // Less than a line says nothing yet.
-    if first_look && memchr::memchr(b'\n', input).is_some() {
-        if let Some(head) = parse(input, slots, limits)? {
-            return Ok(Some(head));
-        }
-        return match find_end(input, scanned, limits)? {
-            None => Ok(None),
-            Some(_) => Err(Error::Malformed("request line")),
+    if first_look {
+        return match parse(input, slots, limits) {
+            Ok(Some(head)) => Ok(Some(head)),
+            // Less than a line says nothing yet: a version that is cut off is no other version.
+            Err(why) if memchr::memchr(b'\n', input).is_some() => Err(why),
+            Ok(None) | Err(_) => match find_end(input, scanned, limits)? {
+                None => Ok(None),
+                Some(_) => Err(Error::Malformed("request line")),
+            },
         };
     }
     match find_end(input, scanned, limits)? {

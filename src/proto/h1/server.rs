@@ -569,7 +569,7 @@ impl Server {
         if !self.is_streaming() {
             let mut fields = FieldBlock::default();
             fields.close();
-            fields.default_content_type("text/plain; charset=utf-8");
+            fields.default_text();
             let status = error.status();
             let text = status.canonical_reason().unwrap_or("");
             self.tx = Tx::Waiting;
