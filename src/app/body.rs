@@ -388,7 +388,9 @@ impl BodyWriter {
         self.open = false;
         let mut fields = FieldBlock::default();
         for (name, value) in trailers {
-            fields.push(name.as_bytes(), value.as_bytes());
+            if !NO_TRAILERS.iter().any(|no| no.eq_ignore_ascii_case(name)) {
+                fields.push(name.as_bytes(), value.as_bytes());
+            }
         }
         self.outbox.push(Command::End {
             to: self.to,
@@ -407,6 +409,24 @@ impl BodyWriter {
         self.to
     }
 }
+
+/// RFC 9110 §6.5.1: fields that frame, route, authenticate or describe a message come before it.
+const NO_TRAILERS: [&str; 14] = [
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "host",
+    "location",
+    "proxy-authenticate",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "www-authenticate",
+];
 
 impl Drop for BodyWriter {
     fn drop(&mut self) {

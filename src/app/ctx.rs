@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub(crate) type Callback<S> = Box<dyn FnOnce(&mut Ctx<'_, S>)>;
 pub(crate) type Repeated<S> = Box<dyn FnMut(&mut Ctx<'_, S>)>;
@@ -68,6 +68,7 @@ pub(crate) enum Job<S> {
 
 pub(crate) struct Core<S> {
     pub(crate) now: Instant,
+    pub(crate) wall: SystemTime,
     pub(crate) timers: Wheel<Timer>,
     pub(crate) calls: Slab<TimerEntry<S>>,
     pub(crate) generations: u32,
@@ -83,6 +84,7 @@ impl<S> Core<S> {
     pub(crate) fn new(mailbox: Arc<Mailbox<S>>, seed: u64) -> Core<S> {
         Core {
             now: Instant::default(),
+            wall: SystemTime::UNIX_EPOCH,
             timers: Wheel::new(),
             calls: Slab::new(),
             generations: 0,
@@ -143,6 +145,11 @@ impl<S: 'static> Ctx<'_, S> {
     /// The time of this turn. It stands still within one: read it as often as you like.
     pub fn now(&self) -> Instant {
         self.core.now
+    }
+
+    /// The wall clock of this turn. It may jump, as wall clocks do: measure with [`Ctx::now`].
+    pub fn wall_clock(&self) -> SystemTime {
+        self.core.wall
     }
 
     /// Calls `f` once, `delay` from now (to the millisecond, never early).

@@ -144,6 +144,22 @@ pub(crate) fn bounds(limits: &Limits, timeouts: &Timeouts) -> Bounds {
     }
 }
 
+impl Timeouts {
+    /// What cannot be, in words.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        let waits = [
+            ("head", self.head),
+            ("body", self.body),
+            ("write", self.write),
+            ("idle", self.idle),
+        ];
+        let nobody_makes_it = waits.iter().filter(|(_, wait)| wait.is_zero());
+        nobody_makes_it
+            .map(|(name, _)| format!("timeouts.{name} = 0: nobody is that fast"))
+            .collect()
+    }
+}
+
 impl Limits {
     /// What cannot be, in words.
     pub(crate) fn mistakes(&self) -> Vec<String> {

@@ -9,6 +9,7 @@ use super::response::Response;
 use super::router::{Lookup, Pattern, Router, host_matches};
 use super::routes::{After, App, Before, Done, Endpoint, ErrorHook, Handler};
 use crate::proto::h1::head::Head;
+use crate::proto::http::is_authority;
 use http::{Method, StatusCode};
 use std::cmp::Reverse;
 use std::io;
@@ -201,9 +202,18 @@ impl<S: 'static> Building<S> {
         let number = self.scopes.len();
         for route in app.routes {
             let path = join(&scope.prefix, &route.path);
+            let host = route
+                .host
+                .or_else(|| scope.host.clone())
+                .map(|host| host.to_ascii_lowercase());
+            if let Some(host) = host.as_deref().filter(|host| !is_host_pattern(host)) {
+                self.mistakes.push(format!(
+                    "route {path:?}: host {host:?}: want \"example.org\" or \"*.example.org\", without a port"
+                ));
+            }
             self.patterns.push(Pattern {
                 method: route.method,
-                host: route.host.or_else(|| scope.host.clone()),
+                host,
                 path: path.clone(),
             });
             self.routes.push(RouteInfo {
@@ -233,6 +243,13 @@ impl<S: 'static> Building<S> {
             );
         }
     }
+}
+
+/// A name or an address, perhaps with `*.` for all that is below it.
+fn is_host_pattern(host: &str) -> bool {
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let is_literal = name.starts_with('[') && name.ends_with(']');
+    !name.is_empty() && is_authority(name.as_bytes()) && (is_literal || !name.contains([':', '*']))
 }
 
 /// `/api` and `/users` are `/api/users`; `/api` and `/` are `/api`.

@@ -3,6 +3,7 @@
 //! Nothing above this floor asks the operating system what time it is: `Net` says so once a turn.
 //! That is what lets the simulator run a week of timeouts in a second.
 
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 /// A moment of the loop's monotonic clock, in microseconds since the loop was made.
@@ -55,6 +56,8 @@ pub struct StockFields {
     head: Vec<u8>,
     server: Option<String>,
     refresh_at: Instant,
+    /// The wall clock when it was last asked, and when that was.
+    asked: (SystemTime, Instant),
 }
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
@@ -68,6 +71,7 @@ impl StockFields {
             head: Vec::new(),
             server,
             refresh_at: Instant::default(),
+            asked: (SystemTime::UNIX_EPOCH, Instant::default()),
         }
     }
 
@@ -77,6 +81,7 @@ impl StockFields {
             return;
         }
         let wall = wall();
+        self.asked = (wall, now);
         let into_second = wall
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |d| d.subsec_micros());
@@ -84,14 +89,19 @@ impl StockFields {
         self.head.clear();
         self.head.extend_from_slice(OK);
         self.head.extend_from_slice(b"date: ");
-        self.head
-            .extend_from_slice(httpdate::fmt_http_date(wall).as_bytes());
+        // Writing to a Vec cannot fail, and this way allocates nothing.
+        let _ = write!(self.head, "{}", httpdate::HttpDate::from(wall));
         self.head.extend_from_slice(b"\r\n");
         if let Some(server) = &self.server {
             self.head.extend_from_slice(b"server: ");
             self.head.extend_from_slice(server.as_bytes());
             self.head.extend_from_slice(b"\r\n");
         }
+    }
+
+    /// The wall clock now, as far as it has been asked.
+    pub fn wall_clock(&self, now: Instant) -> SystemTime {
+        self.asked.0 + (now - self.asked.1)
     }
 
     /// `HTTP/1.1 200 OK`, and the lines.

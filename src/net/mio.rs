@@ -5,7 +5,7 @@
 //! options are inherited from the listener), one epoll_ctl when a connection first has to wait, one
 //! more when a write first falls short, and none ever again.
 
-use super::{Net, Peer, Ready, Sock, Source, Waker, Work};
+use super::{ACCEPT_QUEUE, Net, Peer, Ready, Sock, Source, Waker, Work};
 use crate::base::clock::Instant;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
@@ -23,11 +23,12 @@ use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("a connection's slot and generation have to fit in mio's token: 64 bits");
+
 // Tokens of connections have a generation of 1 or more in their upper half.
 const WAKER: Token = Token(u32::MAX as usize);
 const EVENTS_PER_POLL: usize = 1024;
-/// Connections that may wait for `accept`; the kernel's own limit (somaxconn) may be lower.
-const BACKLOG: i32 = 4096;
 
 /// Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` (first address),
 /// `unix:/run/site.sock`. Port 0 takes a free one.
@@ -221,7 +222,7 @@ fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
         log::debug!("TCP_DEFER_ACCEPT on {addr}: {e}");
     }
     socket.bind(&SockAddr::from(addr))?;
-    socket.listen(BACKLOG)?;
+    socket.listen(ACCEPT_QUEUE)?;
     Ok(TcpListener::from_std(socket.into()))
 }
 
@@ -235,7 +236,7 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    socket.listen(BACKLOG)?;
+    socket.listen(ACCEPT_QUEUE)?;
     Ok(UnixListener::from_std(socket.into()))
 }
 
@@ -288,9 +289,9 @@ impl Net for MioNet {
                 Token(n) => Source::Conn(n as u64),
             },
             readable: event.is_readable(),
-            writable: event.is_writable(),
+            writable: event.is_writable() || event.is_write_closed(),
             read_closed: event.is_read_closed(),
-            broken: event.is_error() || event.is_write_closed(),
+            broken: event.is_error(),
         }));
         Ok(())
     }

@@ -16,6 +16,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// Connections that may wait for `accept` on one listener; the kernel's own limit (somaxconn) may be
+/// lower.
+pub const ACCEPT_QUEUE: i32 = 4096;
+
 /// A socket, as its `Net` numbers them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Sock(pub u32);

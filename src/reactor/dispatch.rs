@@ -12,7 +12,7 @@ use super::guarded;
 use crate::app::body::{Aborted, Body, Demand};
 use crate::app::ctx::{Callback, Ctx};
 use crate::app::failure::{Failure, FailureKind};
-use crate::app::outbox::Outbox;
+use crate::app::outbox::{Command, Outbox};
 use crate::app::request::{Params, Request};
 use crate::app::response::{Fate, Response, Tx};
 use crate::app::routes::Done;
@@ -264,10 +264,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             ),
             (Fate::Faulty(_) | Fate::Unanswered, Some(failure)) => failure,
         };
-        if self.fail(id, start, failure) {
+        if self.fail(id, start, failure, true) {
             self.report(id, start, &head.method, head.path, false);
         } else {
             self.open_exchange(id, &head.method, head.path, start, Upload::Undecided);
+            if let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) {
+                self.exchanges[key as usize].failed = true;
+            }
         }
     }
 
@@ -280,9 +283,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         );
     }
 
-    /// Answers for a callback that has not: with the error hook's page, else a plain one. `false`:
-    /// the hook has deferred its answer.
-    pub(super) fn fail(&mut self, id: ConnId, start: Start, mut failure: Failure) -> bool {
+    /// Answers for a callback that has not: with the error hook's page if it `may_ask` for one, else a
+    /// plain one. `false`: the hook has deferred its answer.
+    pub(super) fn fail(
+        &mut self,
+        id: ConnId,
+        start: Start,
+        mut failure: Failure,
+        may_ask: bool,
+    ) -> bool {
         failure.request_id = Some(start.request_id);
         if failure.status.is_server_error() {
             self.log_failure(start, &failure);
@@ -296,7 +305,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let mut fate = Fate::Unanswered;
         self.fields.clear();
-        if let Some(hook) = self.site.table.on_error(start.key) {
+        if let Some(hook) = self.site.table.on_error(start.key).filter(|_| may_ask) {
             let Call {
                 calls,
                 mut cx,
@@ -368,7 +377,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             on_abort: Vec::new(),
             on_drain: Vec::new(),
             feeders: Vec::new(),
-            told_gone: false,
+            told_gone: conn.read_closed,
+            failed: false,
         };
         conn.exchange = Some(self.exchanges.insert(exchange) as u32);
     }
@@ -524,7 +534,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             Upload::Pipe(to) => {
                 let to = *to;
-                self.write_piece(to, Body::Borrowed(bytes));
+                if self.outbox.is_empty() {
+                    self.write_piece(to, Body::Borrowed(bytes));
+                } else {
+                    // What a callback wrote before it piped may still be queued: not past that.
+                    if let Some(flow) = self.exchange_of(to).and_then(|to| to.flow.as_ref()) {
+                        flow.buffered.set(flow.buffered.get() + bytes.len());
+                    }
+                    let bytes = bytes::Bytes::copy_from_slice(bytes);
+                    self.outbox.push(Command::Chunk { to, bytes });
+                }
                 self.hold_until_drained(from, to);
             }
             Upload::Undecided | Upload::Discard | Upload::Done => {}
@@ -571,7 +590,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 };
                 guarded("the end of a body", || sink.end(&mut cx, Ok(trailers)));
             }
-            Upload::Pipe(to) => self.end_answer(to, &FieldBlock::default()),
+            Upload::Pipe(to) => {
+                let trailers = FieldBlock::default();
+                if self.outbox.is_empty() {
+                    self.end_answer(to, &trailers);
+                } else {
+                    self.outbox.push(Command::End { to, trailers });
+                }
+            }
             Upload::Undecided | Upload::Discard | Upload::Done => {}
         }
     }

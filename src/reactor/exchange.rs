@@ -37,6 +37,8 @@ pub(crate) struct Exchange<S> {
     pub(crate) feeders: Vec<StreamRef>,
     /// The client has said it sends no more; `on_abort` has been told.
     pub(crate) told_gone: bool,
+    /// The error hook has been asked already.
+    pub(crate) failed: bool,
 }
 
 /// Where the request's body goes.

@@ -294,8 +294,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(exchange) = self.exchanges.get_mut(key as usize) else {
             return;
         };
-        let Some(flow) = &exchange.flow else { return };
-        flow.buffered.set(waits);
+        if let Some(flow) = &exchange.flow {
+            flow.buffered.set(waits);
+        }
         if waits > self.limits.high_water / 2 {
             return;
         }
@@ -343,6 +344,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let deadline = match output {
             Some(output) if !conn.http.has_body_to_come() => Some(output),
             _ => input.into_iter().chain(output).min(),
+        };
+        let deadline = if self.stopping.is_draining() && !waits && conn.http.is_idle() {
+            Some(self.now + self.timeouts.drain_idle)
+        } else {
+            deadline
         };
         self.arm(id, deadline);
     }

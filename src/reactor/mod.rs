@@ -80,14 +80,18 @@ pub struct Reactor<N: Net, S> {
     /// The connection whose answers go into `cork`.
     running: Option<ConnId>,
     commands_left: usize,
+    /// `settle` is at work further up the stack.
+    settling: bool,
 
+    /// What other threads have posted and this turn's budget did not reach.
+    mail: VecDeque<Post<S>>,
     /// Listeners with connections to accept.
     acceptable: Vec<bool>,
     accept_paused: bool,
     accept_warned: Option<Instant>,
     stopping: Stopping,
     /// Connections cut in the middle of an answer.
-    cut: usize,
+    cut_answers: usize,
 }
 
 /// Where input goes in one gulp. Short reads are the rule; a full one means there may be more.
@@ -136,6 +140,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.now = self.net.now();
         self.core.now = self.now;
         self.stock.refresh(self.now, || self.net.wall_clock());
+        self.core.wall = self.stock.wall_clock(self.now);
         for event in ready.drain(..) {
             self.on_ready(event);
         }
@@ -160,7 +165,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.run_connection(id);
         }
         self.reap();
-        Ok(!self.is_stopped())
+        let goes_on = !self.is_stopped();
+        if !goes_on {
+            // Whoever posts from now on is told that nobody reads it.
+            self.core.mailbox.close();
+        }
+        Ok(goes_on)
     }
 
     /// Turns until the server has stopped.
@@ -210,6 +220,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             || !self.outbox.is_empty()
             || !self.core.jobs.is_empty()
             || self.core.mailbox.is_pending()
+            || !self.mail.is_empty()
             || self.is_stopped()
             || (self.can_accept() && self.acceptable.contains(&true));
         if has_work {
@@ -381,7 +392,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     fn read_mail(&mut self) {
-        for post in self.core.mailbox.take() {
+        self.mail.extend(self.core.mailbox.take());
+        while self.commands_left > 0
+            && let Some(post) = self.mail.pop_front()
+        {
+            self.commands_left -= 1;
             match post {
                 Post::Call(call) => {
                     let mut cx = Ctx {

@@ -91,6 +91,10 @@ impl Builder {
     /// the first listener that cannot be opened, named.
     pub fn build<S: 'static>(self, app: App<S>, state: S) -> io::Result<Server<S>> {
         let site = self.check(app)?;
+        if self.listen.is_empty() {
+            let why = "no address to listen on: Builder::listen";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let listen = self
             .listen
             .iter()
@@ -132,6 +136,7 @@ impl Builder {
 
     fn check<S: 'static>(&self, app: App<S>) -> io::Result<Site<S>> {
         let mut mistakes = self.limits.mistakes();
+        mistakes.extend(self.timeouts.mistakes());
         if let Some(value) = &self.server_header {
             let mut fields = FieldBlock::default();
             fields.push(b"server", value.as_bytes());
@@ -176,16 +181,18 @@ impl Builder {
             timeouts: self.timeouts,
             runnable: VecDeque::new(),
             ready: Vec::new(),
+            mail: VecDeque::new(),
             inbox: vec![0; super::INBOX],
             cork: Vec::new(),
             spare: Vec::new(),
             fields: FieldBlock::default(),
             scratch: Vec::new(),
+            settling: false,
             running: None,
             accept_paused: false,
             accept_warned: None,
             stopping: Stopping::No,
-            cut: 0,
+            cut_answers: 0,
         }
     }
 }

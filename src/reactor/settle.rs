@@ -23,6 +23,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Applies everything queued, and what that queues in turn, within the turn's budget; the rest
     /// is the next turn's.
     pub(super) fn settle(&mut self) {
+        if std::mem::replace(&mut self.settling, true) {
+            return;
+        }
         while self.commands_left > 0 {
             if let Some(job) = self.core.jobs.pop_front() {
                 self.commands_left -= 1;
@@ -31,9 +34,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 self.commands_left -= 1;
                 self.settle_command(command);
             } else {
-                return;
+                break;
             }
         }
+        self.settling = false;
     }
 
     fn settle_job(&mut self, job: Job<S>) {
@@ -260,15 +264,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !self.is_waiting(to) {
             return;
         }
-        let Some(start) = self.exchange_of(to).map(|exchange| exchange.start) else {
+        let Some(exchange) = self.exchange_of(to) else {
             return;
         };
+        let start = exchange.start;
+        let ask = !std::mem::replace(&mut exchange.failed, true);
         // `fail` writes into the cork, which is another connection's unless this one is running.
         let own = self.running == Some(to.conn);
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
         }
-        let answered = self.fail(to.conn, start, Failure::new(kind, why));
+        let answered = self.fail(to.conn, start, Failure::new(kind, why), ask);
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
             self.seal_spare(to.conn);

@@ -55,8 +55,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn take_the_queued(&mut self) {
         for listener in 0..self.acceptable.len() {
             self.acceptable[listener] = true;
-            while self.acceptable[listener] && self.can_accept() {
-                self.accept_one(listener);
+            // As many as fit in a listener's queue, so that a failing accept cannot hold us here.
+            for _ in 0..crate::net::ACCEPT_QUEUE {
+                if self.acceptable[listener] && self.can_accept() {
+                    self.accept_one(listener);
+                }
             }
         }
     }
@@ -86,7 +89,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 continue;
             };
             if conn.http.is_answering() || !conn.backlog.is_empty() {
-                self.cut += 1;
+                self.cut_answers += 1;
             }
             self.cut(id, "the server leaves");
         }
@@ -104,6 +107,6 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// How many connections were cut in the middle of an answer because the drain's deadline had
     /// passed, or because the server was told to leave at once.
     pub fn cut_connections(&self) -> usize {
-        self.cut
+        self.cut_answers
     }
 }

@@ -22,8 +22,16 @@ use std::time::{Duration, SystemTime};
 
 /// Files up to this size are kept with their content, in bytes.
 const SMALL: u64 = 64 * 1024;
-/// Open files, and contents, that are kept.
+/// Small files that are kept with their content.
 const CACHED: usize = 1024;
+/// Large files that are kept open: descriptors are for clients, first of all.
+const CACHED_OPEN: usize = 32;
+/// A file that has changed so lately may change again without a trace: its times are as coarse as the
+/// kernel's clock ticks.
+const SETTLED: Duration = Duration::from_millis(50);
+
+/// No way out, and none by way of /proc.
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 /// A folder to serve with GET and HEAD: index files, media types, `last-modified` and
 /// `if-modified-since`. Names that begin with a dot are hidden, but for `.well-known`. A large file is
@@ -38,18 +46,27 @@ const CACHED: usize = 1024;
 pub struct Files {
     root: OwnedFd,
     index: Vec<String>,
-    cache: Cache<String, Entry>,
+    small: Cache<String, Entry>,
+    large: Cache<String, Entry>,
 }
 
 #[derive(Clone)]
 struct Entry {
-    slice: FileSlice,
-    content: Option<Bytes>,
+    content: Content,
     content_type: String,
     modified: SystemTime,
     last_modified: String,
     identity: Identity,
+    /// The wall clock when it was read.
+    wall: SystemTime,
     checked: Instant,
+}
+
+/// A small file needs no descriptor once it has been read.
+#[derive(Clone)]
+enum Content {
+    Small(Bytes),
+    Large(FileSlice),
 }
 
 /// What changes when a file is written or replaced.
@@ -62,6 +79,9 @@ struct Identity {
     changed: (i64, i64),
 }
 
+/// This turn, by both clocks.
+type Now = (Instant, SystemTime);
+
 enum Found {
     File(Entry),
     Directory,
@@ -72,20 +92,26 @@ impl Files {
     /// The files below `root`.
     ///
     /// # Errors
-    /// If `root` is not a directory that can be opened.
+    /// If `root` is not a directory that can be opened, or the kernel (before Linux 5.6) or a sandbox
+    /// has no `openat2`, without which nothing can be promised.
     pub fn new(root: impl AsRef<Path>) -> io::Result<Files> {
-        let root = root.as_ref();
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, root, flags, Mode::empty()).map_err(|e| {
-            io::Error::new(
-                io::Error::from(e).kind(),
-                format!("cannot serve {}: {e}", root.display()),
-            )
-        })?;
+        let path = root.as_ref();
+        let open = || -> rustix::io::Result<OwnedFd> {
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+            let root = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+            rustix::fs::openat2(&root, ".", flags, Mode::empty(), BENEATH)?;
+            Ok(root)
+        };
+        let explain = |e: Errno| {
+            let text = format!("cannot serve {}: {e}", path.display());
+            io::Error::new(io::Error::from(e).kind(), text)
+        };
+        let root = open().map_err(explain)?;
         Ok(Files {
             root,
             index: vec!["index.html".to_string()],
-            cache: Cache::new(CACHED),
+            small: Cache::new(CACHED),
+            large: Cache::new(CACHED_OPEN),
         })
     }
 
@@ -116,10 +142,10 @@ impl Files {
         mut self,
         param: &'static str,
     ) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + 'static {
-        move |cx, req, res| self.serve(cx.now(), req.param(param), req, res)
+        move |cx, req, res| self.serve((cx.now(), cx.wall_clock()), req.param(param), req, res)
     }
 
-    fn serve(&mut self, now: Instant, path: &str, req: &Request<'_>, res: Response<'_>) {
+    fn serve(&mut self, now: Now, path: &str, req: &Request<'_>, res: Response<'_>) {
         if !path
             .split('/')
             .rev()
@@ -155,7 +181,7 @@ impl Files {
         }
     }
 
-    fn find_index(&mut self, now: Instant, directory: &str) -> io::Result<Found> {
+    fn find_index(&mut self, now: Now, directory: &str) -> io::Result<Found> {
         for n in 0..self.index.len() {
             let path = format!("{directory}{}", self.index[n]);
             if let found @ Found::File(_) = self.find(now, &path)? {
@@ -165,33 +191,47 @@ impl Files {
         Ok(Found::Nothing)
     }
 
-    fn find(&mut self, now: Instant, path: &str) -> io::Result<Found> {
+    fn find(&mut self, now: Now, path: &str) -> io::Result<Found> {
         let root = self.root.as_fd();
-        if let Some(mut entry) = self.cache.get_mut(path) {
+        for cache in [&mut self.small, &mut self.large] {
+            let Some(mut entry) = cache.get_mut(path) else {
+                continue;
+            };
             // Many requests of one turn share one look.
-            let is_fresh = entry.checked == now
-                || rustix::fs::statat(root, path, rustix::fs::AtFlags::empty())
+            let flags = rustix::fs::AtFlags::empty();
+            let is_fresh = entry.checked == now.0
+                || rustix::fs::statat(root, path, flags)
                     .is_ok_and(|stat| Identity::of(&stat) == entry.identity);
             if is_fresh {
-                entry.checked = now;
+                entry.checked = now.0;
                 return Ok(Found::File(entry.clone()));
             }
+            drop(entry);
+            cache.remove(path);
         }
-        self.cache.remove(path);
         let found = self.open(now, path)?;
-        if let Found::File(entry) = &found {
-            self.cache.insert(path.to_string(), entry.clone());
+        if let Found::File(entry) = &found
+            && entry.is_settled()
+        {
+            let cache = match entry.content {
+                Content::Small(_) => &mut self.small,
+                Content::Large(_) => &mut self.large,
+            };
+            cache.insert(path.to_string(), entry.clone());
         }
         Ok(found)
     }
 
-    fn open(&self, now: Instant, path: &str) -> io::Result<Found> {
+    fn open(&self, now: Now, path: &str) -> io::Result<Found> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let mut tries = 0;
         let fd = loop {
-            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), beneath) {
+            tries += 1;
+            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), BENEATH) {
                 Ok(fd) => break fd,
-                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(Errno::INTR) => {}
+                // A rename raced with it; or another process holds a lease on the file, which may last.
+                Err(Errno::AGAIN) if tries < 8 => {}
                 // Not there, not beneath the root, a socket, too many links, a name that cannot be.
                 Err(
                     Errno::NOENT
@@ -215,25 +255,25 @@ impl Files {
         let mut file = File::from(fd);
         let len = u64::try_from(stat.st_size).unwrap_or(0);
         let content = if len <= SMALL {
-            Some(read_small(&mut file, len)?)
+            Content::Small(read_small(&mut file, len)?)
         } else {
-            None
+            Content::Large(FileSlice {
+                file: Rc::new(file),
+                offset: 0,
+                len,
+            })
         };
         // The clock of HTTP has no fractions: a time rounded down is never in the future.
         let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
         let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         Ok(Found::File(Entry {
-            slice: FileSlice {
-                file: Rc::new(file),
-                offset: 0,
-                len,
-            },
             content,
             content_type: content_type(path),
             modified,
             last_modified: httpdate::fmt_http_date(modified),
             identity: Identity::of(&stat),
-            checked: now,
+            wall: now.1,
+            checked: now.0,
         }))
     }
 }
@@ -243,6 +283,20 @@ fn read_small(file: &mut File, len: u64) -> io::Result<Bytes> {
     let mut content = Vec::with_capacity(len as usize);
     file.take(len).read_to_end(&mut content)?;
     Ok(content.into())
+}
+
+impl Entry {
+    /// Whether a later change would show in its times.
+    fn is_settled(&self) -> bool {
+        let (seconds, nanos) = self.identity.changed;
+        let changed = Duration::new(
+            u64::try_from(seconds).unwrap_or(0),
+            u32::try_from(nanos).unwrap_or(0),
+        );
+        self.wall
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .is_ok_and(|wall| wall > changed + SETTLED)
+    }
 }
 
 impl Identity {
@@ -292,8 +346,8 @@ fn answer(entry: Entry, req: &Request<'_>, res: Response<'_>) {
         .header("content-type", &entry.content_type)
         .header("x-content-type-options", "nosniff");
     match entry.content {
-        Some(content) => res.bytes(content),
-        None => res.bytes(entry.slice),
+        Content::Small(bytes) => res.bytes(bytes),
+        Content::Large(slice) => res.bytes(slice),
     }
 }
 

@@ -70,6 +70,11 @@ fn expand(template: &str, req: &Request<'_>) -> String {
         }
     }
     out.push_str(rest);
+    // A parameter that came to nothing must not turn a path into another host's address.
+    if template.starts_with('/') && !template.starts_with("//") {
+        let doubled = out.len() - out.trim_start_matches('/').len();
+        out.drain(1..doubled.max(1));
+    }
     out
 }
 

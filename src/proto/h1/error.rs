@@ -93,7 +93,7 @@ impl fmt::Display for Error {
             Error::BodyTooLarge { size, limit } => {
                 write!(
                     f,
-                    "body of {size} bytes or more, over the route's body_limit = {limit}"
+                    "body of {size} bytes or more, over body_limit (of the route, or limits.body) = {limit}"
                 )
             }
             Error::Version => write!(f, "HTTP version not supported"),
