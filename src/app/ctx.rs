@@ -4,12 +4,11 @@
 //! in it. What a callback wants from those is queued as a [`Job`] or a command, and settled after it
 //! has returned.
 
-use super::body::{BodySink, Open};
 use super::mailbox::{Handle, Mailbox, Post};
 use super::outbox::Outbox;
-use super::request::RequestId;
+use super::stream::{BodySink, Open};
 use crate::base::clock::Instant;
-use crate::base::id::{ConnId, StreamRef};
+use crate::base::id::{ConnId, RequestId, StreamRef};
 use crate::base::wheel::{TimerId as WheelId, Wheel};
 use slab::Slab;
 use std::collections::VecDeque;

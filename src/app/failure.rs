@@ -1,6 +1,6 @@
 //! Floor 2. How a callback fails: an error it returns, a panic, an answer it never gives.
 
-use super::request::RequestId;
+use crate::base::id::RequestId;
 use http::StatusCode;
 use std::any::Any;
 use std::error::Error as StdError;

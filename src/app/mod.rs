@@ -12,3 +12,4 @@ pub(crate) mod router;
 pub(crate) mod routes;
 pub(crate) mod settings;
 pub(crate) mod site;
+pub(crate) mod stream;

@@ -1,6 +1,7 @@
 //! Floor 2. A request, as a callback sees it: a view into the receive buffer.
 
 use super::failure::StatusError;
+use crate::base::id::RequestId;
 use crate::net::Peer;
 use crate::proto::h1::head::Head;
 use crate::proto::http::Fields;
@@ -8,22 +9,6 @@ use http::Method;
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::fmt;
-
-/// Names one request in logs: unique in this server's life, and unlikely to repeat in another's.
-///
-/// ```
-/// use loopwright::App;
-/// let mut app: App = App::new();
-/// app.get("/id", |_, req, res| res.text(req.id().to_string())); // 16 hexadecimal digits
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct RequestId(pub(crate) u64);
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
 
 /// Path parameters in the order of the pattern, percent-decoded.
 pub(crate) type Params<'a> = SmallVec<[(&'a str, Cow<'a, str>); 4]>;

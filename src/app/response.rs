@@ -9,8 +9,9 @@
 //! the loop, so it cannot outlive its callback; a `Responder` is `!Send`, so it stays on its loop.
 //! Whoever drops one unanswered has answered 500.
 
-use super::body::{Body, BodyWriter, Open, sealed};
+use super::body::Body;
 use super::outbox::{Command, Flow, Outbox, Reply};
+use super::stream::{BodyWriter, Open, sealed};
 use crate::base::backlog::{FileSlice, Output};
 use crate::base::clock::{Instant, StockFields};
 use crate::base::id::StreamRef;

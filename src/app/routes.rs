@@ -3,11 +3,12 @@
 //! An [`App`] is a scope: its middleware and hooks hold for its routes and for the Apps mounted in
 //! it, whatever the order in which they were registered.
 
-use super::body::Incoming;
 use super::ctx::Ctx;
 use super::failure::{Failure, Outcome};
-use super::request::{Request, RequestId};
+use super::request::Request;
 use super::response::Response;
+use super::stream::Incoming;
+use crate::base::id::RequestId;
 use crate::net::Peer;
 use http::Method;
 use std::time::Duration;

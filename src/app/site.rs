@@ -1,13 +1,13 @@
 //! Floor 2. An [`App`] once built: what never changes (the table) beside what is called (the
 //! callbacks), so that the loop can look things up in one while it calls the other.
 
-use super::body::Incoming;
 use super::ctx::Ctx;
 use super::failure::Failure;
 use super::request::{Params, Request};
 use super::response::Response;
 use super::router::{Lookup, Pattern, Router, host_matches};
 use super::routes::{After, App, Before, Done, Endpoint, ErrorHook, Handler};
+use super::stream::Incoming;
 use crate::proto::h1::head::Head;
 use crate::proto::http::is_authority;
 use http::{Method, StatusCode};

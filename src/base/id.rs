@@ -50,3 +50,19 @@ impl fmt::Debug for StreamRef {
         write!(f, "{:?}#{}", self.conn, self.stream)
     }
 }
+
+/// Names one request in logs: unique in this server's life, and unlikely to repeat in another's.
+///
+/// ```
+/// use loopwright::App;
+/// let mut app: App = App::new();
+/// app.get("/id", |_, req, res| res.text(req.id().to_string())); // 16 hexadecimal digits
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct RequestId(pub(crate) u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}

@@ -7,24 +7,23 @@
 //! ```
 
 use super::Reactor;
-use super::exchange::{Collect, Exchange, Start, Upload};
+use super::exchange::{Collect, Start, Upload};
 use super::guarded;
-use crate::app::body::{Aborted, Body, Demand};
-use crate::app::ctx::{Callback, Ctx};
+use crate::app::body::Body;
+use crate::app::ctx::Ctx;
 use crate::app::failure::{Failure, FailureKind};
-use crate::app::outbox::{Command, Outbox};
+use crate::app::outbox::Outbox;
 use crate::app::request::{Params, Request};
 use crate::app::response::{Fate, Response, Tx};
-use crate::app::routes::Done;
 use crate::app::site::{Callbacks, Target};
+use crate::app::stream::Aborted;
 use crate::base::backlog::Output;
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::Error;
 use crate::proto::h1::answer::FieldBlock;
-use crate::proto::h1::body::Trailers;
 use crate::proto::h1::head::{self, Head};
-use http::{Method, StatusCode};
+use http::StatusCode;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -110,10 +109,7 @@ macro_rules! call {
         Call {
             calls: &mut $self.site.calls,
             before: $before,
-            cx: Ctx {
-                state: &mut $self.state,
-                core: &mut $self.core,
-            },
+            cx: cx!($self),
             tx: Tx {
                 protocol: &mut $conn.http,
                 out: Output {
@@ -211,7 +207,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// The body has come.
-    fn on_collected(&mut self, id: ConnId, collect: Collect) {
+    pub(super) fn on_collected(&mut self, id: ConnId, collect: Collect) {
         let Some(exchange) = self.close_exchange(id) else {
             return;
         };
@@ -342,264 +338,6 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Call { mut tx, fields, .. } = call!(self, conn, to, &[]);
         tx.send(failure.status, fields, Body::from(failure.public_text()));
         true
-    }
-
-    /// An answer is being waited for: remember for what, and who wants to know.
-    fn open_exchange(
-        &mut self,
-        id: ConnId,
-        method: &Method,
-        path: &str,
-        start: Start,
-        upload: Upload<S>,
-    ) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        let stream = StreamRef {
-            conn: id,
-            stream: conn.http.exchange(),
-        };
-        let has_body = conn.http.has_body_to_come();
-        let upload = if has_body { upload } else { Upload::Done };
-        conn.held = matches!(upload, Upload::Undecided);
-        let line = self
-            .site
-            .table
-            .has_after
-            .then(|| (method.clone(), path.to_string()));
-        let exchange = Exchange {
-            stream,
-            start,
-            line,
-            upload,
-            flow: None,
-            on_abort: Vec::new(),
-            on_drain: Vec::new(),
-            feeders: Vec::new(),
-            told_gone: conn.read_closed,
-            failed: false,
-        };
-        conn.exchange = Some(self.exchanges.insert(exchange) as u32);
-    }
-
-    /// The record of a connection's exchange, taken from it.
-    fn close_exchange(&mut self, id: ConnId) -> Option<Exchange<S>> {
-        let conn = self.conns.get_mut(id)?;
-        conn.held = false;
-        let key = conn.exchange.take()?;
-        self.exchanges.try_remove(key as usize)
-    }
-
-    /// A deferred or streamed answer is over; `aborted`, if it is not all that it said it would be.
-    pub(super) fn complete(&mut self, id: ConnId, aborted: bool) {
-        let Some(exchange) = self.close_exchange(id) else {
-            return;
-        };
-        let (start, line) = (exchange.start, exchange.line.clone());
-        self.dissolve(exchange, Aborted::Answered);
-        if let Some((method, path)) = line {
-            self.report(id, start, &method, &path, aborted);
-        }
-        self.wake(id);
-    }
-
-    /// The connection of an open exchange is gone.
-    pub(super) fn abandon(&mut self, id: ConnId, key: Option<u32>) {
-        let Some(mut exchange) = key.and_then(|key| self.exchanges.try_remove(key as usize)) else {
-            return;
-        };
-        let calls = std::mem::take(&mut exchange.on_abort);
-        let (start, line) = (exchange.start, exchange.line.clone());
-        self.dissolve(exchange, Aborted::Connection);
-        for call in calls {
-            self.call("an abort callback", call);
-        }
-        if let Some((method, path)) = line {
-            self.report(id, start, &method, &path, true);
-        }
-        self.settle();
-    }
-
-    /// Tells whoever waits for an exchange that there is nothing to wait for.
-    fn dissolve(&mut self, exchange: Exchange<S>, why: Aborted) {
-        if let Some(flow) = &exchange.flow {
-            flow.closed.set(true);
-        }
-        for from in exchange.feeders {
-            self.resume(from);
-        }
-        match exchange.upload {
-            Upload::Sink(sink) => {
-                let mut cx = Ctx {
-                    state: &mut self.state,
-                    core: &mut self.core,
-                };
-                guarded("the end of a body", || sink.end(&mut cx, Err(why)));
-            }
-            // The answer this body was piped into cannot be completed any more.
-            Upload::Pipe(to) if to != exchange.stream => self.abort_answer(to),
-            _ => {}
-        }
-    }
-
-    /// The client has closed its sending side while its answer is open.
-    pub(super) fn tell_gone(&mut self, id: ConnId) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
-            return;
-        };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
-            return;
-        };
-        exchange.told_gone = true;
-        for call in std::mem::take(&mut exchange.on_abort) {
-            self.call("an abort callback", call);
-        }
-        self.settle();
-    }
-
-    pub(super) fn call(&mut self, what: &str, call: Callback<S>) {
-        let mut cx = Ctx {
-            state: &mut self.state,
-            core: &mut self.core,
-        };
-        guarded(what, || call(&mut cx));
-    }
-
-    /// An exchange is over: its last byte is queued, or it was aborted. `after` middleware hears of it.
-    pub(super) fn report(
-        &mut self,
-        id: ConnId,
-        start: Start,
-        method: &Method,
-        path: &str,
-        aborted: bool,
-    ) {
-        if !self.site.table.has_after {
-            return;
-        }
-        let Some(conn) = self.conns.get(id) else {
-            return;
-        };
-        let table = &self.site.table;
-        let done = Done {
-            method,
-            path,
-            route: table.pattern(start.key),
-            status: conn.http.status(),
-            body_bytes: conn.http.sent(),
-            elapsed: self.now - start.at,
-            remote: conn.peer,
-            request_id: start.request_id,
-            aborted,
-        };
-        let mut cx = Ctx {
-            state: &mut self.state,
-            core: &mut self.core,
-        };
-        guarded("an after callback", || {
-            self.site
-                .calls
-                .after(table.after(start.key), &mut cx, &done)
-        });
-    }
-
-    /// A piece of a body has come.
-    pub(super) fn on_data(&mut self, id: ConnId, bytes: &[u8]) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
-            return;
-        };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
-            return;
-        };
-        let from = exchange.stream;
-        match &mut exchange.upload {
-            Upload::Collect(collect) => collect.body.extend_from_slice(bytes),
-            Upload::Sink(sink) => {
-                let mut cx = Ctx {
-                    state: &mut self.state,
-                    core: &mut self.core,
-                };
-                match guarded("a body's step", || sink.chunk(&mut cx, bytes)) {
-                    Some(Demand::More) => {}
-                    Some(Demand::UntilDrained(to)) => {
-                        // What it wrote has to be counted before it can be waited for.
-                        self.settle();
-                        self.hold_until_drained(from, to);
-                    }
-                    Some(Demand::Hold) => self.hold(id),
-                    // A responder in its state answers 500 as it drops.
-                    None => self.end_sink(id, Aborted::Panicked),
-                }
-            }
-            Upload::Pipe(to) => {
-                let to = *to;
-                if self.outbox.is_empty() {
-                    self.write_piece(to, Body::Borrowed(bytes));
-                } else {
-                    // What a callback wrote before it piped may still be queued: not past that.
-                    if let Some(flow) = self.exchange_of(to).and_then(|to| to.flow.as_ref()) {
-                        flow.buffered.set(flow.buffered.get() + bytes.len());
-                    }
-                    let bytes = bytes::Bytes::copy_from_slice(bytes);
-                    self.outbox.push(Command::Chunk { to, bytes });
-                }
-                self.hold_until_drained(from, to);
-            }
-            Upload::Undecided | Upload::Discard | Upload::Done => {}
-        }
-    }
-
-    /// The rest of a body has nowhere to go.
-    fn end_sink(&mut self, id: ConnId, why: Aborted) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
-            return;
-        };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
-            return;
-        };
-        if let Upload::Sink(sink) = std::mem::replace(&mut exchange.upload, Upload::Discard) {
-            let mut cx = Ctx {
-                state: &mut self.state,
-                core: &mut self.core,
-            };
-            guarded("the end of a body", || sink.end(&mut cx, Err(why)));
-        }
-    }
-
-    pub(super) fn hold(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id) {
-            conn.held = true;
-        }
-    }
-
-    /// A body has come whole.
-    pub(super) fn on_body_end(&mut self, id: ConnId, trailers: Trailers<'_>) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
-            return;
-        };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
-            return;
-        };
-        match std::mem::replace(&mut exchange.upload, Upload::Done) {
-            Upload::Collect(collect) => self.on_collected(id, *collect),
-            Upload::Sink(sink) => {
-                let mut cx = Ctx {
-                    state: &mut self.state,
-                    core: &mut self.core,
-                };
-                guarded("the end of a body", || sink.end(&mut cx, Ok(trailers)));
-            }
-            Upload::Pipe(to) => {
-                let trailers = FieldBlock::default();
-                if self.outbox.is_empty() {
-                    self.end_answer(to, &trailers);
-                } else {
-                    self.outbox.push(Command::End { to, trailers });
-                }
-            }
-            Upload::Undecided | Upload::Discard | Upload::Done => {}
-        }
     }
 
     /// Refuses what a client sends, as its protocol says, and takes no more of it.

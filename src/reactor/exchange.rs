@@ -4,13 +4,15 @@
 //! taken away when the answer is complete or the connection is gone; whatever waits for it (sinks,
 //! abort and drain callbacks, uploads piped into it) is told then.
 
-use crate::app::body::BodySink;
+use super::{Reactor, guarded};
 use crate::app::ctx::Callback;
 use crate::app::outbox::Flow;
-use crate::app::request::RequestId;
+use crate::app::routes::Done;
 use crate::app::site::RouteKey;
+use crate::app::stream::{Aborted, BodySink};
 use crate::base::clock::Instant;
-use crate::base::id::StreamRef;
+use crate::base::id::{ConnId, RequestId, StreamRef};
+use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
 use http::{Method, StatusCode};
 use std::rc::Rc;
@@ -62,4 +64,157 @@ pub(crate) struct Collect {
     pub(crate) body: Vec<u8>,
     pub(crate) fields: FieldBlock,
     pub(crate) status: StatusCode,
+}
+
+impl<N: Net, S: 'static> Reactor<N, S> {
+    /// An answer is being waited for: remember for what, and who wants to know.
+    pub(super) fn open_exchange(
+        &mut self,
+        id: ConnId,
+        method: &Method,
+        path: &str,
+        start: Start,
+        upload: Upload<S>,
+    ) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let stream = StreamRef {
+            conn: id,
+            stream: conn.http.exchange(),
+        };
+        let has_body = conn.http.has_body_to_come();
+        let upload = if has_body { upload } else { Upload::Done };
+        conn.held = matches!(upload, Upload::Undecided);
+        let line = self
+            .site
+            .table
+            .has_after
+            .then(|| (method.clone(), path.to_string()));
+        let exchange = Exchange {
+            stream,
+            start,
+            line,
+            upload,
+            flow: None,
+            on_abort: Vec::new(),
+            on_drain: Vec::new(),
+            feeders: Vec::new(),
+            told_gone: conn.read_closed,
+            failed: false,
+        };
+        conn.exchange = Some(self.exchanges.insert(exchange) as u32);
+    }
+
+    /// The record of a connection's exchange, taken from it.
+    pub(super) fn close_exchange(&mut self, id: ConnId) -> Option<Exchange<S>> {
+        let conn = self.conns.get_mut(id)?;
+        conn.held = false;
+        let key = conn.exchange.take()?;
+        self.exchanges.try_remove(key as usize)
+    }
+
+    /// A deferred or streamed answer is over; `aborted`, if it is not all that it said it would be.
+    pub(super) fn complete(&mut self, id: ConnId, aborted: bool) {
+        let Some(exchange) = self.close_exchange(id) else {
+            return;
+        };
+        let (start, line) = (exchange.start, exchange.line.clone());
+        self.dissolve(exchange, Aborted::Answered);
+        if let Some((method, path)) = line {
+            self.report(id, start, &method, &path, aborted);
+        }
+        self.wake(id);
+    }
+
+    /// The connection of an open exchange is gone.
+    pub(super) fn abandon(&mut self, id: ConnId, key: Option<u32>) {
+        let Some(mut exchange) = key.and_then(|key| self.exchanges.try_remove(key as usize)) else {
+            return;
+        };
+        let calls = std::mem::take(&mut exchange.on_abort);
+        let (start, line) = (exchange.start, exchange.line.clone());
+        self.dissolve(exchange, Aborted::Connection);
+        for call in calls {
+            self.call("an abort callback", call);
+        }
+        if let Some((method, path)) = line {
+            self.report(id, start, &method, &path, true);
+        }
+        self.settle();
+    }
+
+    /// Tells whoever waits for an exchange that there is nothing to wait for.
+    pub(super) fn dissolve(&mut self, exchange: Exchange<S>, why: Aborted) {
+        if let Some(flow) = &exchange.flow {
+            flow.closed.set(true);
+        }
+        for from in exchange.feeders {
+            self.resume(from);
+        }
+        match exchange.upload {
+            Upload::Sink(sink) => {
+                let mut cx = cx!(self);
+                guarded("the end of a body", || sink.end(&mut cx, Err(why)));
+            }
+            // The answer this body was piped into cannot be completed any more.
+            Upload::Pipe(to) if to != exchange.stream => self.abort_answer(to),
+            _ => {}
+        }
+    }
+
+    /// The client has closed its sending side while its answer is open.
+    pub(super) fn tell_gone(&mut self, id: ConnId) {
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
+            return;
+        };
+        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
+            return;
+        };
+        exchange.told_gone = true;
+        for call in std::mem::take(&mut exchange.on_abort) {
+            self.call("an abort callback", call);
+        }
+        self.settle();
+    }
+
+    /// An exchange is over: its last byte is queued, or it was aborted. `after` middleware hears of it.
+    pub(super) fn report(
+        &mut self,
+        id: ConnId,
+        start: Start,
+        method: &Method,
+        path: &str,
+        aborted: bool,
+    ) {
+        if !self.site.table.has_after {
+            return;
+        }
+        let Some(conn) = self.conns.get(id) else {
+            return;
+        };
+        let table = &self.site.table;
+        let done = Done {
+            method,
+            path,
+            route: table.pattern(start.key),
+            status: conn.http.status(),
+            body_bytes: conn.http.sent(),
+            elapsed: self.now - start.at,
+            remote: conn.peer,
+            request_id: start.request_id,
+            aborted,
+        };
+        let mut cx = cx!(self);
+        guarded("an after callback", || {
+            self.site
+                .calls
+                .after(table.after(start.key), &mut cx, &done)
+        });
+    }
+
+    pub(super) fn call(&mut self, what: &str, call: Callback<S>) {
+        let mut cx = cx!(self);
+        guarded(what, || call(&mut cx));
+    }
 }

@@ -13,6 +13,16 @@
 //! Invariants: everything that gives a connection something to do ends in [`Reactor::wake`]; while
 //! the runnable queue is not empty the loop does not sleep; each loop within a turn has a budget.
 
+/// The loop on loan: the two fields of the reactor that a callback may touch.
+macro_rules! cx {
+    ($self:ident) => {
+        crate::app::ctx::Ctx {
+            state: &mut $self.state,
+            core: &mut $self.core,
+        }
+    };
+}
+
 mod conn;
 mod dispatch;
 mod exchange;
@@ -20,10 +30,11 @@ mod io;
 mod server;
 mod settle;
 mod shutdown;
+mod upload;
 
 pub use server::{Builder, Server};
 
-use crate::app::ctx::{Core, Ctx, Due, Timer};
+use crate::app::ctx::{Core, Due, Timer};
 use crate::app::failure::panic_text;
 use crate::app::mailbox::{Handle, Post};
 use crate::app::outbox::Outbox;
@@ -355,10 +366,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let due = std::mem::replace(&mut entry.due, Due::Running);
-        let mut cx = Ctx {
-            state: &mut self.state,
-            core: &mut self.core,
-        };
+        let mut cx = cx!(self);
         match due {
             Due::Once(call) => {
                 cx.core.calls.remove(slot);
@@ -399,10 +407,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.commands_left -= 1;
             match post {
                 Post::Call(call) => {
-                    let mut cx = Ctx {
-                        state: &mut self.state,
-                        core: &mut self.core,
-                    };
+                    let mut cx = cx!(self);
                     guarded("a posted closure", || call(&mut cx));
                 }
                 Post::WorkDone(slot) => self.finish_offload(slot, true),
@@ -414,10 +419,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn finish_offload(&mut self, slot: usize, accepted: bool) {
         if let Some(finish) = self.core.offloads.try_remove(slot) {
-            let mut cx = Ctx {
-                state: &mut self.state,
-                core: &mut self.core,
-            };
+            let mut cx = cx!(self);
             guarded("a callback of offloaded work", || finish(&mut cx, accepted));
         }
     }

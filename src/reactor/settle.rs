@@ -7,11 +7,12 @@
 
 use super::Reactor;
 use super::exchange::Upload;
-use crate::app::body::{Aborted, Body};
-use crate::app::ctx::{Ctx, Job};
+use crate::app::body::Body;
+use crate::app::ctx::Job;
 use crate::app::failure::{Failure, FailureKind};
 use crate::app::outbox::{Command, Flow, Reply};
 use crate::app::response::Tx;
+use crate::app::stream::Aborted;
 use crate::base::backlog::Output;
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::Net;
@@ -46,10 +47,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 let body_is_over = match self.exchange_of(from) {
                     Some(exchange) => matches!(exchange.upload, Upload::Done),
                     None => {
-                        let mut cx = Ctx {
-                            state: &mut self.state,
-                            core: &mut self.core,
-                        };
+                        let mut cx = cx!(self);
                         super::guarded("the end of a body", || {
                             sink.end(&mut cx, Err(Aborted::Answered))
                         });
@@ -58,10 +56,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 };
                 if body_is_over {
                     // There was none.
-                    let mut cx = Ctx {
-                        state: &mut self.state,
-                        core: &mut self.core,
-                    };
+                    let mut cx = cx!(self);
                     super::guarded("the end of a body", || {
                         sink.end(&mut cx, Ok(Default::default()))
                     });
