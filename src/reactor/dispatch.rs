@@ -17,7 +17,6 @@ use crate::app::request::{Params, Request};
 use crate::app::response::{Fate, Response, Tx};
 use crate::app::site::{Callbacks, Target};
 use crate::app::stream::Aborted;
-use crate::base::backlog::Output;
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::Error;
@@ -110,16 +109,7 @@ macro_rules! call {
             calls: &mut $self.site.calls,
             before: $before,
             cx: cx!($self),
-            tx: Tx {
-                protocol: &mut $conn.http,
-                out: Output {
-                    cork: &mut $self.cork,
-                    backlog: &mut $conn.backlog,
-                },
-                stock: &$self.stock,
-                now: $self.now,
-                discard: $self.limits.discard,
-            },
+            tx: tx!($self, $conn, &mut $self.cork),
             fields: &mut $self.fields,
             scratch: &mut $self.scratch,
             outbox: &$self.outbox,
@@ -335,8 +325,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(conn) = self.conns.get_mut(id) else {
             return true;
         };
-        let Call { mut tx, fields, .. } = call!(self, conn, to, &[]);
-        tx.send(failure.status, fields, Body::from(failure.public_text()));
+        let mut tx = tx!(self, conn, &mut self.cork);
+        tx.send(
+            failure.status,
+            &self.fields,
+            Body::from(failure.public_text()),
+        );
         true
     }
 

@@ -23,6 +23,22 @@ macro_rules! cx {
     };
 }
 
+/// The sending half of a connection, and what it needs of the loop; `cork` is where small things go.
+macro_rules! tx {
+    ($self:ident, $conn:ident, $cork:expr) => {
+        crate::app::response::Tx {
+            protocol: &mut $conn.http,
+            out: crate::base::backlog::Output {
+                cork: $cork,
+                backlog: &mut $conn.backlog,
+            },
+            stock: &$self.stock,
+            now: $self.now,
+            discard: $self.limits.discard,
+        }
+    };
+}
+
 mod conn;
 mod dispatch;
 mod exchange;

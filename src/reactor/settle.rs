@@ -119,16 +119,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         } else {
             &mut self.spare
         };
-        f(&mut Tx {
-            protocol: &mut conn.http,
-            out: Output {
-                cork,
-                backlog: &mut conn.backlog,
-            },
-            stock: &self.stock,
-            now: self.now,
-            discard: self.limits.discard,
-        });
+        f(&mut tx!(self, conn, cork));
         self.seal_spare(id);
         self.wake(id);
     }
