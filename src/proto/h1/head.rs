@@ -15,10 +15,10 @@ pub const MAX_FIELDS: usize = 128;
 /// The longest head any configuration may allow, in bytes.
 pub const MAX_HEAD: usize = 1 << 20;
 
-/// Where httparse writes the field lines it finds.
+/// Where httparse writes the field lines it finds; for [`read`].
 pub type Slots<'a> = [MaybeUninit<httparse::Header<'a>>; MAX_FIELDS];
 
-/// An empty table for [`parse`].
+/// An empty table for [`read`].
 pub const fn slots<'a>() -> Slots<'a> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
 }
