@@ -636,3 +636,59 @@ fn fields_that_frame_a_message_are_left_out_of_its_trailers() {
         received(world, client).ends_with("\r\n0\r\nchecksum: d0f7\r\n\r\n")
     });
 }
+
+/// What middleware had set was lost when the handler failed: security headers, exactly on errors.
+#[test]
+fn what_middleware_sets_stays_on_failures() {
+    let mut app: App = App::new();
+    app.before(|_, _, res| Some(res.header("x-frame-options", "DENY")));
+    app.get("/error", |_, _, res| -> Result<(), &str> {
+        drop(res.header("x-own", "lost"));
+        Err("meant to")
+    });
+    app.get("/panic", |_, _, _| panic!("meant to"));
+    app.get("/dropped", |_, _, _| {});
+    app.get("/later", |_, _, res| {
+        drop(res.header("x-own", "lost").defer())
+    });
+    app.get("/split", |_, _, res| {
+        res.header("x-own", "a\r\nb: c").text("no")
+    });
+    app.post("/error", |_, _, _| -> Result<(), &str> { Err("meant to") });
+    let net = SimNet::new(
+        1,
+        Faults {
+            accept_errors: 0,
+            ..Faults::default()
+        },
+    );
+    let mut server = Server::simulate(net, app, ()).unwrap();
+    for request in [
+        "GET /error",
+        "GET /panic",
+        "GET /dropped",
+        "GET /later",
+        "GET /split",
+        "POST /error",
+    ] {
+        let client = server.net_mut().connect(0);
+        let body = if request.starts_with("POST") {
+            "content-length: 2\r\n\r\nhi"
+        } else {
+            "\r\n"
+        };
+        let bytes = format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{body}");
+        server.net_mut().send(client, bytes.as_bytes());
+        while !server.net_mut().is_finished(client) {
+            server.turn().unwrap();
+        }
+        let answer = String::from_utf8_lossy(server.net_mut().received(client)).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{request}: {answer}");
+        assert_eq!(
+            answer.matches("x-frame-options: DENY\r\n").count(),
+            1,
+            "{request}: {answer}"
+        );
+        assert!(!answer.contains("x-own"), "{request}: {answer}");
+    }
+}

@@ -38,7 +38,7 @@ pub(crate) enum Command {
     /// The answer cannot be completed.
     Abort { to: StreamRef },
     /// The responder was dropped.
-    Unanswered { to: StreamRef },
+    Unanswered { to: StreamRef, fields: FieldBlock },
     /// The body `from` goes where `to`'s body is written.
     Pipe { from: StreamRef, to: StreamRef },
     /// Nobody will read the body.

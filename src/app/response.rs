@@ -383,7 +383,11 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if self.open {
-            self.outbox.push(Command::Unanswered { to: self.to });
+            let fields = std::mem::take(&mut self.fields);
+            self.outbox.push(Command::Unanswered {
+                to: self.to,
+                fields,
+            });
         }
     }
 }

@@ -94,7 +94,10 @@ impl<S: 'static> Call<'_, S> {
                     *passed = Some(res.status);
                     None
                 }
-                (Some(res), _) => calls.endpoint(target, &mut cx, req, res),
+                (Some(res), _) => {
+                    res.fields.set_mark();
+                    calls.endpoint(target, &mut cx, req, res)
+                }
             }
         }));
         returned.failure = result.unwrap_or_else(|payload| Some(Failure::panic(payload)));
@@ -269,7 +272,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         );
     }
 
-    /// Answers for a callback that has not: with the error hook's page if it `may_ask` for one, else a
+    /// Answers for a callback that has not, with the fields that middleware had set (they are in
+    /// `self.fields`, up to their mark): with the error hook's page if it `may_ask` for one, else a
     /// plain one. `false`: the hook has deferred its answer.
     pub(super) fn fail(
         &mut self,
@@ -290,7 +294,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             stream: conn.http.exchange(),
         };
         let mut fate = Fate::Unanswered;
-        self.fields.clear();
+        self.fields.reset_to_mark();
         if let Some(hook) = self.site.table.on_error(start.key).filter(|_| may_ask) {
             let Call {
                 calls,
@@ -320,7 +324,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Fate::Answered => return true,
             Fate::Unanswered | Fate::Faulty(_) => {}
         }
-        self.fields.clear();
+        self.fields.reset_to_mark();
         self.fields.default_text();
         let Some(conn) = self.conns.get_mut(id) else {
             return true;

@@ -93,12 +93,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 fields,
                 length,
                 flow,
-            } => self.begin(to, status, &fields, length, flow),
+            } => self.begin(to, status, fields, length, flow),
             Command::Chunk { to, bytes } => self.write_piece(to, Body::Owned(bytes)),
             Command::End { to, trailers } => self.end_answer(to, &trailers),
             Command::Abort { to } => self.abort_answer(to),
-            Command::Unanswered { to } => self.unanswered(
+            Command::Unanswered { to, fields } => self.unanswered(
                 to,
+                fields,
                 FailureKind::Unanswered,
                 "the responder was dropped unanswered",
             ),
@@ -156,7 +157,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         }
         if let Some(fault) = reply.fields.fault() {
-            return self.unanswered(to, FailureKind::Header, fault);
+            return self.unanswered(to, reply.fields, FailureKind::Header, fault);
         }
         let Reply {
             status,
@@ -171,7 +172,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         &mut self,
         to: StreamRef,
         status: StatusCode,
-        fields: &FieldBlock,
+        fields: FieldBlock,
         length: Option<u64>,
         flow: Rc<Flow>,
     ) {
@@ -181,9 +182,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         if let Some(fault) = fields.fault() {
             flow.closed.set(true);
-            return self.unanswered(to, FailureKind::Header, fault);
+            return self.unanswered(to, fields, FailureKind::Header, fault);
         }
-        self.with_tx(to.conn, |tx| tx.begin(status, fields, length));
+        self.with_tx(to.conn, |tx| tx.begin(status, &fields, length));
         if let Some(exchange) = self.exchange_of(to) {
             exchange.flow = Some(flow);
             for from in std::mem::take(&mut exchange.feeders) {
@@ -239,14 +240,19 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// An answer that cannot be completed. One that has not begun can still say so.
     pub(super) fn abort_answer(&mut self, to: StreamRef) {
         if self.is_waiting(to) {
-            return self.unanswered(to, FailureKind::Unanswered, "the answer was aborted");
+            return self.unanswered(
+                to,
+                FieldBlock::default(),
+                FailureKind::Unanswered,
+                "the answer was aborted",
+            );
         }
         if self.exchange_of(to).is_some() {
             self.give_up(to.conn, "its answer was aborted");
         }
     }
 
-    fn unanswered(&mut self, to: StreamRef, kind: FailureKind, why: &str) {
+    fn unanswered(&mut self, to: StreamRef, fields: FieldBlock, kind: FailureKind, why: &str) {
         if !self.is_waiting(to) {
             return;
         }
@@ -255,6 +261,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let start = exchange.start;
         let ask = !std::mem::replace(&mut exchange.failed, true);
+        self.fields = fields;
         // `fail` writes into the cork, which is another connection's unless this one is running.
         let own = self.running == Some(to.conn);
         if !own {

@@ -17,6 +17,17 @@ pub struct FieldBlock {
     server: bool,
     close: bool,
     fault: Option<&'static str>,
+    /// What was there when middleware had passed: it stays, whatever becomes of the handler.
+    mark: Option<Mark>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    len: usize,
+    content_type: bool,
+    date: bool,
+    server: bool,
+    close: bool,
 }
 
 impl FieldBlock {
@@ -99,6 +110,27 @@ impl FieldBlock {
             lines: std::mem::take(&mut self.lines),
             ..FieldBlock::default()
         };
+    }
+
+    /// Everything so far is middleware's.
+    pub fn set_mark(&mut self) {
+        self.mark = Some(Mark {
+            len: self.lines.len(),
+            content_type: self.content_type,
+            date: self.date,
+            server: self.server,
+            close: self.close,
+        });
+    }
+
+    /// Forgets what came after middleware; all of it, if middleware has not passed.
+    pub fn reset_to_mark(&mut self) {
+        let Some(mark) = self.mark else {
+            return self.clear();
+        };
+        self.lines.truncate(mark.len);
+        (self.content_type, self.date, self.server) = (mark.content_type, mark.date, mark.server);
+        (self.close, self.fault) = (mark.close, None);
     }
 
     /// Whether the callback asked for the connection to be closed.
