@@ -3,12 +3,14 @@
 //! terminal and `curl localhost:8080/tell/hello` in another.
 
 use loopwright::{App, Responder, Server};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Everybody who waits for news.
+/// Everybody who waits for news, by number: who leaves is taken out.
 #[derive(Default)]
 struct Lobby {
-    waiting: Vec<Responder>,
+    last: u64,
+    waiting: BTreeMap<u64, Responder>,
 }
 
 fn main() -> std::io::Result<()> {
@@ -37,12 +39,14 @@ fn main() -> std::io::Result<()> {
     // A responder is a value: keep it, and answer when there is something to say.
     app.get("/wait", |cx, _, res| {
         let res = res.defer();
-        cx.on_abort(&res, |_| log::info!("somebody stopped waiting"));
-        cx.state.waiting.push(res);
+        cx.state.last += 1;
+        let number = cx.state.last;
+        cx.on_abort(&res, move |cx| drop(cx.state.waiting.remove(&number)));
+        cx.state.waiting.insert(number, res);
     });
     app.get("/tell/{news}", |cx, req, res| {
         let told = cx.state.waiting.len();
-        for waiting in cx.state.waiting.drain(..) {
+        for (_, waiting) in std::mem::take(&mut cx.state.waiting) {
             waiting.text(format!("{}\n", req.param("news")));
         }
         res.text(format!("told {told}\n"));

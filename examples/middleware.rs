@@ -1,5 +1,5 @@
 //! Middleware is a callback that hands the response on, or does not.
-//! `cargo run --example middleware`, then `curl -i localhost:8080/admin/` with and without `-H 'x-key: sesame'`.
+//! `cargo run --example middleware`, then `curl -i localhost:8080/admin` with and without `-H 'x-key: sesame'`.
 
 use loopwright::{App, Server, StatusError};
 use std::collections::BTreeMap;

@@ -34,7 +34,7 @@
 //! 4 service   files, fixed answers, the welcome page: written on `app` alone
 //! 5 process   signals, exit codes                    main.rs   the binary
 //! ```
-//! A request visits `Reactor::turn` → `run_connection` → `h1::Server::poll_event` → `on_request` →
+//! A request visits `Reactor::turn` → `run_connection` → `h1::server::Server::poll_event` → `on_request` →
 //! `Router::find` → your callback → `Response::text` → `flush`.
 
 #![forbid(unsafe_code)]

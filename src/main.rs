@@ -32,7 +32,7 @@ enum Command {
     Files {
         /// The folder.
         dir: PathBuf,
-        /// Where to listen: ip:port, [ipv6]:port or unix:/path. Port 0 takes a free one.
+        /// Where to listen: ip:port, [ipv6]:port, localhost:port or unix:/path. Port 0 takes a free one.
         #[arg(long, value_name = "ADDR", default_value = WELCOME_ADDRESS)]
         listen: String,
     },

@@ -82,7 +82,7 @@ pub(crate) enum RouteKey {
 }
 
 /// Where a request goes.
-pub(crate) struct Target {
+pub(crate) struct Destination {
     pub(crate) key: RouteKey,
     miss: Option<Box<Miss>>,
 }
@@ -262,7 +262,7 @@ fn join(prefix: &str, path: &str) -> String {
 
 impl Table {
     /// Fills `params` if a route matches.
-    pub(crate) fn find<'a>(&'a self, head: &Head<'a>, params: &mut Params<'a>) -> Target {
+    pub(crate) fn find<'a>(&'a self, head: &Head<'a>, params: &mut Params<'a>) -> Destination {
         if head.path == "*" {
             let allow = Some(join_methods(self.router.methods()));
             return self.miss(head, StatusCode::NO_CONTENT, allow);
@@ -271,7 +271,7 @@ impl Table {
             .router
             .find(&head.method, head.authority, head.path, params)
         {
-            Lookup::Found(route) => Target {
+            Lookup::Found(route) => Destination {
                 key: RouteKey::Route(route),
                 miss: None,
             },
@@ -292,7 +292,7 @@ impl Table {
 
     /// The innermost App whose prefix the path has: its middleware and its pages answer.
     #[cold]
-    fn miss(&self, head: &Head<'_>, status: StatusCode, allow: Option<String>) -> Target {
+    fn miss(&self, head: &Head<'_>, status: StatusCode, allow: Option<String>) -> Destination {
         let has = |scope: &&(usize, &Scope)| scope.1.holds(head);
         let scopes: Vec<(usize, &Scope)> = self.scopes.iter().enumerate().collect();
         let longest = scopes
@@ -305,7 +305,7 @@ impl Table {
             StatusCode::METHOD_NOT_ALLOWED => self.scopes[number].method_not_allowed,
             _ => None,
         };
-        Target {
+        Destination {
             key: RouteKey::Miss(number),
             miss: Some(Box::new(Miss {
                 status,
@@ -387,7 +387,7 @@ impl<S: 'static> Callbacks<S> {
     /// Calls the endpoint, or answers a miss.
     pub(crate) fn endpoint(
         &mut self,
-        target: &Target,
+        target: &Destination,
         cx: &mut Ctx<'_, S>,
         req: &Request<'_>,
         res: Response<'_>,

@@ -30,7 +30,7 @@ compile_error!("a connection's slot and generation have to fit in mio's token: 6
 const WAKER: Token = Token(u32::MAX as usize);
 const EVENTS_PER_POLL: usize = 1024;
 
-/// Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` (first address),
+/// Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` (127.0.0.1),
 /// `unix:/run/site.sock`. Port 0 takes a free one.
 ///
 /// ```

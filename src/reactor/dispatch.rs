@@ -15,7 +15,7 @@ use crate::app::failure::{Failure, FailureKind};
 use crate::app::outbox::Outbox;
 use crate::app::request::{Params, Request};
 use crate::app::response::{Fate, Response, Tx};
-use crate::app::site::{Callbacks, Target};
+use crate::app::site::{Callbacks, Destination};
 use crate::app::stream::Aborted;
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::Net;
@@ -57,7 +57,13 @@ struct Call<'a, S> {
 }
 
 impl<S: 'static> Call<'_, S> {
-    fn run(self, step: Step, target: &Target, req: &Request<'_>, status: StatusCode) -> Returned {
+    fn run(
+        self,
+        step: Step,
+        target: &Destination,
+        req: &Request<'_>,
+        status: StatusCode,
+    ) -> Returned {
         let Call {
             calls,
             before,

@@ -60,7 +60,7 @@ pub struct Builder {
 const RESERVED_FILES: u64 = 64;
 
 impl Builder {
-    /// Another address to listen on: `ip:port`, `[ipv6]:port`, `unix:/path`. Port 0 takes a free one.
+    /// Another address to listen on: `ip:port`, `[ipv6]:port`, `localhost:port` (127.0.0.1), `unix:/path`. Port 0 takes a free one.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen.push(address.into());
         self
