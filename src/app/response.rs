@@ -18,6 +18,7 @@ use crate::base::id::StreamRef;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::server::{Extent, Server as Http1};
 use http::StatusCode;
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -120,15 +121,31 @@ pub(crate) enum Fate {
 /// ```
 #[must_use = "a response that is dropped unanswered is a 500"]
 pub struct Response<'a> {
+    /// One pointer, because a response is handed on a lot.
+    pub(crate) sending: &'a mut Sending<'a>,
+}
+
+/// What a response points to while callbacks run.
+pub(crate) struct Sending<'a> {
     pub(crate) tx: Tx<'a>,
     pub(crate) fields: &'a mut FieldBlock,
     /// Where JSON is written before its length is known.
     #[cfg_attr(not(feature = "json"), expect(dead_code))]
     pub(crate) scratch: &'a mut Vec<u8>,
-    pub(crate) fate: &'a mut Fate,
+    pub(crate) fate: &'a Cell<Fate>,
     pub(crate) outbox: &'a Rc<Outbox>,
     pub(crate) to: StreamRef,
     pub(crate) status: StatusCode,
+}
+
+impl Sending<'_> {
+    fn send(&mut self, body: Body<'_>) {
+        if let Some(fault) = self.fields.fault() {
+            return self.fate.set(Fate::Faulty(fault));
+        }
+        self.fate.set(Fate::Answered);
+        self.tx.send(self.status, self.fields, body);
+    }
 }
 
 /// Answer later, once, from any callback on the same loop. From [`Response::defer`].
@@ -157,10 +174,10 @@ macro_rules! answers {
         /// The status; 200 if never set. A number that is no final status is a fault, answered 500.
         pub fn status(mut self, status: u16) -> Self {
             match StatusCode::from_u16(status) {
-                Ok(status) if !status.is_informational() => self.status = status,
+                Ok(status) if !status.is_informational() => *self.status_mut() = status,
                 _ => {
                     log::error!("{status} is not a status an answer can have");
-                    self.status = StatusCode::INTERNAL_SERVER_ERROR;
+                    *self.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
                 }
             }
             self
@@ -249,51 +266,30 @@ impl<'a> Response<'a> {
     answers!('b);
 
     fn fields_mut(&mut self) -> &mut FieldBlock {
-        self.fields
+        self.sending.fields
     }
 
-    pub(crate) fn send(mut self, body: Body<'_>) {
-        if let Some(fault) = self.fields.fault() {
-            *self.fate = Fate::Faulty(fault);
-            return;
-        }
-        *self.fate = Fate::Answered;
-        self.tx.send(self.status, self.fields, body);
+    fn status_mut(&mut self) -> &mut StatusCode {
+        &mut self.sending.status
+    }
+
+    fn send(self, body: Body<'_>) {
+        self.sending.send(body);
     }
 
     /// Answers with a value as JSON (`application/json`, unless a type was set). A value that cannot
     /// be written so is a 500, and the log says why.
     #[cfg(feature = "json")]
     pub fn json<T: serde::Serialize + ?Sized>(self, value: &T) {
-        let mut json = std::mem::take(self.scratch);
+        let mut json = std::mem::take(self.sending.scratch);
         json.clear();
         match serde_json::to_writer(&mut json, value) {
             Ok(()) => {
-                self.fields.default_content_type("application/json");
-                let Response {
-                    tx,
-                    fields,
-                    scratch,
-                    fate,
-                    outbox,
-                    to,
-                    status,
-                } = self;
-                let (mut empty, fields) = (Vec::new(), fields);
-                Response {
-                    tx,
-                    fields,
-                    scratch: &mut empty,
-                    fate,
-                    outbox,
-                    to,
-                    status,
-                }
-                .send((&json).into());
-                *scratch = json;
+                self.sending.fields.default_content_type("application/json");
+                self.sending.send((&json).into());
+                *self.sending.scratch = json;
             }
             Err(e) => {
-                *self.scratch = json;
                 log::error!("an answer cannot be written as JSON: {e}");
                 self.status(500).text("Internal Server Error")
             }
@@ -302,13 +298,20 @@ impl<'a> Response<'a> {
 
     /// The visible step from now to later: the answer leaves this callback with what was set so far.
     pub fn defer(self) -> Responder {
-        *self.fate = Fate::Deferred;
-        let (to, status, fields) = (self.to, self.status, self.fields.clone());
-        Responder {
+        let Sending {
+            fields,
+            fate,
+            outbox,
             to,
             status,
-            fields,
-            outbox: self.outbox.clone(),
+            ..
+        } = self.sending;
+        fate.set(Fate::Deferred);
+        Responder {
+            to: *to,
+            status: *status,
+            fields: fields.clone(),
+            outbox: Rc::clone(outbox),
             open: true,
         }
     }
@@ -324,6 +327,10 @@ impl Responder {
 
     fn fields_mut(&mut self) -> &mut FieldBlock {
         &mut self.fields
+    }
+
+    fn status_mut(&mut self) -> &mut StatusCode {
+        &mut self.status
     }
 
     fn send(mut self, body: Body<'_>) {

@@ -400,7 +400,7 @@ impl<S: 'static> Callbacks<S> {
         match &mut self.endpoints[route] {
             Endpoint::Plain(f) => f(cx, req, res),
             Endpoint::Stream(f) => {
-                let body = Incoming::new(res.to, res.outbox.clone());
+                let body = Incoming::new(res.sending.to, res.sending.outbox.clone());
                 f(cx, req, res, body)
             }
         }

@@ -14,7 +14,7 @@ use crate::app::ctx::Ctx;
 use crate::app::failure::{Failure, FailureKind};
 use crate::app::outbox::Outbox;
 use crate::app::request::{Params, Request};
-use crate::app::response::{Fate, Response, Tx};
+use crate::app::response::{Fate, Response, Sending, Tx};
 use crate::app::site::{Callbacks, Destination};
 use crate::app::stream::Aborted;
 use crate::base::id::{ConnId, StreamRef};
@@ -23,6 +23,7 @@ use crate::proto::h1::Error;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::head::{self, Head};
 use http::StatusCode;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -74,21 +75,20 @@ impl<S: 'static> Call<'_, S> {
             outbox,
             to,
         } = self;
-        let mut returned = Returned {
-            fate: Fate::Unanswered,
-            passed: None,
-            failure: None,
-        };
-        let res = Response {
+        let (fate, mut passed) = (Cell::new(Fate::Unanswered), None);
+        let mut sending = Sending {
             tx,
             fields,
             scratch,
-            fate: &mut returned.fate,
+            fate: &fate,
             outbox,
             to,
             status,
         };
-        let passed = &mut returned.passed;
+        let res = Response {
+            sending: &mut sending,
+        };
+        let passed_on = &mut passed;
         let result = catch_unwind(AssertUnwindSafe(move || {
             let res = match step {
                 Step::Endpoint => Some(res),
@@ -97,17 +97,21 @@ impl<S: 'static> Call<'_, S> {
             match (res, step) {
                 (None, _) => None,
                 (Some(res), Step::Middleware) => {
-                    *passed = Some(res.status);
+                    *passed_on = Some(res.sending.status);
                     None
                 }
                 (Some(res), _) => {
-                    res.fields.set_mark();
+                    res.sending.fields.set_mark();
                     calls.endpoint(target, &mut cx, req, res)
                 }
             }
         }));
-        returned.failure = result.unwrap_or_else(|payload| Some(Failure::panic(payload)));
-        returned
+        let failure = result.unwrap_or_else(|payload| Some(Failure::panic(payload)));
+        Returned {
+            fate: fate.get(),
+            passed,
+            failure,
+        }
     }
 }
 
@@ -299,7 +303,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             conn: id,
             stream: conn.http.exchange(),
         };
-        let mut fate = Fate::Unanswered;
+        let fate = Cell::new(Fate::Unanswered);
         self.fields.reset_to_mark();
         if let Some(hook) = self.site.table.on_error(start.key).filter(|_| may_ask) {
             let Call {
@@ -312,20 +316,24 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 to,
                 ..
             } = call!(self, conn, to, &[]);
-            let res = Response {
+            let status = failure.status;
+            let mut sending = Sending {
                 tx,
                 fields,
                 scratch,
-                fate: &mut fate,
+                fate: &fate,
                 outbox,
                 to,
-                status: failure.status,
+                status,
+            };
+            let res = Response {
+                sending: &mut sending,
             };
             guarded("the error hook", || {
                 calls.error(hook, &mut cx, &failure, res)
             });
         }
-        match fate {
+        match fate.get() {
             Fate::Deferred => return false,
             Fate::Answered => return true,
             Fate::Unanswered | Fate::Faulty(_) => {}
