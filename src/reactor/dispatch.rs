@@ -12,20 +12,17 @@ use super::guarded;
 use crate::app::body::Body;
 use crate::app::ctx::Ctx;
 use crate::app::failure::{Failure, FailureKind};
-use crate::app::outbox::Outbox;
 use crate::app::request::{Params, Request};
-use crate::app::response::{Fate, Response, Sending, Tx};
+use crate::app::response::{Fate, Response, Sending};
 use crate::app::site::{Callbacks, Destination};
 use crate::app::stream::Aborted;
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::Error;
-use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::head::{self, Head};
 use http::StatusCode;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 
 /// Which callbacks a request meets now.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,41 +47,18 @@ struct Call<'a, S> {
     calls: &'a mut Callbacks<S>,
     before: &'a [usize],
     cx: Ctx<'a, S>,
-    tx: Tx<'a>,
-    fields: &'a mut FieldBlock,
-    scratch: &'a mut Vec<u8>,
-    outbox: &'a Rc<Outbox>,
-    to: StreamRef,
+    sending: Sending<'a>,
 }
 
 impl<S: 'static> Call<'_, S> {
-    fn run(
-        self,
-        step: Step,
-        target: &Destination,
-        req: &Request<'_>,
-        status: StatusCode,
-    ) -> Returned {
+    fn run(self, step: Step, target: &Destination, req: &Request<'_>) -> Returned {
         let Call {
             calls,
             before,
             mut cx,
-            tx,
-            fields,
-            scratch,
-            outbox,
-            to,
+            mut sending,
         } = self;
-        let (fate, mut passed) = (Cell::new(Fate::Unanswered), None);
-        let mut sending = Sending {
-            tx,
-            fields,
-            scratch,
-            fate: &fate,
-            outbox,
-            to,
-            status,
-        };
+        let (fate, mut passed) = (sending.fate, None);
         let res = Response {
             sending: &mut sending,
         };
@@ -117,16 +91,20 @@ impl<S: 'static> Call<'_, S> {
 
 /// Borrows what a [`Call`] needs from the fields of the reactor, each on its own.
 macro_rules! call {
-    ($self:ident, $conn:ident, $to:expr, $before:expr) => {
+    ($self:ident, $conn:ident, $to:expr, $status:expr, $fate:expr, $before:expr) => {
         Call {
             calls: &mut $self.site.calls,
             before: $before,
             cx: cx!($self),
-            tx: tx!($self, $conn, &mut $self.cork),
-            fields: &mut $self.fields,
-            scratch: &mut $self.scratch,
-            outbox: &$self.outbox,
-            to: $to,
+            sending: Sending {
+                tx: tx!($self, $conn, &mut $self.cork),
+                fields: &mut $self.fields,
+                scratch: &mut $self.scratch,
+                fate: $fate,
+                outbox: &$self.outbox,
+                to: $to,
+                status: $status,
+            },
         }
     };
 }
@@ -174,12 +152,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         } else {
             Step::All
         };
-        let returned = call!(self, conn, to, table.before(target.key)).run(
-            step,
-            &target,
-            &req,
-            StatusCode::OK,
-        );
+        let fate = Cell::new(Fate::Unanswered);
+        let before = table.before(target.key);
+        let call = call!(self, conn, to, StatusCode::OK, &fate, before);
+        let returned = call.run(step, &target, &req);
         drop(params); // they borrow the table, which the consequences may need
         match returned.passed {
             Some(status) => self.collect(id, head, start, status),
@@ -234,8 +210,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             route: table.pattern(target.key),
         };
         self.fields = collect.fields;
-        let returned =
-            call!(self, conn, to, &[]).run(Step::Endpoint, &target, &req, collect.status);
+        let fate = Cell::new(Fate::Unanswered);
+        let call = call!(self, conn, to, collect.status, &fate, &[]);
+        let returned = call.run(Step::Endpoint, &target, &req);
         drop(params);
         self.on_returned(id, &head, start, returned);
     }
@@ -306,26 +283,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let fate = Cell::new(Fate::Unanswered);
         self.fields.reset_to_mark();
         if let Some(hook) = self.site.table.on_error(start.key).filter(|_| may_ask) {
+            let call = call!(self, conn, to, failure.status, &fate, &[]);
             let Call {
                 calls,
                 mut cx,
-                tx,
-                fields,
-                scratch,
-                outbox,
-                to,
+                mut sending,
                 ..
-            } = call!(self, conn, to, &[]);
-            let status = failure.status;
-            let mut sending = Sending {
-                tx,
-                fields,
-                scratch,
-                fate: &fate,
-                outbox,
-                to,
-                status,
-            };
+            } = call;
             let res = Response {
                 sending: &mut sending,
             };
