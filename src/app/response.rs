@@ -37,57 +37,45 @@ pub(crate) struct Tx<'a> {
 impl Tx<'_> {
     /// Sends a whole answer.
     pub(crate) fn send(&mut self, status: StatusCode, fields: &FieldBlock, body: Body<'_>) {
-        let extent = Extent::Whole(body.len());
-        self.protocol.begin_answer(
-            self.out.cork,
-            status,
-            fields,
-            self.stock,
-            extent,
-            self.discard,
-        );
-        match body {
-            Body::File(slice) => {
-                let len = self.protocol.frame_file(slice.len);
-                self.out.put_file(FileSlice { len, ..slice });
-            }
-            Body::Borrowed(bytes) => {
-                let (n, _) = self.protocol.frame_body(bytes.len(), self.out.cork);
-                self.out.cork.extend_from_slice(&bytes[..n]);
-            }
-            Body::Owned(bytes) => {
-                let (n, _) = self.protocol.frame_body(bytes.len(), self.out.cork);
-                self.out.put_shared(bytes.slice(..n));
-            }
-        }
+        self.head(status, fields, Extent::Whole(body.len()));
+        self.chunk(body);
         self.end(b"");
     }
 
     /// Begins an answer whose body follows in pieces.
     pub(crate) fn begin(&mut self, status: StatusCode, fields: &FieldBlock, length: Option<u64>) {
-        let extent = length.map_or(Extent::Open, Extent::Sized);
-        self.protocol.begin_answer(
-            self.out.cork,
-            status,
-            fields,
-            self.stock,
-            extent,
-            self.discard,
-        );
+        self.head(status, fields, length.map_or(Extent::Open, Extent::Sized));
     }
 
-    /// Sends a piece.
-    pub(crate) fn chunk(&mut self, bytes: Body<'_>) {
-        let (n, after) = self
-            .protocol
-            .frame_body(bytes.len() as usize, self.out.cork);
-        match bytes {
-            Body::Borrowed(bytes) => self.out.cork.extend_from_slice(&bytes[..n]),
-            Body::Owned(bytes) => self.out.put_shared(bytes.slice(..n)),
-            Body::File(_) => {}
-        }
-        if n > 0 {
-            self.out.cork.extend_from_slice(after);
+    fn head(&mut self, status: StatusCode, fields: &FieldBlock, extent: Extent) {
+        let Tx {
+            protocol,
+            out,
+            stock,
+            discard,
+            ..
+        } = self;
+        protocol.begin_answer(out.cork, status, fields, stock, extent, *discard);
+    }
+
+    /// Sends a piece. A file comes only whole, behind a head that has announced its length.
+    pub(crate) fn chunk(&mut self, piece: Body<'_>) {
+        let Tx { protocol, out, .. } = self;
+        match piece {
+            Body::File(slice) => {
+                let len = protocol.frame_file(slice.len);
+                out.put_file(FileSlice { len, ..slice });
+            }
+            Body::Borrowed(bytes) => {
+                let (n, after) = protocol.frame_body(bytes.len(), out.cork);
+                out.cork.extend_from_slice(&bytes[..n]);
+                out.cork.extend_from_slice(after);
+            }
+            Body::Owned(bytes) => {
+                let (n, after) = protocol.frame_body(bytes.len(), out.cork);
+                out.put_shared(bytes.slice(..n));
+                out.cork.extend_from_slice(after);
+            }
         }
     }
 

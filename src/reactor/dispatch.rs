@@ -244,8 +244,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.report(id, start, &head.method, head.path, false);
         } else {
             self.open_exchange(id, &head.method, head.path, start, Upload::Undecided);
-            if let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) {
-                self.exchanges[key as usize].failed = true;
+            if let Some(exchange) = self.exchange_on(id) {
+                exchange.failed = true;
             }
         }
     }
@@ -326,31 +326,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             conn.peer,
             error.status().as_u16()
         );
-        let too_large = matches!(error, Error::BodyTooLarge { .. });
         if conn.http.is_streaming() {
             return self.give_up(id, "its request went wrong while it was being answered");
         }
-        let out = if self.running == Some(id) {
-            &mut self.cork
+        self.with_tx(id, |tx| tx.protocol.refuse(error, tx.out.cork, tx.stock));
+        let too_large = matches!(error, Error::BodyTooLarge { .. });
+        let why = if too_large {
+            Aborted::TooLarge
         } else {
-            &mut self.spare
+            Aborted::Connection
         };
-        conn.http.refuse(error, out, &self.stock);
-        self.seal_spare(id);
-        if let Some(exchange) = self.close_exchange(id) {
-            let (start, line) = (exchange.start, exchange.line.clone());
-            self.dissolve(
-                exchange,
-                if too_large {
-                    Aborted::TooLarge
-                } else {
-                    Aborted::Connection
-                },
-            );
-            if let Some((method, path)) = line {
-                self.report(id, start, &method, &path, false);
-            }
-        }
+        self.retire(id, why, false);
         self.wake(id);
     }
 }

@@ -116,24 +116,29 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// A deferred or streamed answer is over; `aborted`, if it is not all that it said it would be.
     pub(super) fn complete(&mut self, id: ConnId, aborted: bool) {
-        let Some(exchange) = self.close_exchange(id) else {
-            return;
-        };
-        let (start, line) = (exchange.start, exchange.line.clone());
-        self.dissolve(exchange, Aborted::Answered);
-        if let Some((method, path)) = line {
-            self.report(id, start, &method, &path, aborted);
-        }
+        self.retire(id, Aborted::Answered, aborted);
         self.wake(id);
     }
 
-    /// The connection of an open exchange is gone.
-    pub(super) fn abandon(&mut self, id: ConnId, key: Option<u32>) {
-        let Some(mut exchange) = key.and_then(|key| self.exchanges.try_remove(key as usize)) else {
+    /// Takes away the exchange of a connection that goes on, or closes by itself.
+    pub(super) fn retire(&mut self, id: ConnId, why: Aborted, aborted: bool) {
+        let Some(mut exchange) = self.close_exchange(id) else {
+            return;
+        };
+        let (start, line) = (exchange.start, exchange.line.take());
+        self.dissolve(exchange, why);
+        if let Some((method, path)) = line {
+            self.report(id, start, &method, &path, aborted);
+        }
+    }
+
+    /// Takes away the exchange of a connection that is gone.
+    pub(super) fn abandon(&mut self, id: ConnId) {
+        let Some(mut exchange) = self.close_exchange(id) else {
             return;
         };
         let calls = std::mem::take(&mut exchange.on_abort);
-        let (start, line) = (exchange.start, exchange.line.clone());
+        let (start, line) = (exchange.start, exchange.line.take());
         self.dissolve(exchange, Aborted::Connection);
         for call in calls {
             self.call("an abort callback", call);
@@ -153,10 +158,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.resume(from);
         }
         match exchange.upload {
-            Upload::Sink(sink) => {
-                let mut cx = cx!(self);
-                guarded("the end of a body", || sink.end(&mut cx, Err(why)));
-            }
+            Upload::Sink(sink) => self.end_body(sink, Err(why)),
             // The answer this body was piped into cannot be completed any more.
             Upload::Pipe(to) if to != exchange.stream => self.abort_answer(to),
             _ => {}
@@ -165,10 +167,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// The client has closed its sending side while its answer is open.
     pub(super) fn tell_gone(&mut self, id: ConnId) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
-            return;
-        };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
+        let Some(exchange) = self.exchange_on(id) else {
             return;
         };
         exchange.told_gone = true;

@@ -10,7 +10,6 @@
 use super::Reactor;
 use super::conn::Conn;
 use crate::base::backlog::{Output, Segment};
-use crate::base::clock::Instant;
 use crate::base::id::ConnId;
 use crate::net::Net;
 use crate::proto::h1::head;
@@ -214,8 +213,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if conn.backlog.is_empty() && !conn.blocked {
                 match self.net.write(conn.sock, &self.cork, false) {
                     Ok(n) if n == self.cork.len() => {}
-                    Ok(n) => keep(conn, &self.cork[n..], self.now),
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => keep(conn, &self.cork, self.now),
+                    Ok(n) => keep(conn, &self.cork[n..]),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => keep(conn, &self.cork),
                     Err(e) => {
                         log::debug!("{}: write: {e}", conn.peer);
                         self.cork.clear();
@@ -264,19 +263,32 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         if conn.blocked && !conn.wants_write {
             conn.wants_write = true;
-            let armed = if conn.registered {
-                self.net.want_write(conn.sock, id.token())
-            } else {
-                conn.registered = true;
-                let first = self.net.register(conn.sock, id.token());
-                first.and_then(|()| self.net.want_write(conn.sock, id.token()))
-            };
-            if let Err(e) = armed {
+            let sock = conn.sock;
+            if !self.register(id) {
+                return;
+            }
+            if let Err(e) = self.net.want_write(sock, id.token()) {
                 log::error!("cannot wait for a connection: {e}");
                 return self.cut(id, "it cannot be waited for");
             }
         }
         self.after_flush(id);
+    }
+
+    /// Has readiness reported, from the first time a connection has to wait. `false`: it is gone.
+    fn register(&mut self, id: ConnId) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return false;
+        };
+        if std::mem::replace(&mut conn.registered, true) {
+            return true;
+        }
+        let registered = self.net.register(conn.sock, id.token());
+        if let Err(e) = &registered {
+            log::error!("cannot wait for a connection: {e}");
+            self.cut(id, "it cannot be waited for");
+        }
+        registered.is_ok()
     }
 
     /// Tells producers what waits now; there may be room again.
@@ -319,12 +331,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if conn.is_spent() {
             return self.release(id);
         }
-        if !conn.registered {
-            conn.registered = true;
-            if let Err(e) = self.net.register(conn.sock, id.token()) {
-                log::error!("cannot wait for a connection: {e}");
-                return self.cut(id, "it cannot be waited for");
-            }
+        if !self.register(id) {
+            return;
         }
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -377,11 +385,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         conn.linger_until = Some(until);
         conn.kept = Vec::new();
         self.net.shutdown_write(conn.sock);
-        if !conn.registered {
-            conn.registered = true;
-            if self.net.register(conn.sock, id.token()).is_err() {
-                return self.conns.kill(id);
-            }
+        if !self.register(id) {
+            return;
         }
         self.arm(id, Some(until));
         self.wake(id);
@@ -422,8 +427,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         log::debug!("{}: given up: {why}", conn.peer);
         conn.http.abort();
-        let exchange = conn.exchange.take();
-        self.abandon(id, exchange);
+        self.abandon(id);
         self.wake(id);
     }
 
@@ -436,16 +440,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         conn.reset = conn.http.ends_with_connection();
         conn.backlog.clear();
         conn.http.abort();
-        let exchange = conn.exchange.take();
-        self.abandon(id, exchange);
+        self.abandon(id);
         self.conns.kill(id);
     }
 }
 
-fn keep(conn: &mut Conn, rest: &[u8], now: Instant) {
+fn keep(conn: &mut Conn, rest: &[u8]) {
     conn.backlog.push(Bytes::copy_from_slice(rest));
     conn.blocked = true;
-    conn.progress = now;
 }
 
 /// One system call's worth of the backlog. 0 means a file that has become too short.

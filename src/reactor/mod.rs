@@ -503,11 +503,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
+    /// The exchange that is open on a connection.
+    fn exchange_on(&mut self, id: ConnId) -> Option<&mut Exchange<S>> {
+        let key = self.conns.get(id)?.exchange?;
+        self.exchanges.get_mut(key as usize)
+    }
+
     /// The exchange a handle stands for, if it is still open.
     fn exchange_of(&mut self, stream: StreamRef) -> Option<&mut Exchange<S>> {
-        let key = self.conns.get(stream.conn)?.exchange?;
-        self.exchanges
-            .get_mut(key as usize)
+        self.exchange_on(stream.conn)
             .filter(|exchange| exchange.stream == stream)
     }
 }

@@ -44,24 +44,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn settle_job(&mut self, job: Job<S>) {
         match job {
             Job::Sink { from, sink } => {
-                let body_is_over = match self.exchange_of(from) {
-                    Some(exchange) => matches!(exchange.upload, Upload::Done),
-                    None => {
-                        let mut cx = cx!(self);
-                        super::guarded("the end of a body", || {
-                            sink.end(&mut cx, Err(Aborted::Answered))
-                        });
-                        return;
-                    }
-                };
-                if body_is_over {
+                match self.exchange_of(from).map(|exchange| &exchange.upload) {
+                    None => self.end_body(sink, Err(Aborted::Answered)),
                     // There was none.
-                    let mut cx = cx!(self);
-                    super::guarded("the end of a body", || {
-                        sink.end(&mut cx, Ok(Default::default()))
-                    });
-                } else {
-                    self.take_body(from, Upload::Sink(sink));
+                    Some(Upload::Done) => self.end_body(sink, Ok(Default::default())),
+                    Some(_) => self.take_body(from, Upload::Sink(sink)),
                 }
             }
             Job::OnAbort { to, call } => match self.exchange_of(to) {
@@ -111,7 +98,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// Lets `f` write to an exchange's connection: into the cork if it is the running one, into its
     /// backlog if not.
-    fn with_tx(&mut self, id: ConnId, f: impl FnOnce(&mut Tx<'_>)) {
+    pub(super) fn with_tx(&mut self, id: ConnId, f: impl FnOnce(&mut Tx<'_>)) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
@@ -130,11 +117,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if self.spare.is_empty() {
             return;
         }
-        let now = self.now;
         if let Some(conn) = self.conns.get_mut(id) {
-            if conn.backlog.is_empty() {
-                conn.progress = now;
-            }
             Output {
                 cork: &mut self.spare,
                 backlog: &mut conn.backlog,
@@ -297,16 +280,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             _ => return,
         }
         if is_wanted {
-            let Some(conn) = self.conns.get_mut(from.conn) else {
-                return;
-            };
-            let out = if self.running == Some(from.conn) {
-                &mut self.cork
-            } else {
-                &mut self.spare
-            };
-            conn.http.want_body(out);
-            self.seal_spare(from.conn);
+            self.with_tx(from.conn, |tx| tx.protocol.want_body(tx.out.cork));
         }
         // One that is discarded is not read before the answer: with that is decided whether it pays.
         self.hold(from.conn);

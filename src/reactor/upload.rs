@@ -9,7 +9,7 @@ use super::exchange::Upload;
 use super::{Reactor, guarded};
 use crate::app::body::Body;
 use crate::app::outbox::Command;
-use crate::app::stream::{Aborted, Demand};
+use crate::app::stream::{Aborted, BodySink, Demand};
 use crate::base::id::ConnId;
 use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
@@ -68,32 +68,32 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// The rest of a body has nowhere to go.
     pub(super) fn end_sink(&mut self, id: ConnId, why: Aborted) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
-            return;
-        };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
+        let Some(exchange) = self.exchange_on(id) else {
             return;
         };
         if let Upload::Sink(sink) = std::mem::replace(&mut exchange.upload, Upload::Discard) {
-            let mut cx = cx!(self);
-            guarded("the end of a body", || sink.end(&mut cx, Err(why)));
+            self.end_body(sink, Err(why));
         }
+    }
+
+    /// The last word to a sink: exactly one, whatever has become of its body.
+    pub(super) fn end_body(
+        &mut self,
+        sink: Box<dyn BodySink<S>>,
+        how: Result<Trailers<'_>, Aborted>,
+    ) {
+        let mut cx = cx!(self);
+        guarded("the end of a body", || sink.end(&mut cx, how));
     }
 
     /// A body has come whole.
     pub(super) fn on_body_end(&mut self, id: ConnId, trailers: Trailers<'_>) {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.exchange) else {
-            return;
-        };
-        let Some(exchange) = self.exchanges.get_mut(key as usize) else {
+        let Some(exchange) = self.exchange_on(id) else {
             return;
         };
         match std::mem::replace(&mut exchange.upload, Upload::Done) {
             Upload::Collect(collect) => self.on_collected(id, *collect),
-            Upload::Sink(sink) => {
-                let mut cx = cx!(self);
-                guarded("the end of a body", || sink.end(&mut cx, Ok(trailers)));
-            }
+            Upload::Sink(sink) => self.end_body(sink, Ok(trailers)),
             Upload::Pipe(to) => {
                 let trailers = FieldBlock::default();
                 if self.outbox.is_empty() {

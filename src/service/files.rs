@@ -146,12 +146,8 @@ impl Files {
     }
 
     fn serve(&mut self, now: Now, path: &str, req: &Request<'_>, res: Response<'_>) {
-        if !path
-            .split('/')
-            .rev()
-            .enumerate()
-            .all(|(n, segment)| is_servable(segment) || (n == 0 && segment.is_empty()))
-        {
+        let names = path.strip_suffix('/').unwrap_or(path);
+        if !path.is_empty() && !names.split('/').all(is_servable) {
             return not_found(res);
         }
         let is_directory = path.is_empty() || path.ends_with('/');
@@ -166,15 +162,9 @@ impl Files {
             Ok(_) => not_found(res),
             Err(e) => {
                 log::error!("{}: cannot serve {path:?}: {e}", req.id());
-                let status = if e.kind() == io::ErrorKind::PermissionDenied {
-                    403
-                } else {
-                    500
-                };
-                let text = if status == 403 {
-                    "Forbidden"
-                } else {
-                    "Internal Server Error"
+                let (status, text) = match e.kind() {
+                    io::ErrorKind::PermissionDenied => (403, "Forbidden"),
+                    _ => (500, "Internal Server Error"),
                 };
                 res.status(status).text(text)
             }
