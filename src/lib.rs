@@ -59,6 +59,7 @@ pub use app::request::Request;
 pub use app::response::{Responder, Response};
 pub use app::routes::{App, Done, Route};
 pub use app::settings::{Limits, Timeouts};
+pub use app::stats::LoopStats;
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
 pub use base::backlog::FileSlice;
 pub use base::clock::Instant;

@@ -6,6 +6,7 @@
 
 use super::mailbox::{Handle, Mailbox, Post};
 use super::outbox::Outbox;
+use super::stats::LoopStats;
 use super::stream::{BodySink, Open};
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, RequestId, StreamRef};
@@ -77,6 +78,7 @@ pub(crate) struct Core<S> {
     pub(crate) outbox: Rc<Outbox>,
     pub(crate) mailbox: Arc<Mailbox<S>>,
     pub(crate) requests: u64,
+    pub(crate) stats: LoopStats,
 }
 
 impl<S> Core<S> {
@@ -92,11 +94,13 @@ impl<S> Core<S> {
             outbox: Rc::default(),
             mailbox,
             requests: seed,
+            stats: LoopStats::default(),
         }
     }
 
     pub(crate) fn next_request_id(&mut self) -> RequestId {
         self.requests = self.requests.wrapping_add(1);
+        self.stats.requests += 1;
         RequestId(self.requests)
     }
 
@@ -149,6 +153,11 @@ impl<S: 'static> Ctx<'_, S> {
     /// The wall clock of this turn. It may jump, as wall clocks do: measure with [`Ctx::now`].
     pub fn wall_clock(&self) -> SystemTime {
         self.core.wall
+    }
+
+    /// What the loop has done so far, and what it has to do.
+    pub fn stats(&self) -> LoopStats {
+        self.core.stats
     }
 
     /// Calls `f` once, `delay` from now (to the millisecond, never early).

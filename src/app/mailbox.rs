@@ -4,7 +4,7 @@ use super::ctx::Ctx;
 use crate::net::Waker;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) type PostedCall<S> = Box<dyn FnOnce(&mut Ctx<'_, S>) + Send>;
@@ -24,7 +24,7 @@ pub(crate) struct Mailbox<S> {
     /// Lets the loop look without taking the lock, once a turn.
     pending: AtomicBool,
     waker: Waker,
-    limit: usize,
+    limit: AtomicUsize,
 }
 
 struct State<S> {
@@ -42,7 +42,7 @@ impl<S> Mailbox<S> {
             state,
             pending: AtomicBool::new(false),
             waker,
-            limit,
+            limit: AtomicUsize::new(limit),
         }
     }
 
@@ -57,7 +57,8 @@ impl<S> Mailbox<S> {
         if state.closed {
             return Err(PostError::Stopped);
         }
-        if matches!(post, Post::Call(_)) && state.queue.len() >= self.limit {
+        if matches!(post, Post::Call(_)) && state.queue.len() >= self.limit.load(Ordering::Relaxed)
+        {
             return Err(PostError::Full);
         }
         state.queue.push_back(post);
@@ -67,6 +68,10 @@ impl<S> Mailbox<S> {
             (self.waker)();
         }
         Ok(())
+    }
+
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     pub(crate) fn take(&self) -> VecDeque<Post<S>> {

@@ -5,6 +5,7 @@
 //! finds unless it has a route of its own; a route for any method is in every tree, behind one
 //! registered for the method itself. Routes of the request's host come before those of any host.
 
+use super::mistake::{Mistake, Place};
 use super::request::Params;
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -72,7 +73,7 @@ const STANDARD: [Method; 8] = [
 
 impl Router {
     /// Builds the trees, or says everything that is wrong with the patterns.
-    pub(crate) fn build(patterns: &[Pattern]) -> Result<Router, Vec<String>> {
+    pub(crate) fn build(patterns: &[Pattern]) -> Result<Router, Vec<Mistake>> {
         let mut router = Router {
             methods: STANDARD.to_vec(),
             ..Router::default()
@@ -177,7 +178,7 @@ impl Table {
         here: &[(usize, &Pattern)],
         all: &[Pattern],
         methods: &[Method],
-        mistakes: &mut Vec<String>,
+        mistakes: &mut Vec<Mistake>,
     ) -> Table {
         let mut table = Table::default();
         let of = |method: Option<&Method>| -> Vec<(usize, &Pattern)> {
@@ -228,17 +229,19 @@ fn insert(
     route: usize,
     pattern: &Pattern,
     all: &[Pattern],
-    mistakes: Option<&mut Vec<String>>,
+    mistakes: Option<&mut Vec<Mistake>>,
 ) {
-    let mut report = mistakes;
-    let mut complain = |text: String| {
-        if let Some(mistakes) = &mut report {
-            mistakes.push(text);
+    let complain = |place: Place, text: String| {
+        if let Some(mistakes) = mistakes {
+            mistakes.push(Mistake::new(place, text));
         }
     };
     let path = pattern.path.as_str();
     if !path.starts_with('/') {
-        return complain(format!("route \"{pattern}\": a path begins with /"));
+        return complain(
+            Place::Route(route),
+            format!("route \"{pattern}\": a path begins with /"),
+        );
     }
     match tree.insert(path, route) {
         Ok(()) => {}
@@ -246,15 +249,17 @@ fn insert(
             let same = |p: &&Pattern| {
                 p.path == with && p.method == pattern.method && p.host == pattern.host
             };
-            let other = all[..route]
-                .iter()
-                .rfind(same)
-                .map_or(with.clone(), |p| p.to_string());
-            return complain(format!(
-                "route \"{pattern}\" conflicts with route \"{other}\""
-            ));
+            let other = all[..route].iter().rposition(|p| same(&p));
+            let name = other.map_or(with.clone(), |other| all[other].to_string());
+            let place = other.map_or(Place::Route(route), |other| Place::Routes(route, other));
+            return complain(
+                place,
+                format!("route \"{pattern}\" conflicts with route \"{name}\""),
+            );
         }
-        Err(e) => return complain(format!("route \"{pattern}\": {e}")),
+        Err(e) => {
+            return complain(Place::Route(route), format!("route \"{pattern}\": {e}"));
+        }
     }
     if let Some(at) = path.find("{*").filter(|&at| path[..at].ends_with('/')) {
         // A route of its own for that path wins; it may have been, or will be, registered.
@@ -345,6 +350,7 @@ mod tests {
 
     fn router(patterns: &[&str]) -> Result<Router, Vec<String>> {
         Router::build(&patterns.iter().map(|p| pattern(p)).collect::<Vec<_>>())
+            .map_err(|mistakes| mistakes.iter().map(Mistake::to_string).collect())
     }
 
     fn find(router: &Router, request: &str) -> String {

@@ -10,6 +10,7 @@ use super::response::Response;
 use super::stream::Incoming;
 use crate::base::id::RequestId;
 use crate::net::Peer;
+use crate::proto::h1::head::Head;
 use http::Method;
 use std::time::Duration;
 
@@ -25,12 +26,12 @@ pub(crate) type ErrorHook<S> = Box<dyn FnMut(&mut Ctx<'_, S>, &Failure, Response
 /// An exchange that is over: what `after` middleware is told.
 #[derive(Clone, Debug)]
 pub struct Done<'a> {
-    pub(crate) method: &'a Method,
-    pub(crate) path: &'a str,
+    pub(crate) head: &'a Head<'a>,
     pub(crate) route: &'a str,
     pub(crate) status: u16,
     pub(crate) body_bytes: u64,
     pub(crate) elapsed: Duration,
+    pub(crate) waited: Duration,
     pub(crate) remote: Peer,
     pub(crate) request_id: RequestId,
     pub(crate) aborted: bool,
@@ -39,11 +40,31 @@ pub struct Done<'a> {
 impl<'a> Done<'a> {
     /// The request's method.
     pub fn method(&self) -> &'a Method {
-        self.method
+        &self.head.method
     }
     /// The path as sent, without the query.
     pub fn path(&self) -> &'a str {
-        self.path
+        self.head.path
+    }
+    /// What follows the `?`, as sent.
+    pub fn query(&self) -> Option<&'a str> {
+        self.head.query
+    }
+    /// The first request field of this name (any case), if it is valid UTF-8.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        let value = self.head.fields.get(name)?;
+        std::str::from_utf8(value).ok()
+    }
+    /// The host (and port) the client wanted; empty if it said none.
+    pub fn host(&self) -> &'a str {
+        std::str::from_utf8(self.head.authority).unwrap_or("")
+    }
+    /// `HTTP/1.1` or `HTTP/1.0`.
+    pub fn version(&self) -> &'static str {
+        match self.head.http_10 {
+            true => "HTTP/1.0",
+            false => "HTTP/1.1",
+        }
     }
     /// The pattern that matched; empty if none did.
     pub fn route(&self) -> &'a str {
@@ -57,9 +78,15 @@ impl<'a> Done<'a> {
     pub fn body_bytes(&self) -> u64 {
         self.body_bytes
     }
-    /// From the turn in which the head was read to the turn in which the last byte was queued.
+    /// From the moment the loop was told of the request to the one in which the last byte of its
+    /// answer was queued.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
+    }
+    /// How long the request waited in the loop, for others to be served, before its first callback
+    /// was called. A part of [`Done::elapsed`].
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
     /// The client.
     pub fn remote(&self) -> Peer {

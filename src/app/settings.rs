@@ -1,5 +1,6 @@
 //! Floor 2. Every bound of a server, with its default. None can be left out, each can be set.
 
+use super::mistake::{Mistake, Place};
 use crate::proto::h1::head::{HeadLimits, MAX_FIELDS, MAX_HEAD};
 use crate::proto::h1::server::{Bounds, Waits};
 use std::time::Duration;
@@ -146,7 +147,7 @@ pub(crate) fn bounds(limits: &Limits, timeouts: &Timeouts) -> Bounds {
 
 impl Timeouts {
     /// What cannot be, in words.
-    pub(crate) fn mistakes(&self) -> Vec<String> {
+    pub(crate) fn mistakes(&self) -> Vec<Mistake> {
         let waits = [
             ("head", self.head),
             ("body", self.body),
@@ -155,18 +156,28 @@ impl Timeouts {
         ];
         let nobody_makes_it = waits.iter().filter(|(_, wait)| wait.is_zero());
         nobody_makes_it
-            .map(|(name, _)| format!("timeouts.{name} = 0: nobody is that fast"))
+            .map(|(name, _)| {
+                let setting = format!("timeouts.{name}");
+                let text = format!("{setting} = 0: nobody is that fast");
+                Mistake::new(Place::Setting(setting), text)
+            })
             .collect()
     }
 }
 
 impl Limits {
     /// What cannot be, in words.
-    pub(crate) fn mistakes(&self) -> Vec<String> {
+    pub(crate) fn mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
         let mut within = |name: &str, value: usize, least: usize, most: usize| {
             if !(least..=most).contains(&value) {
-                mistakes.push(format!("limits.{name} = {value}: want {least} to {most}"));
+                let setting = format!("limits.{name}");
+                let most = match most {
+                    usize::MAX => "more".to_string(),
+                    most => most.to_string(),
+                };
+                let text = format!("{setting} = {value}: want {least} to {most}");
+                mistakes.push(Mistake::new(Place::Setting(setting), text));
             }
         };
         within("head", self.head, 64, MAX_HEAD);

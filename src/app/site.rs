@@ -3,6 +3,7 @@
 
 use super::ctx::Ctx;
 use super::failure::Failure;
+use super::mistake::{Mistake, Place};
 use super::request::{Params, Request};
 use super::response::Response;
 use super::router::{Lookup, Pattern, Router, host_matches};
@@ -12,7 +13,6 @@ use crate::proto::h1::head::Head;
 use crate::proto::http::is_authority;
 use http::{Method, StatusCode};
 use std::cmp::Reverse;
-use std::io;
 
 pub(crate) struct Site<S> {
     pub(crate) table: Table,
@@ -103,7 +103,7 @@ pub(crate) struct Callbacks<S> {
 
 impl<S: 'static> Site<S> {
     /// Builds an App, or says everything that is wrong with it.
-    pub(crate) fn build(app: App<S>) -> io::Result<Site<S>> {
+    pub(crate) fn build(app: App<S>) -> Result<Site<S>, Vec<Mistake>> {
         let calls = Callbacks {
             endpoints: vec![],
             before: vec![],
@@ -150,10 +150,7 @@ impl<S: 'static> Site<S> {
             }
             built => {
                 mistakes.extend(built.err().unwrap_or_default());
-                Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    mistakes.join("\n"),
-                ))
+                Err(mistakes)
             }
         }
     }
@@ -164,7 +161,7 @@ struct Building<S> {
     routes: Vec<RouteInfo>,
     scopes: Vec<Scope>,
     patterns: Vec<Pattern>,
-    mistakes: Vec<String>,
+    mistakes: Vec<Mistake>,
 }
 
 /// Moves callbacks to where they are called; returns their numbers behind those inherited.
@@ -184,7 +181,8 @@ fn enlist<T>(
 impl<S: 'static> Building<S> {
     fn add(&mut self, app: App<S>, outer: Scope) {
         let calls = &mut self.calls;
-        self.mistakes.extend(app.mistakes);
+        let in_app = |text| Mistake::new(Place::App, text);
+        self.mistakes.extend(app.mistakes.into_iter().map(in_app));
         let page =
             |pages: &mut Vec<Handler<S>>, page: Option<Handler<S>>| enlist(&[], pages, page).pop();
         let scope = Scope {
@@ -207,9 +205,11 @@ impl<S: 'static> Building<S> {
                 .or_else(|| scope.host.clone())
                 .map(|host| host.to_ascii_lowercase());
             if let Some(host) = host.as_deref().filter(|host| !is_host_pattern(host)) {
-                self.mistakes.push(format!(
+                let text = format!(
                     "route {path:?}: host {host:?}: want \"example.org\" or \"*.example.org\", without a port"
-                ));
+                );
+                let place = Place::Route(self.patterns.len());
+                self.mistakes.push(Mistake::new(place, text));
             }
             self.patterns.push(Pattern {
                 method: route.method,
@@ -229,9 +229,8 @@ impl<S: 'static> Building<S> {
         self.scopes.push(scope.clone());
         for (prefix, mounted) in app.mounts {
             if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.ends_with('/')) {
-                self.mistakes.push(format!(
-                    "prefix {prefix:?}: want \"/like/this\", or \"\" for none"
-                ));
+                let text = format!("prefix {prefix:?}: want \"/like/this\", or \"\" for none");
+                self.mistakes.push(Mistake::new(Place::App, text));
             }
             let prefix = format!("{}{prefix}", scope.prefix);
             self.add(

@@ -93,7 +93,13 @@ impl fmt::Display for Listen {
     }
 }
 
-enum Listener {
+/// An address as it was asked for, and what is open there.
+struct Listener {
+    asked: Listen,
+    socket: Accepting,
+}
+
+enum Accepting {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
     Closed,
@@ -152,45 +158,58 @@ impl MioNet {
     pub fn bind(addresses: &[Listen], pool: Pool) -> io::Result<MioNet> {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
-        let mut listeners = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            let open = || -> io::Result<Listener> {
-                match address {
-                    Listen::Tcp(addr) => listen_tcp(*addr).map(Listener::Tcp),
-                    Listen::Unix(path) => {
-                        listen_unix(path).map(|l| Listener::Unix(l, path.clone()))
-                    }
-                }
-            };
-            let mut listener = open().map_err(|e| {
-                io::Error::new(e.kind(), format!("cannot listen on {address}: {e}"))
-            })?;
-            let source: &mut dyn mio::event::Source = match &mut listener {
-                Listener::Tcp(l) => l,
-                Listener::Unix(l, _) => l,
-                Listener::Closed => continue,
-            };
-            poll.registry()
-                .register(source, Token(listeners.len()), Interest::READABLE)?;
-            listeners.push(listener);
-        }
-        Ok(MioNet {
+        let mut net = MioNet {
             poll,
             events: Events::with_capacity(EVENTS_PER_POLL),
-            listeners,
+            listeners: Vec::with_capacity(addresses.len()),
             streams: Slab::new(),
             epoch: std::time::Instant::now(),
             waker,
             workers: Workers::new(pool),
-        })
+        };
+        net.listen_on(addresses, pool)?;
+        Ok(net)
+    }
+
+    /// Listens on these addresses: opens those that are not open, leaves alone those that are, and
+    /// returns the listeners that are not wanted any more. Fails on the first that cannot be opened;
+    /// then nothing has changed.
+    pub fn listen_on(&mut self, addresses: &[Listen], pool: Pool) -> io::Result<Vec<usize>> {
+        let is_open = |listener: &Listener| !matches!(listener.socket, Accepting::Closed);
+        // Each open listener serves one wish: `0.0.0.0:0` twice is two ports.
+        let mut unwanted: Vec<usize> = (0..self.listeners.len())
+            .filter(|&n| is_open(&self.listeners[n]))
+            .collect();
+        let mut opened = Vec::new();
+        for address in addresses {
+            let same = |&n: &usize| self.listeners[n].asked == *address;
+            match unwanted.iter().position(same) {
+                Some(at) => drop(unwanted.remove(at)),
+                None => opened.push(Listener::open(address)?),
+            }
+        }
+        for mut listener in opened {
+            let token = Token(self.listeners.len());
+            let source: &mut dyn mio::event::Source = match &mut listener.socket {
+                Accepting::Tcp(l) => l,
+                Accepting::Unix(l, _) => l,
+                Accepting::Closed => continue,
+            };
+            self.poll
+                .registry()
+                .register(source, token, Interest::READABLE)?;
+            self.listeners.push(listener);
+        }
+        self.workers.pool = pool;
+        Ok(unwanted)
     }
 
     /// Where the listeners really are: port 0 has become a port.
     pub fn addresses(&self) -> Vec<Listen> {
-        let address = |listener: &Listener| match listener {
-            Listener::Tcp(l) => l.local_addr().ok().map(Listen::Tcp),
-            Listener::Unix(_, path) => Some(Listen::Unix(path.clone())),
-            Listener::Closed => None,
+        let address = |listener: &Listener| match &listener.socket {
+            Accepting::Tcp(l) => l.local_addr().ok().map(Listen::Tcp),
+            Accepting::Unix(_, path) => Some(Listen::Unix(path.clone())),
+            Accepting::Closed => None,
         };
         self.listeners.iter().filter_map(address).collect()
     }
@@ -199,6 +218,21 @@ impl MioNet {
         self.streams
             .get_mut(sock.0 as usize)
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Listener {
+    fn open(asked: &Listen) -> io::Result<Listener> {
+        let socket = match asked {
+            Listen::Tcp(addr) => listen_tcp(*addr).map(Accepting::Tcp),
+            Listen::Unix(path) => listen_unix(path).map(|l| Accepting::Unix(l, path.clone())),
+        };
+        let explain =
+            |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {asked}: {e}"));
+        Ok(Listener {
+            asked: asked.clone(),
+            socket: socket.map_err(explain)?,
+        })
     }
 }
 
@@ -297,11 +331,11 @@ impl Net for MioNet {
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<(Sock, Peer)> {
-        let (stream, peer) = match self.listeners.get(listener) {
-            Some(Listener::Tcp(l)) => {
+        let (stream, peer) = match self.listeners.get(listener).map(|l| &l.socket) {
+            Some(Accepting::Tcp(l)) => {
                 retry(|| l.accept()).map(|(s, addr)| (Stream::Tcp(s), Peer::Inet(addr)))?
             }
-            Some(Listener::Unix(l, _)) => {
+            Some(Accepting::Unix(l, _)) => {
                 retry(|| l.accept()).map(|(s, _)| (Stream::Unix(s), Peer::Unix))?
             }
             _ => return Err(io::ErrorKind::WouldBlock.into()),
@@ -317,7 +351,7 @@ impl Net for MioNet {
         let Some(slot) = self.listeners.get_mut(listener) else {
             return;
         };
-        if let Listener::Unix(_, path) = std::mem::replace(slot, Listener::Closed) {
+        if let Accepting::Unix(_, path) = std::mem::replace(&mut slot.socket, Accepting::Closed) {
             let _ = std::fs::remove_file(path);
         }
     }

@@ -14,15 +14,16 @@ use crate::app::ctx::Ctx;
 use crate::app::failure::{Failure, FailureKind};
 use crate::app::request::{Params, Request};
 use crate::app::response::{Fate, Response, Sending};
-use crate::app::site::{Callbacks, Destination};
+use crate::app::site::{Callbacks, Destination, Site};
 use crate::app::stream::Aborted;
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::Error;
-use crate::proto::h1::head::{self, Head};
+use crate::proto::h1::head::{self, Head, HeadLimits};
 use http::StatusCode;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 /// Which callbacks a request meets now.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,9 +92,9 @@ impl<S: 'static> Call<'_, S> {
 
 /// Borrows what a [`Call`] needs from the fields of the reactor, each on its own.
 macro_rules! call {
-    ($self:ident, $conn:ident, $to:expr, $status:expr, $fate:expr, $before:expr) => {
+    ($self:ident, $calls:expr, $conn:ident, $to:expr, $status:expr, $fate:expr, $before:expr) => {
         Call {
-            calls: &mut $self.site.calls,
+            calls: $calls,
             before: $before,
             cx: cx!($self),
             sending: Sending {
@@ -115,13 +116,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let table = &self.site.table;
+        let number = self.sites.number();
+        let Site { table, calls } = &mut self.sites.current;
         let mut params = Params::new();
         let target = table.find(head, &mut params);
+        let waited = match table.has_after {
+            true => self.net.now() - self.now,
+            false => Duration::ZERO,
+        };
         let start = Start {
+            site: number,
             key: target.key,
             request_id: self.core.next_request_id(),
             at: self.now,
+            waited,
         };
         let limit = table.body_limit(target.key).unwrap_or(self.limits.body);
         let whole = match conn.http.limit_body(limit) {
@@ -130,7 +138,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Err(error) => {
                 drop(params);
                 self.refuse(id, error);
-                return self.report(id, start, &head.method, head.path, false);
+                return self.report(id, start, head, false);
             }
         };
         let must_collect = whole.is_none() && table.wants_whole_body(target.key);
@@ -154,7 +162,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let fate = Cell::new(Fate::Unanswered);
         let before = table.before(target.key);
-        let call = call!(self, conn, to, StatusCode::OK, &fate, before);
+        let call = call!(self, calls, conn, to, StatusCode::OK, &fate, before);
         let returned = call.run(step, &target, &req);
         drop(params); // they borrow the table, which the consequences may need
         match returned.passed {
@@ -176,13 +184,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             fields,
             status,
         };
-        self.open_exchange(
-            id,
-            &head.method,
-            head.path,
-            start,
-            Upload::Collect(Box::new(collect)),
-        );
+        self.open_exchange(id, head, start, Upload::Collect(Box::new(collect)));
     }
 
     /// The body has come.
@@ -190,15 +192,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(exchange) = self.close_exchange(id) else {
             return;
         };
-        let Some(conn) = self.conns.get_mut(id) else {
+        let (start, to) = (exchange.start, exchange.stream);
+        let (Some(conn), Some(site)) = (self.conns.get_mut(id), self.sites.of(start.site)) else {
             return;
         };
-        let (start, to) = (exchange.start, exchange.stream);
         let mut slots = head::slots();
-        // It has been parsed before, under the same limits.
-        let read = head::read(&collect.raw, &mut 0, true, &mut slots, &self.bounds.head);
+        // It has been parsed before, so it will be again.
+        let read = head::read(&collect.raw, &mut 0, true, &mut slots, &HeadLimits::NONE);
         let Ok(Some(head)) = read else { return };
-        let table = &self.site.table;
+        let Site { table, calls } = site;
         let mut params = Params::new();
         let target = table.find(&head, &mut params);
         let req = Request {
@@ -211,7 +213,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         self.fields = collect.fields;
         let fate = Cell::new(Fate::Unanswered);
-        let call = call!(self, conn, to, collect.status, &fate, &[]);
+        let call = call!(self, calls, conn, to, collect.status, &fate, &[]);
         let returned = call.run(Step::Endpoint, &target, &req);
         drop(params);
         self.on_returned(id, &head, start, returned);
@@ -220,18 +222,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn on_returned(&mut self, id: ConnId, head: &Head<'_>, start: Start, returned: Returned) {
         let failure = match (returned.fate, returned.failure) {
             (Fate::Answered, None) => {
-                return self.report(id, start, &head.method, head.path, false);
+                return self.report(id, start, head, false);
             }
             (Fate::Deferred, failure) => {
                 if let Some(failure) = failure {
                     // Its responder may live on, in a timer or a query: only the log hears of it.
                     self.log_failure(start, &failure);
                 }
-                return self.open_exchange(id, &head.method, head.path, start, Upload::Undecided);
+                return self.open_exchange(id, head, start, Upload::Undecided);
             }
             (Fate::Answered, Some(failure)) => {
                 self.log_failure(start, &failure);
-                return self.report(id, start, &head.method, head.path, false);
+                return self.report(id, start, head, false);
             }
             (Fate::Faulty(why), None) => Failure::new(FailureKind::Header, why),
             (Fate::Unanswered, None) => Failure::new(
@@ -241,17 +243,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             (Fate::Faulty(_) | Fate::Unanswered, Some(failure)) => failure,
         };
         if self.fail(id, start, failure, true) {
-            self.report(id, start, &head.method, head.path, false);
+            self.report(id, start, head, false);
         } else {
-            self.open_exchange(id, &head.method, head.path, start, Upload::Undecided);
+            self.open_exchange(id, head, start, Upload::Undecided);
             if let Some(exchange) = self.exchange_on(id) {
                 exchange.failed = true;
             }
         }
     }
 
-    fn log_failure(&self, start: Start, failure: &Failure) {
-        let route = self.site.table.pattern(start.key);
+    fn log_failure(&mut self, start: Start, failure: &Failure) {
+        let site = self.sites.of(start.site);
+        let route = site.map_or("", |site| site.table.pattern(start.key));
         log::error!(
             "{}: route {route:?}: {}",
             start.request_id,
@@ -273,7 +276,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if failure.status.is_server_error() {
             self.log_failure(start, &failure);
         }
-        let Some(conn) = self.conns.get_mut(id) else {
+        let (Some(conn), Some(site)) = (self.conns.get_mut(id), self.sites.of(start.site)) else {
             return true;
         };
         let to = StreamRef {
@@ -282,8 +285,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let fate = Cell::new(Fate::Unanswered);
         self.fields.reset_to_mark();
-        if let Some(hook) = self.site.table.on_error(start.key).filter(|_| may_ask) {
-            let call = call!(self, conn, to, failure.status, &fate, &[]);
+        let Site { table, calls } = site;
+        if let Some(hook) = table.on_error(start.key).filter(|_| may_ask) {
+            let call = call!(self, calls, conn, to, failure.status, &fate, &[]);
             let Call {
                 calls,
                 mut cx,

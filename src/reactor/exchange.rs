@@ -14,22 +14,28 @@ use crate::base::clock::Instant;
 use crate::base::id::{ConnId, RequestId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
-use http::{Method, StatusCode};
+use crate::proto::h1::head::{self, Head, HeadLimits};
+use http::StatusCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What is known of a request from its head on.
 #[derive(Clone, Copy)]
 pub(crate) struct Start {
+    /// The site it began with, whatever has replaced that since.
+    pub(crate) site: u32,
     pub(crate) key: RouteKey,
     pub(crate) request_id: RequestId,
     pub(crate) at: Instant,
+    /// From then to its first callback; measured only if somebody will ask.
+    pub(crate) waited: Duration,
 }
 
 pub(crate) struct Exchange<S> {
     pub(crate) stream: StreamRef,
     pub(crate) start: Start,
-    /// Method and path, kept only if somebody will ask.
-    pub(crate) line: Option<(Method, String)>,
+    /// The head, kept only if somebody will ask.
+    pub(crate) head: Option<Vec<u8>>,
     pub(crate) upload: Upload<S>,
     /// The credit of its streamed answer.
     pub(crate) flow: Option<Rc<Flow>>,
@@ -71,8 +77,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn open_exchange(
         &mut self,
         id: ConnId,
-        method: &Method,
-        path: &str,
+        head: &Head<'_>,
         start: Start,
         upload: Upload<S>,
     ) {
@@ -86,15 +91,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let has_body = conn.http.has_body_to_come();
         let upload = if has_body { upload } else { Upload::Done };
         conn.held = matches!(upload, Upload::Undecided);
-        let line = self
-            .site
-            .table
-            .has_after
-            .then(|| (method.clone(), path.to_string()));
+        self.sites.count(start.site, 1);
+        let has_after = self
+            .sites
+            .of(start.site)
+            .is_some_and(|site| site.table.has_after);
+        let head = has_after.then(|| head.raw.to_vec());
         let exchange = Exchange {
             stream,
             start,
-            line,
+            head,
             upload,
             flow: None,
             on_abort: Vec::new(),
@@ -111,7 +117,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let conn = self.conns.get_mut(id)?;
         conn.held = false;
         let key = conn.exchange.take()?;
-        self.exchanges.try_remove(key as usize)
+        let exchange = self.exchanges.try_remove(key as usize)?;
+        self.sites.count(exchange.start.site, -1);
+        Some(exchange)
     }
 
     /// A deferred or streamed answer is over; `aborted`, if it is not all that it said it would be.
@@ -125,11 +133,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(mut exchange) = self.close_exchange(id) else {
             return;
         };
-        let (start, line) = (exchange.start, exchange.line.take());
+        let (start, head) = (exchange.start, exchange.head.take());
         self.dissolve(exchange, why);
-        if let Some((method, path)) = line {
-            self.report(id, start, &method, &path, aborted);
-        }
+        self.report_kept(id, start, head, aborted);
     }
 
     /// Takes away the exchange of a connection that is gone.
@@ -138,14 +144,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let calls = std::mem::take(&mut exchange.on_abort);
-        let (start, line) = (exchange.start, exchange.line.take());
+        let (start, head) = (exchange.start, exchange.head.take());
         self.dissolve(exchange, Aborted::Connection);
         for call in calls {
             self.call("an abort callback", call);
         }
-        if let Some((method, path)) = line {
-            self.report(id, start, &method, &path, true);
-        }
+        self.report_kept(id, start, head, true);
         self.settle();
     }
 
@@ -177,38 +181,38 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.settle();
     }
 
-    /// An exchange is over: its last byte is queued, or it was aborted. `after` middleware hears of it.
-    pub(super) fn report(
-        &mut self,
-        id: ConnId,
-        start: Start,
-        method: &Method,
-        path: &str,
-        aborted: bool,
-    ) {
-        if !self.site.table.has_after {
-            return;
+    /// The same for an exchange that has outlived its request's bytes.
+    fn report_kept(&mut self, id: ConnId, start: Start, head: Option<Vec<u8>>, aborted: bool) {
+        let Some(raw) = head else { return };
+        let mut slots = head::slots();
+        if let Ok(Some(head)) = head::read(&raw, &mut 0, true, &mut slots, &HeadLimits::NONE) {
+            self.report(id, start, &head, aborted);
         }
-        let Some(conn) = self.conns.get(id) else {
+    }
+
+    /// An exchange is over: its last byte is queued, or it was aborted. `after` middleware hears of it.
+    pub(super) fn report(&mut self, id: ConnId, start: Start, head: &Head<'_>, aborted: bool) {
+        let Some(site) = self.sites.of(start.site) else {
             return;
         };
-        let table = &self.site.table;
+        let Some(conn) = self.conns.get(id).filter(|_| site.table.has_after) else {
+            return;
+        };
+        let (table, calls) = (&site.table, &mut site.calls);
         let done = Done {
-            method,
-            path,
+            head,
             route: table.pattern(start.key),
             status: conn.http.status(),
             body_bytes: conn.http.sent(),
-            elapsed: self.now - start.at,
+            elapsed: self.net.now() - start.at,
+            waited: start.waited,
             remote: conn.peer,
             request_id: start.request_id,
             aborted,
         };
         let mut cx = cx!(self);
         guarded("an after callback", || {
-            self.site
-                .calls
-                .after(table.after(start.key), &mut cx, &done)
+            calls.after(table.after(start.key), &mut cx, &done)
         });
     }
 

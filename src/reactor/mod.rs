@@ -46,6 +46,7 @@ mod io;
 mod server;
 mod settle;
 mod shutdown;
+mod sites;
 mod upload;
 
 pub use server::{Builder, Server};
@@ -55,7 +56,7 @@ use crate::app::failure::panic_text;
 use crate::app::mailbox::{Handle, Post};
 use crate::app::outbox::Outbox;
 use crate::app::settings::{Limits, Timeouts};
-use crate::app::site::Site;
+use crate::app::stats::LoopStats;
 use crate::base::clock::{Instant, StockFields};
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::{Net, Ready, Source};
@@ -64,6 +65,7 @@ use crate::proto::h1::server::{Bounds, Expired};
 use conn::{Conn, Conns};
 use exchange::Exchange;
 use shutdown::Stopping;
+use sites::Sites;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io as std_io;
@@ -79,7 +81,7 @@ pub struct Reactor<N: Net, S> {
     net: N,
     conns: Conns,
     exchanges: Slab<Exchange<S>>,
-    site: Site<S>,
+    sites: Sites<S>,
     state: S,
     core: Core<S>,
     /// The same queue that `core` has, for responses to borrow.
@@ -163,8 +165,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
         let mut ready = std::mem::take(&mut self.ready);
         let until = self.wait_until().into_iter().chain(latest).min();
+        let asleep = self.net.now();
         let polled = self.net.poll(until, &mut ready);
-        self.now = self.net.now();
+        let awake = self.net.now();
+        self.count_turn(asleep - self.now, awake - asleep, ready.len());
+        self.now = awake;
         self.core.now = self.now;
         self.stock.refresh(self.now, || self.net.wall_clock());
         self.core.wall = self.stock.wall_clock(self.now);
@@ -240,6 +245,23 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Timers that run: deadlines of connections, and the embedder's.
     pub fn timers(&self) -> usize {
         self.core.timers.len()
+    }
+
+    /// What the loop has done so far, and what it has to do.
+    pub fn stats(&self) -> LoopStats {
+        self.core.stats
+    }
+
+    fn count_turn(&mut self, worked: Duration, waited: Duration, events: usize) {
+        let (connections, open_exchanges) = (self.conns.len(), self.exchanges.len());
+        let timers = self.core.timers.len();
+        let stats = &mut self.core.stats;
+        stats.turns += 1;
+        stats.events += events as u64;
+        stats.worked += worked;
+        stats.waited += waited;
+        (stats.connections, stats.open_exchanges, stats.timers) =
+            (connections, open_exchanges, timers);
     }
 
     fn wait_until(&self) -> Option<Instant> {
@@ -326,6 +348,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         match self.net.accept(listener) {
             Ok((sock, peer)) => {
                 let id = self.conns.insert(Conn::new(sock, peer, self.now));
+                self.core.stats.accepted += 1;
                 self.wake(id);
             }
             Err(e) if e.kind() == std_io::ErrorKind::WouldBlock => {
@@ -498,6 +521,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             self.net.close(conn.sock, conn.reset);
         }
+        self.sites.reap();
         if self.cork.capacity() > CORK_KEPT {
             self.cork = Vec::new();
         }

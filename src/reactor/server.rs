@@ -4,8 +4,10 @@
 use super::Reactor;
 use super::conn::Conns;
 use super::shutdown::Stopping;
+use super::sites::Sites;
 use crate::app::ctx::Core;
 use crate::app::mailbox::Mailbox;
+use crate::app::mistake::{Mistake, Place};
 use crate::app::routes::App;
 use crate::app::settings::{Limits, Timeouts, bounds};
 use crate::app::site::Site;
@@ -90,30 +92,36 @@ impl Builder {
     /// `InvalidInput`, with all mistakes in limits and routes, a line each; otherwise the error of
     /// the first listener that cannot be opened, named.
     pub fn build<S: 'static>(self, app: App<S>, state: S) -> io::Result<Server<S>> {
-        let site = self.check(app)?;
+        let site = self.check(app).map_err(invalid)?;
+        let net = MioNet::bind(&self.addresses()?, self.pool())?;
+        Ok(self.within_file_limit().assemble(net, site, state))
+    }
+
+    fn addresses(&self) -> io::Result<Vec<Listen>> {
         if self.listen.is_empty() {
             let why = "no address to listen on: Builder::listen";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        let listen = self
-            .listen
-            .iter()
-            .map(|text| text.parse())
-            .collect::<io::Result<Vec<Listen>>>()?;
-        let pool = Pool {
+        self.listen.iter().map(|text| text.parse()).collect()
+    }
+
+    fn pool(&self) -> Pool {
+        Pool {
             threads: self.limits.offload_threads,
             queue: self.limits.offload_queue,
-        };
-        let net = MioNet::bind(&listen, pool)?;
-        let mut server = self.assemble(net, site, state);
+        }
+    }
+
+    /// No more connections than the operating system lets us have.
+    fn within_file_limit(mut self) -> Builder {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         if let Some(files) = files {
             let allowed = usize::try_from(files.saturating_sub(RESERVED_FILES))
                 .unwrap_or(usize::MAX)
                 .max(1);
-            server.limits.connections = server.limits.connections.min(allowed);
+            self.limits.connections = self.limits.connections.min(allowed);
         }
-        Ok(server)
+        self
     }
 
     /// The same server in a simulated world; see [`SimNet`].
@@ -126,7 +134,7 @@ impl Builder {
         app: App<S>,
         state: S,
     ) -> io::Result<Server<S, SimNet>> {
-        let site = self.check(app)?;
+        let site = self.check(app).map_err(invalid)?;
         let builder = Builder {
             seed: Some(0),
             ..self
@@ -134,24 +142,24 @@ impl Builder {
         Ok(builder.assemble(net, site, state))
     }
 
-    fn check<S: 'static>(&self, app: App<S>) -> io::Result<Site<S>> {
+    /// The site, or everything that is wrong with it and with the bounds.
+    pub(crate) fn check<S: 'static>(&self, app: App<S>) -> Result<Site<S>, Vec<Mistake>> {
         let mut mistakes = self.limits.mistakes();
         mistakes.extend(self.timeouts.mistakes());
         if let Some(value) = &self.server_header {
             let mut fields = FieldBlock::default();
             fields.push(b"server", value.as_bytes());
             if fields.fault().is_some() || value.is_empty() {
-                mistakes.push(format!("server_header {value:?}: not a field value"));
+                let text = format!("server_header {value:?}: not a field value");
+                let place = Place::Setting("server.server_header".to_string());
+                mistakes.push(Mistake::new(place, text));
             }
         }
         match Site::build(app) {
             Ok(site) if mistakes.is_empty() => Ok(site),
             site => {
-                mistakes.extend(site.err().map(|e| e.to_string()));
-                Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    mistakes.join("\n"),
-                ))
+                mistakes.extend(site.err().unwrap_or_default());
+                Err(mistakes)
             }
         }
     }
@@ -169,7 +177,7 @@ impl Builder {
             net,
             conns: Conns::default(),
             exchanges: Slab::new(),
-            site,
+            sites: Sites::new(site),
             state,
             outbox: core.outbox.clone(),
             core,
@@ -197,6 +205,30 @@ impl Builder {
     }
 }
 
+/// For those who get no more than an error.
+fn invalid(mistakes: Vec<Mistake>) -> io::Error {
+    let lines: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
+    io::Error::new(io::ErrorKind::InvalidInput, lines.join("\n"))
+}
+
+impl<N: Net, S: 'static> Reactor<N, S> {
+    /// Everything but the addresses, between two turns.
+    fn replace(&mut self, builder: Builder, site: Site<S>) {
+        let number = self.sites.number();
+        let begun = self.exchanges.iter();
+        let open = begun.filter(|(_, exchange)| exchange.start.site == number);
+        let open = open.count();
+        self.sites.replace(site, open);
+        self.bounds = bounds(&builder.limits, &builder.timeouts);
+        self.core.outbox.high_water.set(builder.limits.high_water);
+        self.core.mailbox.set_limit(builder.limits.posts);
+        self.stock = StockFields::new(builder.server_header);
+        let (now, net) = (self.net.now(), &self.net);
+        self.stock.refresh(now, || net.wall_clock());
+        (self.limits, self.timeouts) = (builder.limits, builder.timeouts);
+    }
+}
+
 impl Reactor<MioNet, ()> {
     /// A server with everything as by default, to be changed.
     pub fn builder() -> Builder {
@@ -219,6 +251,44 @@ impl<S: 'static> Reactor<MioNet, S> {
         Server::builder().listen(address).build(app, state)
     }
 
+    /// From now on it is what `builder` would build from `app`, without a connection refused or
+    /// closed: requests that have begun end as they would have, with the routes, hooks and pages they
+    /// began with; every other request meets the new ones, on old connections, too. State and timers
+    /// stay. Addresses that are still listened on are left alone; of those that are not, the queued
+    /// connections are accepted before they are closed.
+    ///
+    /// # Errors
+    /// As [`Builder::build`]; then everything is as it was. `NotConnected` from a server that drains.
+    ///
+    /// ```
+    /// use loopwright::{App, Server};
+    /// let mut app: App = App::new();
+    /// app.get("/", |_, _, res| res.text("old"));
+    /// let builder = Server::builder().listen("127.0.0.1:0");
+    /// let mut server = builder.clone().build(app, ()).unwrap();
+    /// let before = server.addresses();
+    ///
+    /// let mut app: App = App::new();
+    /// app.get("/", |_, _, res| res.text("new"));
+    /// server.reload(builder, app).unwrap();
+    /// assert_eq!(server.addresses(), before);
+    /// ```
+    pub fn reload(&mut self, builder: Builder, app: App<S>) -> io::Result<()> {
+        if self.stopping.is_draining() {
+            let why = "the server is about to leave";
+            return Err(io::Error::new(io::ErrorKind::NotConnected, why));
+        }
+        let site = builder.check(app).map_err(invalid)?;
+        let unwanted = self.net.listen_on(&builder.addresses()?, builder.pool())?;
+        self.acceptable.resize(self.net.listeners(), true);
+        for listener in unwanted {
+            self.take_queue(listener);
+            self.net.close_listener(listener);
+        }
+        self.replace(builder.within_file_limit(), site);
+        Ok(())
+    }
+
     /// Where it listens: port 0 has become a port.
     pub fn addresses(&self) -> Vec<Listen> {
         self.net.addresses()
@@ -232,6 +302,16 @@ impl<S: 'static> Reactor<SimNet, S> {
     /// As [`Builder::simulate`].
     pub fn simulate(net: SimNet, app: App<S>, state: S) -> io::Result<Server<S, SimNet>> {
         Server::builder().simulate(net, app, state)
+    }
+
+    /// The same as on real sockets, but for addresses.
+    ///
+    /// # Errors
+    /// As [`Builder::simulate`]; then everything is as it was.
+    pub fn reload(&mut self, builder: Builder, app: App<S>) -> io::Result<()> {
+        let site = builder.check(app).map_err(invalid)?;
+        self.replace(builder, site);
+        Ok(())
     }
 
     /// The world, to act in it as a client.

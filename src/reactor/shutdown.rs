@@ -30,7 +30,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if now || self.stopping.is_draining() {
             return self.cut_all();
         }
-        self.take_the_queued();
+        for listener in 0..self.acceptable.len() {
+            self.take_queue(listener);
+        }
         self.stopping = Stopping::Draining;
         for listener in 0..self.net.listeners() {
             self.net.close_listener(listener);
@@ -52,14 +54,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// Closing a listener resets the connections in its queue, so they are accepted first.
-    fn take_the_queued(&mut self) {
-        for listener in 0..self.acceptable.len() {
-            self.acceptable[listener] = true;
-            // As many as fit in a listener's queue, so that a failing accept cannot hold us here.
-            for _ in 0..crate::net::ACCEPT_QUEUE {
-                if self.acceptable[listener] && self.can_accept() {
-                    self.accept_one(listener);
-                }
+    pub(super) fn take_queue(&mut self, listener: usize) {
+        self.acceptable[listener] = true;
+        // As many as fit in a listener's queue, so that a failing accept cannot hold us here.
+        for _ in 0..crate::net::ACCEPT_QUEUE {
+            if self.acceptable[listener] && self.can_accept() {
+                self.accept_one(listener);
             }
         }
     }

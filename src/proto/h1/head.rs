@@ -34,6 +34,15 @@ pub struct HeadLimits {
     pub fields: usize,
 }
 
+impl HeadLimits {
+    /// For a head that has been let in before.
+    pub const NONE: HeadLimits = HeadLimits {
+        head: MAX_HEAD,
+        target: MAX_HEAD,
+        fields: MAX_FIELDS,
+    };
+}
+
 /// How the body that follows is delimited (RFC 9112 §6.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Framing {
