@@ -19,6 +19,8 @@ pub(crate) enum Place {
     Setting(String),
     /// The route of this number, in the order registered.
     Route(usize),
+    /// A host of a route.
+    Host(usize, String),
     /// Two routes that cannot both be: the later one first.
     Routes(usize, usize),
 }

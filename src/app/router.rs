@@ -15,6 +15,8 @@ use std::str::Utf8Error;
 /// What is registered: enough to find it, and to name it in an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pattern {
+    /// The route it belongs to; one route may have several.
+    pub(crate) route: usize,
     /// `None`: any method.
     pub(crate) method: Option<Method>,
     /// `None`: any host. `*.example.org`: any host below it.
@@ -226,7 +228,7 @@ impl Table {
 /// Enters a pattern; `/x/{*rest}` also as `/x/`, where the rest is empty.
 fn insert(
     tree: &mut Tree,
-    route: usize,
+    number: usize,
     pattern: &Pattern,
     all: &[Pattern],
     mistakes: Option<&mut Vec<Mistake>>,
@@ -239,26 +241,30 @@ fn insert(
     let path = pattern.path.as_str();
     if !path.starts_with('/') {
         return complain(
-            Place::Route(route),
+            Place::Route(pattern.route),
             format!("route \"{pattern}\": a path begins with /"),
         );
     }
-    match tree.insert(path, route) {
+    match tree.insert(path, pattern.route) {
         Ok(()) => {}
         Err(matchit::InsertError::Conflict { with }) => {
             let same = |p: &&Pattern| {
                 p.path == with && p.method == pattern.method && p.host == pattern.host
             };
-            let other = all[..route].iter().rposition(|p| same(&p));
-            let name = other.map_or(with.clone(), |other| all[other].to_string());
-            let place = other.map_or(Place::Route(route), |other| Place::Routes(route, other));
+            let other = all[..number].iter().rfind(same);
+            let name = other.map_or(with.clone(), |other| other.to_string());
+            let place = match other {
+                Some(other) => Place::Routes(pattern.route, other.route),
+                None => Place::Route(pattern.route),
+            };
             return complain(
                 place,
                 format!("route \"{pattern}\" conflicts with route \"{name}\""),
             );
         }
         Err(e) => {
-            return complain(Place::Route(route), format!("route \"{pattern}\": {e}"));
+            let text = format!("route \"{pattern}\": {e}");
+            return complain(Place::Route(pattern.route), text);
         }
     }
     if let Some(at) = path.find("{*").filter(|&at| path[..at].ends_with('/')) {
@@ -268,7 +274,7 @@ fn insert(
         let is_own = |p: &&Pattern| p.path == bare && p.host == pattern.host;
         let has_own = all.iter().filter(is_own).any(|p| knows_method(&p));
         if !has_own {
-            let _ = tree.insert(bare, route);
+            let _ = tree.insert(bare, pattern.route);
         }
     }
 }
@@ -321,7 +327,9 @@ pub(crate) fn bench(routes: usize) -> impl Fn(&str) -> bool {
     let patterns: Vec<Pattern> = known
         .into_iter()
         .chain(others)
-        .map(|path| Pattern {
+        .enumerate()
+        .map(|(route, path)| Pattern {
+            route,
             method: Some(Method::GET),
             host: None,
             path,
@@ -342,6 +350,7 @@ mod tests {
         let (method, rest) = text.split_once(' ').unwrap();
         let at = rest.find('/').unwrap_or(0);
         Pattern {
+            route: 0,
             method: (method != "ANY").then(|| method.parse().unwrap()),
             host: (at > 0).then(|| rest[..at].to_string()),
             path: rest[at..].to_string(),
@@ -349,7 +358,12 @@ mod tests {
     }
 
     fn router(patterns: &[&str]) -> Result<Router, Vec<String>> {
-        Router::build(&patterns.iter().map(|p| pattern(p)).collect::<Vec<_>>())
+        let numbered = |(route, text): (usize, &&str)| Pattern {
+            route,
+            ..pattern(text)
+        };
+        let patterns: Vec<Pattern> = patterns.iter().enumerate().map(numbered).collect();
+        Router::build(&patterns)
             .map_err(|mistakes| mistakes.iter().map(Mistake::to_string).collect())
     }
 

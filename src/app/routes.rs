@@ -123,7 +123,7 @@ pub(crate) enum Endpoint<S> {
 /// ```
 pub struct Route<S> {
     pub(crate) method: Option<Method>,
-    pub(crate) host: Option<String>,
+    pub(crate) hosts: Vec<String>,
     pub(crate) path: String,
     pub(crate) endpoint: Endpoint<S>,
     pub(crate) before: Vec<Before<S>>,
@@ -139,9 +139,10 @@ impl<S: 'static> Route<S> {
         self
     }
 
-    /// Only for this host: `example.org`, or `*.example.org` for every host below it.
+    /// Only for this host: `example.org`, or `*.example.org` for every host below it. Said again, for
+    /// that one, too.
     pub fn host(&mut self, host: impl Into<String>) -> &mut Self {
-        self.host = Some(host.into());
+        self.hosts.push(host.into());
         self
     }
 
@@ -235,7 +236,7 @@ impl<S: 'static> App<S> {
     fn add(&mut self, method: Option<Method>, path: &str, endpoint: Endpoint<S>) -> &mut Route<S> {
         let route = Route {
             method,
-            host: None,
+            hosts: Vec::new(),
             path: path.to_string(),
             endpoint,
             before: Vec::new(),

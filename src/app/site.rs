@@ -200,22 +200,25 @@ impl<S: 'static> Building<S> {
         let number = self.scopes.len();
         for route in app.routes {
             let path = join(&scope.prefix, &route.path);
-            let host = route
-                .host
-                .or_else(|| scope.host.clone())
-                .map(|host| host.to_ascii_lowercase());
-            if let Some(host) = host.as_deref().filter(|host| !is_host_pattern(host)) {
-                let text = format!(
-                    "route {path:?}: host {host:?}: want \"example.org\" or \"*.example.org\", without a port"
-                );
-                let place = Place::Route(self.patterns.len());
-                self.mistakes.push(Mistake::new(place, text));
+            let hosts: Vec<Option<String>> = match route.hosts.is_empty() {
+                true => vec![scope.host.clone()],
+                false => route.hosts.into_iter().map(Some).collect(),
+            };
+            for host in hosts {
+                if let Some(host) = host.as_deref().filter(|host| !is_host_pattern(host)) {
+                    let text = format!(
+                        "route {path:?}: host {host:?}: want \"example.org\" or \"*.example.org\", without a port"
+                    );
+                    let place = Place::Host(self.routes.len(), host.to_string());
+                    self.mistakes.push(Mistake::new(place, text));
+                }
+                self.patterns.push(Pattern {
+                    route: self.routes.len(),
+                    method: route.method.clone(),
+                    host: host.map(|host| host.to_ascii_lowercase()),
+                    path: path.clone(),
+                });
             }
-            self.patterns.push(Pattern {
-                method: route.method,
-                host,
-                path: path.clone(),
-            });
             self.routes.push(RouteInfo {
                 path,
                 is_stream: matches!(route.endpoint, Endpoint::Stream(_)),

@@ -1,0 +1,215 @@
+//! Floor 5. What a single value of a config can be: a size, a wait, a count, a status.
+//!
+//! A number that means bytes or time has a unit, always: nobody has to know which it would be.
+
+use super::decode::{Decode, Reader, Value};
+use bytesize::ByteSize;
+use serde_json::{Value as Json, json};
+use std::time::Duration;
+use toml::de::DeValue;
+
+/// Bytes: `"16KiB"`, `"1MB"`, `"512B"`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Size(pub(super) u64);
+
+/// A length of time: `"30s"`, `"250ms"`, `"1m 30s"`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Wait(pub(super) Duration);
+
+/// How many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Count(pub(super) usize);
+
+/// An HTTP status, 200 to 599.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Status(pub(super) u16);
+
+/// How many processes serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Workers {
+    /// One for each core.
+    Auto,
+    Number(usize),
+}
+
+/// The value of the `server` field, or `false` for none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ServerHeader(pub(super) Option<String>);
+
+/// Processes on one machine; more are a slip of the finger.
+const MAX_WORKERS: usize = 256;
+
+fn has_unit(text: &str) -> bool {
+    text.trim_end().ends_with(|c: char| c.is_ascii_alphabetic())
+}
+
+fn integer(value: &Value<'_>) -> Option<i128> {
+    match value.get_ref() {
+        DeValue::Integer(number) => {
+            i128::from_str_radix(number.as_str(), number.radix()).ok()
+        }
+        _ => None,
+    }
+}
+
+impl Decode for Size {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        const WANT: &str = "a size with its unit: \"16KiB\", \"1MB\", \"512B\"";
+        if integer(value).is_some() {
+            reader.mistake(value.span(), "a size without a unit", format!("write {WANT}"));
+            return None;
+        }
+        let text = reader.text(value, WANT)?;
+        match text.trim().parse::<ByteSize>() {
+            Ok(size) if has_unit(&text) => Some(Size(size.as_u64())),
+            _ => {
+                reader.mistake(value.span(), "not a size", format!("write {WANT}"));
+                None
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgGtTpPeE][iI]?)?[bB]?\s*$|\$\{" })
+    }
+    fn show(&self) -> Json {
+        let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        let whole = |(_, size): &&(&str, u64)| self.0 >= *size && self.0.is_multiple_of(*size);
+        match units.iter().find(whole) {
+            Some((unit, size)) => format!("{}{unit}", self.0 / size).into(),
+            None => format!("{}B", self.0).into(),
+        }
+    }
+}
+
+impl Decode for Wait {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        const WANT: &str = "a time with its unit: \"30s\", \"250ms\", \"5m\"";
+        if integer(value).is_some() {
+            reader.mistake(value.span(), "a time without a unit", format!("write {WANT}"));
+            return None;
+        }
+        let text = reader.text(value, WANT)?;
+        match humantime::parse_duration(text.trim()) {
+            Ok(wait) => Some(Wait(wait)),
+            Err(_) => {
+                reader.mistake(value.span(), "not a length of time", format!("write {WANT}"));
+                None
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^\s*[0-9]+\s*[a-zA-Zµ]+(\s*[0-9]+\s*[a-zA-Zµ]+)*\s*$|^0$|\$\{" })
+    }
+    fn show(&self) -> Json {
+        humantime::format_duration(self.0).to_string().into()
+    }
+}
+
+impl Decode for Count {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let Some(number) = integer(value) else {
+            return reader.wrong_type(value, "a whole number");
+        };
+        match usize::try_from(number) {
+            Ok(count) => Some(Count(count)),
+            Err(_) => {
+                reader.mistake(value.span(), "not a count", "write a whole number, 0 or more");
+                None
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "type": "integer", "minimum": 0 })
+    }
+    fn show(&self) -> Json {
+        self.0.into()
+    }
+}
+
+impl Decode for Status {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let Some(number) = integer(value) else {
+            return reader.wrong_type(value, "a status: 200 to 599");
+        };
+        match u16::try_from(number) {
+            Ok(status @ 200..=599) => Some(Status(status)),
+            _ => {
+                reader.mistake(value.span(), "not a status an answer can have", "write 200 to 599");
+                None
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "type": "integer", "minimum": 200, "maximum": 599 })
+    }
+    fn show(&self) -> Json {
+        self.0.into()
+    }
+}
+
+impl Decode for Workers {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let want = format!("\"auto\", or a number from 1 to {MAX_WORKERS}");
+        let number = match integer(value) {
+            Some(number) => usize::try_from(number).unwrap_or(0),
+            // A string, so that a variable can say it.
+            None => match reader.text(value, &want)?.trim() {
+                "auto" => return Some(Workers::Auto),
+                text => text.parse().unwrap_or(0),
+            },
+        };
+        if (1..=MAX_WORKERS).contains(&number) {
+            return Some(Workers::Number(number));
+        }
+        reader.mistake(value.span(), "not a number of workers", format!("write {want}"));
+        None
+    }
+    fn schema() -> Json {
+        json!({ "anyOf": [
+            { "type": "integer", "minimum": 1, "maximum": MAX_WORKERS },
+            { "type": "string", "pattern": r"^(auto|[0-9]+)$|\$\{" },
+        ] })
+    }
+    fn show(&self) -> Json {
+        match self {
+            Workers::Auto => "auto".into(),
+            Workers::Number(n) => (*n).into(),
+        }
+    }
+}
+
+impl Decode for ServerHeader {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Boolean(false) => Some(ServerHeader(None)),
+            _ => reader
+                .text(value, "a string, or false for none")
+                .map(|text| ServerHeader(Some(text))),
+        }
+    }
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "type": "string" }, { "const": false }] })
+    }
+    fn show(&self) -> Json {
+        match &self.0 {
+            Some(text) => text.as_str().into(),
+            None => false.into(),
+        }
+    }
+}
+
+macro_rules! convert {
+    ($($wrapper:ident <=> $inner:ty),*) => {$(
+        impl From<$wrapper> for $inner {
+            fn from(value: $wrapper) -> $inner {
+                <$inner>::try_from(value.0).unwrap_or(<$inner>::MAX)
+            }
+        }
+        impl From<$inner> for $wrapper {
+            fn from(value: $inner) -> $wrapper {
+                $wrapper(value.try_into().unwrap_or_default())
+            }
+        }
+    )*};
+}
+convert!(Size <=> usize, Size <=> u64, Count <=> usize, Wait <=> Duration);

@@ -1,0 +1,176 @@
+//! Floor 5. `loopwright.toml`: read, checked, and made into a server.
+//!
+//! ```text
+//! text ─► toml, with places ─► Document (decode, kinds, model) ─► Builder and App (site)
+//!                    └──────────────┴── mistakes, all of them ──────┴─► Report
+//! ```
+//! Nothing here opens a port or asks for a name; files are looked at, because a folder that is not
+//! there is a mistake, too.
+
+mod decode;
+mod kinds;
+mod model;
+mod report;
+mod site;
+
+pub use report::Report;
+
+use crate::service::access_log::Format;
+use crate::{App, Builder};
+use decode::{Decode, Reader, Table};
+use kinds::Workers;
+use model::{Access, Document};
+use report::Mistake;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::de::{DeTable, DeValue};
+
+/// A config without a mistake.
+///
+/// ```
+/// use loopwright::config::Config;
+/// let config = Config::parse("site.toml", r#"
+///     [[routes]]
+///     path = "/hello/{name}"
+///     redirect = { to = "/greet?who={name}" }
+/// "#).unwrap();
+/// assert_eq!(config.workers(), 1);
+/// let server = config.build().unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    path: String,
+    text: String,
+    document: Document,
+}
+
+impl Config {
+    /// Reads and checks a file. Paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// A report of every mistake; or that the file cannot be read.
+    pub fn load(path: impl AsRef<Path>) -> Result<Config, Report> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|e| Report::unreadable(&name, e))?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            let line = 1 + e.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count();
+            Report::unreadable(&name, format!("line {line} is not UTF-8"))
+        })?;
+        Config::parse(&name, &text)
+    }
+
+    /// Checks a text that says it is from the file `path`, which need not be there.
+    ///
+    /// # Errors
+    /// A report of every mistake.
+    pub fn parse(path: &str, text: &str) -> Result<Config, Report> {
+        let report = |mut mistakes: Vec<Mistake>| {
+            mistakes.sort_by_key(|mistake| (mistake.at.start, mistake.at.end));
+            Report {
+                path: path.to_string(),
+                text: text.to_string(),
+                mistakes,
+            }
+        };
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            // What the rest means is a guess: first things first.
+            let mistake = |e: &toml::de::Error| {
+                Mistake::new(e.span().unwrap_or(0..0), "this is not TOML", e.message())
+            };
+            return Err(report(errors.iter().map(mistake).collect()));
+        }
+        let variable = |name: &str| std::env::var(name).ok();
+        let folder = Path::new(path).parent().unwrap_or(Path::new(""));
+        let mut reader = Reader {
+            mistakes: Vec::new(),
+            folder,
+            variable: &variable,
+        };
+        let span = table.span();
+        let value = toml::Spanned::new(span, DeValue::Table(table.into_inner()));
+        let document = Document::read(&value, &mut reader);
+        let mut mistakes = reader.mistakes;
+        mistakes.extend(site::mistakes(&document, &value));
+        match mistakes.is_empty() {
+            true => Ok(Config {
+                path: path.to_string(),
+                text: text.to_string(),
+                document,
+            }),
+            false => Err(report(mistakes)),
+        }
+    }
+
+    /// The server it describes: addresses and bounds, routes and pages. Folders are opened now.
+    ///
+    /// # Errors
+    /// A report, if what was true when it was checked is so no more.
+    pub fn build(&self) -> Result<(Builder, App), Report> {
+        site::build(&self.document).map_err(|mistakes| Report {
+            path: self.path.clone(),
+            text: self.text.clone(),
+            mistakes,
+        })
+    }
+
+    /// Processes that are to serve: 1 or more.
+    pub fn workers(&self) -> usize {
+        match self.document.server.workers {
+            Workers::Number(n) => n,
+            Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// The addresses, as written.
+    pub fn listen(&self) -> Vec<String> {
+        let all = self.document.server.listen.0.iter();
+        all.map(|address| address.value.clone()).collect()
+    }
+
+    /// What is to be logged.
+    pub fn log(&self) -> LogConfig {
+        let log = &self.document.log;
+        LogConfig {
+            level: log.level.value.clone(),
+            access: match log.access {
+                Access::Off => None,
+                Access::Combined => Some(Format::Combined),
+                Access::Json => Some(Format::Json),
+            },
+            access_file: log.access_file.clone(),
+            buffer: log.buffer.into(),
+            flush: log.flush.into(),
+        }
+    }
+}
+
+/// The section `[log]`.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A filter, as `RUST_LOG`.
+    pub level: String,
+    /// `None`: no access log.
+    pub access: Option<Format>,
+    /// `None`: standard output.
+    pub access_file: Option<PathBuf>,
+    /// Bytes of each log that may wait.
+    pub buffer: usize,
+    /// How long access lines are gathered.
+    pub flush: Duration,
+}
+
+/// The config's JSON Schema (draft 2020-12), made from the types that read it.
+///
+/// ```
+/// let schema = loopwright::config::schema();
+/// assert_eq!(schema["properties"]["limits"]["properties"]["head"]["default"], "16KiB");
+/// ```
+pub fn schema() -> serde_json::Value {
+    let mut schema = Document::schema();
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "loopwright.toml".into();
+    schema
+}

@@ -1,0 +1,257 @@
+//! Floor 5. What may stand in a config: each section, each key, what it is. The one list from which
+//! the reader, the JSON Schema and the test of docs/config.md are made.
+
+use super::decode::{At, Each, Named, OneOrMany, choice, table};
+use super::kinds::{Count, ServerHeader, Size, Status, Wait, Workers};
+use crate::{Limits, Timeouts};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole config, as written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Document {
+    pub(super) server: ServerSection,
+    pub(super) limits: Limits,
+    pub(super) timeouts: Timeouts,
+    pub(super) log: LogSection,
+    pub(super) headers: Named<Named<String>>,
+    pub(super) errors: Named<At<PathBuf>>,
+    pub(super) routes: Each<At<RouteSection>>,
+}
+
+table! { Document {
+    "Where and how to serve." server: ServerSection,
+    "How much of anything there may be." limits: Limits,
+    "How long anybody may take." timeouts: Timeouts,
+    "What is logged, and where to." log: LogSection,
+    "Sets of response fields, by a name of yours, for `use = [\"headers:NAME\"]`." headers: Named<Named<String>>,
+    "Pages of your own by status (\"404\", \"405\", \"500\" …): files, read when the config is." errors: Named<At<PathBuf>>,
+    "What is served. The most specific path wins, whatever the order." routes: Each<At<RouteSection>>,
+} }
+
+#[derive(Clone, Debug)]
+pub(super) struct ServerSection {
+    pub(super) listen: OneOrMany<At<String>>,
+    pub(super) workers: Workers,
+    pub(super) server_header: ServerHeader,
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        let address = At {
+            value: "127.0.0.1:8080".to_string(),
+            span: 0..0,
+        };
+        ServerSection {
+            listen: OneOrMany(vec![address]),
+            workers: Workers::Number(1),
+            server_header: ServerHeader(Some("loopwright".to_string())),
+        }
+    }
+}
+
+table! { ServerSection {
+    "Addresses: \"ip:port\", \"[ipv6]:port\", \"localhost:port\", \"unix:/path\". Port 0 takes a free one." listen: OneOrMany<At<String>>,
+    "Processes that serve: a number, or \"auto\" for one on each core." workers: Workers,
+    "The value of the server field; false leaves it out." server_header: ServerHeader,
+} }
+
+table! { Limits {
+    "Request line and fields of one request; 431 past it. At most 1 MiB." head: Size,
+    "The request target alone; 414 past it." target: Size,
+    "Field lines of one request; 431 past it. At most 128." fields: Count,
+    "A request's body, unless its route says otherwise; 413 past it." body: Size,
+    "How much of a body nobody wants is read and dropped to keep the connection." discard: Size,
+    "Output of one connection past which its producers wait." high_water: Size,
+    "Output of one connection past which it is cut." output: Size,
+    "Open connections of one process; past it accepting pauses." connections: Count,
+    "Connections accepted from one listener in one turn." accepts_per_turn: Count,
+    "Reads of one connection in one turn, of 64 KiB each." reads_per_turn: Count,
+    "Requests of one connection answered in one turn." requests_per_turn: Count,
+    "Bytes written to one connection in one turn." writes_per_turn: Size,
+    "Commands settled and timers called in one turn." commands_per_turn: Count,
+    "Closures posted from other threads that may wait." posts: Count,
+    "Threads for work that blocks, such as listing a folder." offload_threads: Count,
+    "Pieces of such work that may wait for a thread." offload_queue: Count,
+} }
+
+table! { Timeouts {
+    "For a whole request head; then 408." head: Wait,
+    "Between two pieces of a request's body; then 408." body: Wait,
+    "The least rate of a request's body, per second; below it 408." body_rate: Size,
+    "How long a body is given before its rate counts." body_grace: Wait,
+    "For a client to take some of its answer; then the connection closes." write: Wait,
+    "Between two requests on a kept connection; then it closes." idle: Wait,
+    "For open requests when the server is told to stop; then they are cut." drain: Wait,
+    "For idle connections when the server is told to stop." drain_idle: Wait,
+    "For a client to close its side after we closed ours." linger: Wait,
+    "How long accepting pauses when the process is out of descriptors or memory." accept_pause: Wait,
+} }
+
+#[derive(Clone, Debug)]
+pub(super) struct LogSection {
+    pub(super) level: At<String>,
+    pub(super) access: Access,
+    pub(super) access_file: Option<PathBuf>,
+    pub(super) buffer: Size,
+    pub(super) flush: Wait,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        LogSection {
+            level: At {
+                value: "info".to_string(),
+                span: 0..0,
+            },
+            access: Access::Off,
+            access_file: None,
+            buffer: Size(1 << 20),
+            flush: Wait(Duration::from_millis(200)),
+        }
+    }
+}
+
+table! { LogSection {
+    "What goes to standard error: \"error\", \"warn\", \"info\", \"debug\", \"trace\", \"off\", or a filter as RUST_LOG, which wins." level: At<String>,
+    "The format of the access log." access: Access,
+    "The file the access log is appended to; standard output if left out." access_file: Option<PathBuf>,
+    "How much of each log may wait to be written; past it lines are dropped, and counted." buffer: Size,
+    "How long lines of the access log are gathered before they are written." flush: Wait,
+} }
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    Off,
+    Combined,
+    Json,
+}
+
+choice! { Access { "off" => Access::Off, "combined" => Access::Combined, "json" => Access::Json } }
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct RouteSection {
+    pub(super) path: At<String>,
+    pub(super) methods: Vec<At<String>>,
+    pub(super) host: OneOrMany<At<String>>,
+    pub(super) middleware: Vec<At<String>>,
+    pub(super) headers: Named<String>,
+    pub(super) limits: RouteLimits,
+    pub(super) respond: Option<At<RespondAction>>,
+    pub(super) redirect: Option<At<RedirectAction>>,
+    pub(super) files: Option<At<FilesAction>>,
+}
+
+table! { RouteSection {
+    "\"/exact\", \"/users/{id}\" for one segment, \"/static/{*rest}\" for the rest." path: At<String>,
+    "Left out: every method the action knows. HEAD comes with GET." methods: Vec<At<String>>,
+    "Only for these hosts: \"example.org\", \"*.example.org\"." host: OneOrMany<At<String>>,
+    "Middleware by name, in order: \"headers:NAME\"." middleware as "use": Vec<At<String>>,
+    "Fields added to every answer of this route." headers: Named<String>,
+    "Limits of this route." limits: RouteLimits,
+    "Answers always the same." respond: Option<At<RespondAction>>,
+    "Sends the client elsewhere." redirect: Option<At<RedirectAction>>,
+    "Serves the files below a folder." files: Option<At<FilesAction>>,
+} required ["path"] }
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct RouteLimits {
+    pub(super) body: Option<Size>,
+}
+
+table! { RouteLimits {
+    "A request's body; 413 past it." body: Option<Size>,
+} }
+
+#[derive(Clone, Debug)]
+pub(super) struct RespondAction {
+    pub(super) status: Status,
+    pub(super) body: String,
+    pub(super) headers: Named<String>,
+}
+
+impl Default for RespondAction {
+    fn default() -> Self {
+        RespondAction {
+            status: Status(200),
+            body: String::new(),
+            headers: Named::default(),
+        }
+    }
+}
+
+table! { RespondAction {
+    "The status." status: Status,
+    "The body; text/plain unless a content-type is among the headers." body: String,
+    "Fields." headers: Named<String>,
+} }
+
+#[derive(Clone, Debug)]
+pub(super) struct RedirectAction {
+    pub(super) to: At<String>,
+    pub(super) status: At<Status>,
+}
+
+impl Default for RedirectAction {
+    fn default() -> Self {
+        let status = At {
+            value: Status(308),
+            span: 0..0,
+        };
+        RedirectAction {
+            to: At::default(),
+            status,
+        }
+    }
+}
+
+table! { RedirectAction {
+    "The location; {name} stands for the path's parameter of that name. The query is kept unless there is one here." to: At<String>,
+    "301 and 308 for good, 302 and 307 for now, 303 to read the result of a POST." status: At<Status>,
+} required ["to"] }
+
+#[derive(Clone, Debug)]
+pub(super) struct FilesAction {
+    pub(super) root: At<PathBuf>,
+    pub(super) index: Vec<String>,
+    pub(super) listing: bool,
+    pub(super) precompressed: bool,
+    pub(super) cache: Vec<At<CacheRule>>,
+    pub(super) try_files: Vec<String>,
+    pub(super) errors: Named<String>,
+}
+
+impl Default for FilesAction {
+    fn default() -> Self {
+        FilesAction {
+            root: At::default(),
+            index: vec!["index.html".to_string()],
+            listing: false,
+            precompressed: true,
+            cache: Vec::new(),
+            try_files: Vec::new(),
+            errors: Named::default(),
+        }
+    }
+}
+
+table! { FilesAction {
+    "The folder. Nothing outside it is served, whatever a symbolic link says." root: At<PathBuf>,
+    "What a folder is answered with: the first of these that it has." index: Vec<String>,
+    "Whether folders without an index are listed." listing: bool,
+    "Whether name.br, name.zst and name.gz are sent to clients that take them." precompressed: bool,
+    "The cache-control of files: the first rule that matches." cache: Vec<At<CacheRule>>,
+    "Where a path gives nothing, these are looked up in turn: \"{path}.html\", \"/index.html\"." try_files as "try": Vec<String>,
+    "Pages below the root for \"404\", \"403\" …" errors: Named<String>,
+} required ["root"] }
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct CacheRule {
+    pub(super) matches: String,
+    pub(super) value: At<String>,
+}
+
+table! { CacheRule {
+    "Paths below the root; * is any run of characters, / included." matches as "match": String,
+    "The value of cache-control." value: At<String>,
+} required ["match", "value"] }

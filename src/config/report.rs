@@ -1,0 +1,142 @@
+//! Floor 5. Every mistake in a config, each shown where it was made.
+//!
+//! ```text
+//! error: unknown key `lisen`
+//!  --> loopwright.toml:2:1
+//!   |
+//! 2 | lisen = "127.0.0.1:8080"
+//!   | ^^^^^ did you mean `listen`?
+//! ```
+//! Invariant: what is shown is the file, and never what a variable or a secret file has put in its
+//! place: titles and labels name keys and rules, not values.
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use std::fmt;
+use std::ops::Range;
+
+/// Bytes of the config's text.
+pub(super) type Span = Range<usize>;
+
+/// One mistake: what is wrong, where, and what to write instead.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Mistake {
+    pub(super) title: String,
+    pub(super) at: Span,
+    pub(super) instead: String,
+    /// The other place, and what it has to do with it.
+    pub(super) other: Option<(Span, String)>,
+}
+
+impl Mistake {
+    pub(super) fn new(at: Span, title: impl Into<String>, instead: impl Into<String>) -> Mistake {
+        Mistake {
+            title: title.into(),
+            at,
+            instead: instead.into(),
+            other: None,
+        }
+    }
+
+    /// A name that is not among those there are.
+    pub(super) fn unknown(at: Span, what: &str, name: &str, known: &[&str]) -> Mistake {
+        let instead = match closest(name, known) {
+            Some(close) => format!("did you mean `{close}`?"),
+            None if known.is_empty() => format!("there is no {what} to name"),
+            None => format!("there are: {}", known.join(", ")),
+        };
+        let title = format!("unknown {what} `{}`", name.escape_debug());
+        Mistake::new(at, title, instead)
+    }
+
+    pub(super) fn with(mut self, other: Span, what: impl Into<String>) -> Mistake {
+        self.other = Some((other, what.into()));
+        self
+    }
+}
+
+/// The known name that was most likely meant.
+fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let likeness = |known: &str| (strsim::jaro_winkler(name, known) * 1000.0) as u32;
+    let best = known.iter().max_by_key(|known| likeness(known))?;
+    (likeness(best) >= 800).then_some(best)
+}
+
+/// Everything that is wrong with a config. Its `Display` is what `loopwright check` prints.
+///
+/// ```
+/// use loopwright::config::Config;
+/// let report = Config::parse("site.toml", "[server]\nlisten = [8080]\n").unwrap_err();
+/// let text = report.to_string();
+/// assert!(text.contains("site.toml:2:11"), "{text}");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub(super) path: String,
+    pub(super) text: String,
+    pub(super) mistakes: Vec<Mistake>,
+}
+
+impl Report {
+    /// A config that could not even be read.
+    pub(super) fn unreadable(path: &str, why: impl fmt::Display) -> Report {
+        Report {
+            path: path.to_string(),
+            text: String::new(),
+            mistakes: vec![Mistake::new(0..0, format!("cannot read {path}: {why}"), "")],
+        }
+    }
+
+    /// How many mistakes there are; never 0.
+    pub fn count(&self) -> usize {
+        self.mistakes.len()
+    }
+
+    /// The same in colours, for a terminal.
+    pub fn styled(&self) -> String {
+        self.render(&Renderer::styled())
+    }
+
+    fn render(&self, renderer: &Renderer) -> String {
+        let one = |mistake: &Mistake| {
+            let title = Level::ERROR.primary_title(&mistake.title);
+            if self.text.is_empty() {
+                return renderer.render(&[title.into()]);
+            }
+            let here = AnnotationKind::Primary.span(self.within(&mistake.at));
+            let mut snippet = Snippet::source(&self.text)
+                .path(&self.path)
+                .annotation(here.label(&mistake.instead));
+            if let Some((span, what)) = &mistake.other {
+                let there = AnnotationKind::Context.span(self.within(span));
+                snippet = snippet.annotation(there.label(what));
+            }
+            renderer.render(&[title.element(snippet)])
+        };
+        let shown: Vec<String> = self.mistakes.iter().map(one).collect();
+        let count = match self.count() {
+            1 => "1 mistake".to_string(),
+            n => format!("{n} mistakes"),
+        };
+        format!("{}\n\n{count} in {}", shown.join("\n\n"), self.path)
+    }
+
+    /// A place that can be pointed at, whatever the parser said.
+    fn within(&self, span: &Span) -> Span {
+        let floor = |at: usize| {
+            (0..=at.min(self.text.len()))
+                .rev()
+                .find(|&at| self.text.is_char_boundary(at))
+                .unwrap_or(0)
+        };
+        let start = floor(span.start);
+        start..floor(span.end).max(start)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(&Renderer::plain()))
+    }
+}
+
+impl std::error::Error for Report {}
