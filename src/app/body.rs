@@ -6,6 +6,18 @@ use std::borrow::Cow;
 
 /// A whole body. Anything string- or byte-like becomes one; borrowed data is copied once, into the
 /// loop's output buffer.
+///
+/// ```
+/// use loopwright::{App, Body, FileSlice};
+/// use std::{fs::File, rc::Rc};
+/// let file = Rc::new(File::open("Cargo.toml").unwrap());
+/// let mut app: App = App::new();
+/// app.get("/quoted", move |_, _, res| {
+///     let slice = FileSlice { file: file.clone(), offset: 0, len: 9 };
+///     let parts: Vec<Body> = vec!["<pre>".into(), slice.into(), "</pre>".into()];
+///     res.html(parts); // content-length: 20
+/// });
+/// ```
 #[derive(Clone, Debug)]
 pub enum Body<'a> {
     /// Somebody else's bytes.
@@ -14,6 +26,9 @@ pub enum Body<'a> {
     Owned(Bytes),
     /// A part of an open file, sent by the kernel.
     File(FileSlice),
+    /// Several of them, one behind the other, as one body of their common length. Parts of parts are
+    /// sent in their place.
+    Parts(Vec<Body<'a>>),
 }
 
 impl Body<'_> {
@@ -22,6 +37,7 @@ impl Body<'_> {
             Body::Borrowed(bytes) => bytes.len() as u64,
             Body::Owned(bytes) => bytes.len() as u64,
             Body::File(slice) => slice.len,
+            Body::Parts(parts) => parts.iter().map(Body::len).sum(),
         }
     }
 
@@ -30,6 +46,7 @@ impl Body<'_> {
             Body::Borrowed(bytes) => Body::Owned(Bytes::copy_from_slice(bytes)),
             Body::Owned(bytes) => Body::Owned(bytes),
             Body::File(slice) => Body::File(slice),
+            Body::Parts(parts) => Body::Parts(parts.into_iter().map(Body::into_owned).collect()),
         }
     }
 }
@@ -77,6 +94,11 @@ impl From<Bytes> for Body<'_> {
 impl From<FileSlice> for Body<'_> {
     fn from(slice: FileSlice) -> Self {
         Body::File(slice)
+    }
+}
+impl<'a> From<Vec<Body<'a>>> for Body<'a> {
+    fn from(parts: Vec<Body<'a>>) -> Self {
+        Body::Parts(parts)
     }
 }
 impl<'a> From<Cow<'a, str>> for Body<'a> {

@@ -76,6 +76,7 @@ impl Tx<'_> {
                 out.put_shared(bytes.slice(..n));
                 out.cork.extend_from_slice(after);
             }
+            Body::Parts(parts) => parts.into_iter().for_each(|part| self.chunk(part)),
         }
     }
 
