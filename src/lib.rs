@@ -42,6 +42,8 @@
 mod app;
 #[doc(hidden)]
 pub mod base;
+#[cfg(feature = "config")]
+pub mod config;
 #[doc(hidden)]
 pub mod net;
 #[cfg(feature = "cli")]

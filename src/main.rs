@@ -1,21 +1,31 @@
-//! Floor 5. The program: arguments → an App → run.
+//! The program: arguments → a config → serve.
 
 #![forbid(unsafe_code)]
 
-use clap::{Parser, Subcommand};
-use loopwright::process::{self, exit};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use loopwright::config::{self, Config, Report};
+use loopwright::process::exit;
+use loopwright::process::log::{self as logs, LogSettings};
+use loopwright::process::serve::{log_settings, serve};
+use loopwright::process::workers::{self, Bond};
 use loopwright::service::files::Files;
 use loopwright::service::welcome;
-use loopwright::{App, Server};
-use std::io;
-use std::path::PathBuf;
+use loopwright::{App, Builder, Listen, Server};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 const WELCOME_ADDRESS: &str = "127.0.0.1:8080";
+const CONFIG: &str = "loopwright.toml";
+/// How long the last log lines may take to be written.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// A web server built around one event loop.
 ///
-/// Without a command it shows its welcome page on 127.0.0.1:8080.
+/// Without a command it runs loopwright.toml, if the current folder has one; else it shows its
+/// welcome site on 127.0.0.1:8080.
 #[derive(Parser)]
 #[command(name = "loopwright", version = version(), arg_required_else_help = false)]
 struct Arguments {
@@ -25,58 +35,178 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a config.
+    ///
+    /// TERM, INT and QUIT: drain and leave; a second time: leave now. HUP: read the config again.
+    /// USR1: open the log files again.
+    Run {
+        /// The config.
+        #[arg(short, long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+    },
+    /// Read a config and print every mistake in it.
+    ///
+    /// Opens no port and asks for no name. Exits with 0, or with 78 if there are mistakes.
+    Check {
+        /// The config.
+        #[arg(short, long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+    },
     /// Serve the files of a folder.
     ///
-    /// GET and HEAD, index.html for directories, media types, last-modified. Files whose names begin
-    /// with a dot are hidden (but for .well-known), and nothing outside the folder is ever served.
+    /// Entity tags, ranges, compressed siblings (.br, .zst, .gz), index.html for folders. Files whose
+    /// names begin with a dot are hidden (but for .well-known), and nothing outside the folder is ever
+    /// served.
     Files {
         /// The folder.
         dir: PathBuf,
         /// Where to listen: ip:port, [ipv6]:port, localhost:port or unix:/path. Port 0 takes a free one.
         #[arg(long, value_name = "ADDR", default_value = WELCOME_ADDRESS)]
         listen: String,
+        /// List folders that have no index.html.
+        #[arg(long)]
+        listing: bool,
     },
+    /// Print the config's JSON Schema.
+    Schema,
+    /// Print completions for a shell.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the man page.
+    Manpage,
+}
+
+/// Why the program could not do what it was asked to.
+enum Failure {
+    Config(Report),
+    Start(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        Failure::Start(e)
+    }
+}
+
+impl From<Report> for Failure {
+    fn from(report: Report) -> Self {
+        Failure::Config(report)
+    }
 }
 
 fn main() -> ExitCode {
-    process::init_log();
-    match run(Arguments::parse()) {
-        Ok(0) => ExitCode::from(exit::CLEAN),
-        Ok(cut) => {
-            log::warn!("{cut} answers were cut");
-            ExitCode::from(exit::CUT)
+    let code = match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(Failure::Config(report)) => {
+            match io::stderr().is_terminal() {
+                true => eprintln!("{}", report.styled()),
+                false => eprintln!("{report}"),
+            }
+            exit::BAD_CONFIG
         }
-        Err(e) => {
+        Err(Failure::Start(e)) => {
             eprintln!("loopwright: {e}");
-            ExitCode::from(exit::CANNOT_START)
+            exit::CANNOT_START
+        }
+    };
+    logs::flush(FLUSH);
+    ExitCode::from(code)
+}
+
+fn run(arguments: Arguments) -> Result<u8, Failure> {
+    let print = |text: &str| io::stdout().write_all(text.as_bytes());
+    match arguments.command {
+        None if Path::new(CONFIG).exists() => run_config(Path::new(CONFIG)),
+        None => serve_plain(Server::builder().listen(WELCOME_ADDRESS), welcome::site()),
+        Some(Command::Run { config }) => run_config(&config),
+        Some(Command::Check { config }) => {
+            let routes = Config::load(&config)?.routes();
+            print(&format!(
+                "{}: no mistakes, routes: {routes}\n",
+                config.display()
+            ))?;
+            Ok(exit::CLEAN)
+        }
+        Some(Command::Files {
+            dir,
+            listen,
+            listing,
+        }) => {
+            let mut app = App::new();
+            Files::new(dir)?.listing(listing).mount(&mut app, "");
+            serve_plain(Server::builder().listen(listen), app)
+        }
+        Some(Command::Schema) => {
+            print(&format!("{:#}\n", config::schema()))?;
+            Ok(exit::CLEAN)
+        }
+        Some(Command::Completion { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "loopwright", &mut script);
+            io::stdout().write_all(&script)?;
+            Ok(exit::CLEAN)
+        }
+        Some(Command::Manpage) => {
+            clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?;
+            Ok(exit::CLEAN)
         }
     }
 }
 
-/// Serves until told to stop; how many answers were cut then.
-fn run(arguments: Arguments) -> io::Result<usize> {
-    let (listen, app) = match arguments.command {
-        None => (WELCOME_ADDRESS.to_string(), welcome::site()),
-        Some(Command::Files { dir, listen }) => {
-            let mut app = App::new();
-            Files::new(dir)?.mount(&mut app, "");
-            (listen, app)
-        }
-    };
-    process::raise_file_limit();
-    let mut server = Server::bind(listen, app, ())?;
-    process::stop_on_signals(server.handle())?;
-    for address in server.addresses() {
+/// What needs no config.
+fn serve_plain(builder: Builder, app: App) -> Result<u8, Failure> {
+    logs::init(&LogSettings::default())?;
+    let addresses = |asked: &str| asked.to_string();
+    Ok(serve(builder, app, None, addresses, |real, _| {
+        announce(real);
+        Ok(())
+    })?)
+}
+
+/// A config: as one process, as the parent of several, or as one of those.
+fn run_config(path: &Path) -> Result<u8, Failure> {
+    let config = Config::load(path)?;
+    let settings = log_settings(config.log());
+    if let Some(bond) = Bond::find()? {
+        logs::init(&settings)?;
+        let (builder, app) = config.build()?;
+        let path = Some(path.to_path_buf());
+        return Ok(serve(builder, app, path, bond.addresses(), |_, handle| {
+            bond.ready(handle)
+        })?);
+    }
+    if config.workers() > 1 {
+        logs::init(&workers::log_settings(settings))?;
+        return Ok(workers::run(path, &config, announce)?);
+    }
+    logs::init(&settings)?;
+    let (builder, app) = config.build()?;
+    let addresses = |asked: &str| asked.to_string();
+    Ok(serve(
+        builder,
+        app,
+        Some(path.to_path_buf()),
+        addresses,
+        |real, _| {
+            announce(real);
+            Ok(())
+        },
+    )?)
+}
+
+fn announce(addresses: &[Listen]) {
+    for address in addresses {
         eprintln!("listening on {}", address.url());
     }
-    server.run()?;
-    Ok(server.cut_connections())
 }
 
 /// The version, and what this build can do.
 fn version() -> &'static str {
-    const FEATURES: [(&str, bool); 4] = [
+    const FEATURES: [(&str, bool); 5] = [
         ("cli", cfg!(feature = "cli")),
+        ("config", cfg!(feature = "config")),
         ("cookies", cfg!(feature = "cookies")),
         ("files", cfg!(feature = "files")),
         ("json", cfg!(feature = "json")),

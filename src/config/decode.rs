@@ -59,7 +59,11 @@ impl Reader<'_> {
             DeValue::Array(_) => "an array",
             DeValue::Table(_) => "a table",
         };
-        self.mistake(value.span(), format!("{got} where {want} is needed"), format!("write {want}"));
+        self.mistake(
+            value.span(),
+            format!("{got} where {want} is needed"),
+            format!("write {want}"),
+        );
         None
     }
 
@@ -94,7 +98,10 @@ impl Reader<'_> {
             out.push_str(&rest[..at]);
             let Some((name, after)) = rest[at + 2..].split_once('}') else {
                 let title = "a variable's name has no end".to_string();
-                return Err((title, "close it with }, or write $${ for ${ itself".to_string()));
+                return Err((
+                    title,
+                    "close it with }, or write $${ for ${ itself".to_string(),
+                ));
             };
             out.push_str(&self.variable(name)?);
             rest = after;

@@ -45,9 +45,7 @@ fn has_unit(text: &str) -> bool {
 
 fn integer(value: &Value<'_>) -> Option<i128> {
     match value.get_ref() {
-        DeValue::Integer(number) => {
-            i128::from_str_radix(number.as_str(), number.radix()).ok()
-        }
+        DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix()).ok(),
         _ => None,
     }
 }
@@ -56,7 +54,11 @@ impl Decode for Size {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         const WANT: &str = "a size with its unit: \"16KiB\", \"1MB\", \"512B\"";
         if integer(value).is_some() {
-            reader.mistake(value.span(), "a size without a unit", format!("write {WANT}"));
+            reader.mistake(
+                value.span(),
+                "a size without a unit",
+                format!("write {WANT}"),
+            );
             return None;
         }
         let text = reader.text(value, WANT)?;
@@ -85,14 +87,22 @@ impl Decode for Wait {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         const WANT: &str = "a time with its unit: \"30s\", \"250ms\", \"5m\"";
         if integer(value).is_some() {
-            reader.mistake(value.span(), "a time without a unit", format!("write {WANT}"));
+            reader.mistake(
+                value.span(),
+                "a time without a unit",
+                format!("write {WANT}"),
+            );
             return None;
         }
         let text = reader.text(value, WANT)?;
         match humantime::parse_duration(text.trim()) {
             Ok(wait) => Some(Wait(wait)),
             Err(_) => {
-                reader.mistake(value.span(), "not a length of time", format!("write {WANT}"));
+                reader.mistake(
+                    value.span(),
+                    "not a length of time",
+                    format!("write {WANT}"),
+                );
                 None
             }
         }
@@ -113,7 +123,11 @@ impl Decode for Count {
         match usize::try_from(number) {
             Ok(count) => Some(Count(count)),
             Err(_) => {
-                reader.mistake(value.span(), "not a count", "write a whole number, 0 or more");
+                reader.mistake(
+                    value.span(),
+                    "not a count",
+                    "write a whole number, 0 or more",
+                );
                 None
             }
         }
@@ -134,7 +148,11 @@ impl Decode for Status {
         match u16::try_from(number) {
             Ok(status @ 200..=599) => Some(Status(status)),
             _ => {
-                reader.mistake(value.span(), "not a status an answer can have", "write 200 to 599");
+                reader.mistake(
+                    value.span(),
+                    "not a status an answer can have",
+                    "write 200 to 599",
+                );
                 None
             }
         }
@@ -161,7 +179,11 @@ impl Decode for Workers {
         if (1..=MAX_WORKERS).contains(&number) {
             return Some(Workers::Number(number));
         }
-        reader.mistake(value.span(), "not a number of workers", format!("write {want}"));
+        reader.mistake(
+            value.span(),
+            "not a number of workers",
+            format!("write {want}"),
+        );
         None
     }
     fn schema() -> Json {

@@ -130,6 +130,16 @@ impl Config {
         all.map(|address| address.value.clone()).collect()
     }
 
+    /// How many routes it has.
+    pub fn routes(&self) -> usize {
+        self.document.routes.0.len()
+    }
+
+    /// How long open requests have when the server is told to stop.
+    pub fn drain(&self) -> Duration {
+        self.document.timeouts.drain
+    }
+
     /// What is to be logged.
     pub fn log(&self) -> LogConfig {
         let log = &self.document.log;

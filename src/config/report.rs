@@ -100,7 +100,7 @@ impl Report {
         let one = |mistake: &Mistake| {
             let title = Level::ERROR.primary_title(&mistake.title);
             if self.text.is_empty() {
-                return renderer.render(&[title.into()]);
+                return renderer.render(&[annotate_snippets::Group::with_title(title)]);
             }
             let here = AnnotationKind::Primary.span(self.within(&mistake.at));
             let mut snippet = Snippet::source(&self.text)

@@ -47,6 +47,9 @@ struct Making<'d> {
     mistakes: Vec<Mistake>,
 }
 
+/// In place of a method: every one that has no route of its own.
+const ANY: &str = "*";
+
 /// A field of an answer, checked.
 type Field = (String, String);
 
@@ -96,8 +99,12 @@ impl<'d> Making<'d> {
             let any_port = matches!(&listen, Listen::Tcp(address) if address.port() == 0);
             match seen.iter().find(|(other, _)| *other == listen && !any_port) {
                 Some((_, first)) => self.mistakes.push(
-                    Mistake::new(address.span.clone(), "an address twice", "remove one of them")
-                        .with(first.span.clone(), "the first"),
+                    Mistake::new(
+                        address.span.clone(),
+                        "an address twice",
+                        "remove one of them",
+                    )
+                    .with(first.span.clone(), "the first"),
                 ),
                 None => seen.push((listen, address)),
             }
@@ -150,7 +157,8 @@ impl<'d> Making<'d> {
             self.app.not_found(move |_, _, res| page.answer(res));
         }
         if let Some(page) = find(&pages, 405) {
-            self.app.method_not_allowed(move |_, _, res| page.answer(res));
+            self.app
+                .method_not_allowed(move |_, _, res| page.answer(res));
         }
         if !pages.is_empty() {
             self.app.on_error(move |_, failure, res| {
@@ -163,16 +171,20 @@ impl<'d> Making<'d> {
     }
 
     fn route(&mut self, route: &'d At<RouteSection>) {
-        let RouteSection {
-            respond,
-            redirect,
-            files,
-            ..
-        } = &route.value;
+        let RouteSection { path, .. } = &route.value;
         let actions = [
-            ("respond", respond.as_ref().map(|action| &action.span)),
-            ("redirect", redirect.as_ref().map(|action| &action.span)),
-            ("files", files.as_ref().map(|action| &action.span)),
+            (
+                "respond",
+                route.value.respond.as_ref().map(|action| &action.span),
+            ),
+            (
+                "redirect",
+                route.value.redirect.as_ref().map(|action| &action.span),
+            ),
+            (
+                "files",
+                route.value.files.as_ref().map(|action| &action.span),
+            ),
         ];
         let named: Vec<(&str, &Span)> = actions
             .iter()
@@ -182,8 +194,7 @@ impl<'d> Making<'d> {
             [] => {
                 let names: Vec<&str> = actions.iter().map(|(name, _)| *name).collect();
                 let instead = format!("add one of: {}", names.join(", "));
-                let path = &route.value.path.span;
-                return self.mistake(path, "this route does nothing", instead);
+                return self.mistake(&path.span, "this route does nothing", instead);
             }
             [_] => {}
             [(first, at), (second, again), ..] => {
@@ -199,25 +210,37 @@ impl<'d> Making<'d> {
             let fields = self.respond_fields(action, route);
             for method in methods {
                 let call = respond(&action.value, fields.clone());
-                let added = self.app.route(&method, &route.path.value, call);
-                finish(added, route, &before);
-                self.origins.push(route);
+                self.add(&method, route, &before, call);
             }
         } else if let Some(action) = &route.redirect {
             self.check_redirect(action, route);
             for method in methods {
                 let status = action.value.status.value.0;
                 let call = redirect(status, &action.value.to.value);
-                let added = self.app.route(&method, &route.path.value, call);
-                finish(added, route, &before);
-                self.origins.push(route);
+                self.add(&method, route, &before, call);
             }
         } else if let Some(action) = &route.files {
             self.files(action, route, &before);
         }
     }
 
-    /// `*` is every method that has no route of its own.
+    fn add(
+        &mut self,
+        method: &str,
+        route: &'d RouteSection,
+        fields: &[Field],
+        call: impl FnMut(&mut Ctx<'_>, &Request<'_>, Response<'_>) + 'static,
+    ) {
+        let path = &route.path.value;
+        let added = match method {
+            ANY => self.app.any(path, call),
+            method => self.app.route(method, path, call),
+        };
+        finish(added, route, fields);
+        self.origins.push(route);
+    }
+
+    /// The methods named, or [`ANY`].
     fn methods(&mut self, route: &RouteSection) -> Vec<String> {
         for method in &route.methods {
             if crate::Method::from_bytes(method.value.as_bytes()).is_err() {
@@ -228,7 +251,7 @@ impl<'d> Making<'d> {
             }
         }
         match route.methods.is_empty() {
-            true => vec!["*".to_string()],
+            true => vec![ANY.to_string()],
             false => route.methods.iter().map(|m| m.value.clone()).collect(),
         }
     }
@@ -258,17 +281,29 @@ impl<'d> Making<'d> {
         }
         fields.extend(self.fields(&route.headers));
         if let Some(action) = &route.files {
-            let written = ["content-type", "etag", "last-modified", "accept-ranges", "content-encoding"];
+            let written = [
+                "content-type",
+                "etag",
+                "last-modified",
+                "accept-ranges",
+                "content-encoding",
+            ];
             for (name, _) in &route.headers.0 {
                 if written.contains(&name.value.to_ascii_lowercase().as_str()) {
                     let instead = "remove it: the file says what it is";
                     self.mistake(&name.span, "a field that `files` writes itself", instead);
                 }
-                if name.value.eq_ignore_ascii_case("cache-control") && !action.value.cache.is_empty() {
+                if name.value.eq_ignore_ascii_case("cache-control")
+                    && !action.value.cache.is_empty()
+                {
                     let first = &action.value.cache[0].span;
                     self.mistakes.push(
-                        Mistake::new(name.span.clone(), "cache-control twice", "say it in one place")
-                            .with(first.clone(), "here, too"),
+                        Mistake::new(
+                            name.span.clone(),
+                            "cache-control twice",
+                            "say it in one place",
+                        )
+                        .with(first.clone(), "here, too"),
                     );
                 }
             }
@@ -289,7 +324,11 @@ impl<'d> Making<'d> {
         for (name, value) in &table.0 {
             let lower = name.value.to_ascii_lowercase();
             if http::HeaderName::from_bytes(name.value.as_bytes()).is_err() {
-                self.mistake(&name.span, "not a field name", "write a token: letters, digits, -");
+                self.mistake(
+                    &name.span,
+                    "not a field name",
+                    "write a token: letters, digits, -",
+                );
             } else if http::HeaderValue::from_str(value).is_err() {
                 let instead = "a value has no line breaks or other control characters";
                 self.mistake(&name.span, "not a field value", instead);
@@ -307,9 +346,8 @@ impl<'d> Making<'d> {
     fn respond_fields(&mut self, action: &At<RespondAction>, route: &RouteSection) -> Vec<Field> {
         let fields = self.fields(&action.value.headers);
         for (name, _) in &route.headers.0 {
-            let same = |(other, _): &&(At<String>, String)| {
-                other.value.eq_ignore_ascii_case(&name.value)
-            };
+            let same =
+                |(other, _): &&(At<String>, String)| other.value.eq_ignore_ascii_case(&name.value);
             if let Some((other, _)) = action.value.headers.0.iter().find(same) {
                 self.mistakes.push(
                     Mistake::new(name.span.clone(), "a field twice", "say it in one place")
@@ -320,7 +358,11 @@ impl<'d> Making<'d> {
         let status = action.value.status.0;
         if matches!(status, 204 | 205 | 304) && !action.value.body.is_empty() {
             let title = format!("an answer with status {status} has no body");
-            self.mistake(&action.span, title, "remove the body, or choose another status");
+            self.mistake(
+                &action.span,
+                title,
+                "remove the body, or choose another status",
+            );
         }
         fields
     }
@@ -338,7 +380,8 @@ impl<'d> Making<'d> {
         let known: Vec<&str> = parameters(&route.path.value).collect();
         for name in parameters(&to.value).filter(|name| !known.contains(name)) {
             let mistake = Mistake::unknown(to.span.clone(), "parameter", name, &known);
-            self.mistakes.push(mistake.with(route.path.span.clone(), "the path has the parameters"));
+            self.mistakes
+                .push(mistake.with(route.path.span.clone(), "the path has the parameters"));
         }
         if to.value.matches('{').count() != parameters(&to.value).count() {
             let title = "a parameter's name has no end";
@@ -354,16 +397,26 @@ impl<'d> Making<'d> {
             }
         }
         let path = &route.path.value;
-        let Some((prefix, param)) = path.strip_suffix('}').and_then(|path| path.split_once("{*"))
+        let Some((prefix, param)) = path
+            .strip_suffix('}')
+            .and_then(|path| path.split_once("{*"))
         else {
             let instead = format!("write \"{}/{{*rest}}\"", path.trim_end_matches('/'));
-            return self.mistake(&route.path.span, "a path for one file, not for a folder", instead);
+            return self.mistake(
+                &route.path.span,
+                "a path for one file, not for a folder",
+                instead,
+            );
         };
         let files = match self.make_files(&action.value) {
             Ok(files) => files,
             Err(e) => {
                 let title = format!("this folder cannot be served: {e}");
-                return self.mistake(&action.value.root.span, title, "name a folder that can be read");
+                return self.mistake(
+                    &action.value.root.span,
+                    title,
+                    "name a folder that can be read",
+                );
             }
         };
         let added = self.app.get(path, files.handler(param));
@@ -372,7 +425,9 @@ impl<'d> Making<'d> {
         // `/static` is where `/static/` is meant, unless it is a route of its own.
         let bare = prefix.trim_end_matches('/');
         let is_free = |other: &At<RouteSection>| other.value.path.value != bare;
-        if !bare.is_empty() && bare.len() < prefix.len() && self.document.routes.0.iter().all(is_free)
+        if !bare.is_empty()
+            && bare.len() < prefix.len()
+            && self.document.routes.0.iter().all(is_free)
         {
             let added = self.app.get(bare, redirect(301, prefix));
             finish(added, route, before);
@@ -508,7 +563,9 @@ fn plain(table: &Named<String>) -> Vec<Field> {
 }
 
 fn error_status(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|status| (400..600).contains(status))
+    text.parse()
+        .ok()
+        .filter(|status| (400..600).contains(status))
 }
 
 /// The names in braces of a path or a template.

@@ -236,7 +236,37 @@ impl Listener {
     }
 }
 
-fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+/// An address that is bound, and not listened on: it holds a port for processes that will listen there.
+#[derive(Debug)]
+pub struct Reservation {
+    address: Listen,
+    _socket: Socket,
+}
+
+impl Reservation {
+    /// Binds a TCP address. Port 0 becomes a port.
+    pub fn of(asked: &Listen) -> io::Result<Reservation> {
+        let explain =
+            |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {asked}: {e}"));
+        let Listen::Tcp(address) = asked else {
+            let why = "several processes cannot share a Unix socket";
+            return Err(explain(io::Error::new(io::ErrorKind::Unsupported, why)));
+        };
+        let socket = bind_tcp(*address).map_err(explain)?;
+        let real = socket.local_addr()?.as_socket().unwrap_or(*address);
+        Ok(Reservation {
+            address: Listen::Tcp(real),
+            _socket: socket,
+        })
+    }
+
+    /// Where it really is.
+    pub fn address(&self) -> Listen {
+        self.address.clone()
+    }
+}
+
+fn bind_tcp(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(addr),
         Type::STREAM.nonblocking().cloexec(),
@@ -248,6 +278,12 @@ fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     // N processes of ours share a port; the kernel spreads new connections over them.
     socket.set_reuse_port(true)?;
+    socket.bind(&SockAddr::from(addr))?;
+    Ok(socket)
+}
+
+fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bind_tcp(addr)?;
     // Accepted sockets inherit it: no call per connection.
     socket.set_tcp_nodelay(true)?;
     // Accept a connection when its first bytes are there, so that the read after it succeeds.
@@ -255,7 +291,6 @@ fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     if let Err(e) = nix::sys::socket::setsockopt(&socket, DeferAccept, &1) {
         log::debug!("TCP_DEFER_ACCEPT on {addr}: {e}");
     }
-    socket.bind(&SockAddr::from(addr))?;
     socket.listen(ACCEPT_QUEUE)?;
     Ok(TcpListener::from_std(socket.into()))
 }

@@ -1,10 +1,12 @@
-//! Floor 5: what a process is to its operating system: signals, the file limit, exit codes.
+//! Floor 6: what a process is to its operating system: signals, the file limit, exit codes, logs, and
+//! the processes beside it.
 
-use crate::Handle;
-use log::LevelFilter;
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
-use signal_hook::iterator::Signals;
-use std::io;
+pub mod log;
+pub mod serve;
+mod signals;
+#[doc(hidden)]
+pub mod sink;
+pub mod workers;
 
 /// Exit codes a supervisor may rely on.
 pub mod exit {
@@ -14,33 +16,8 @@ pub mod exit {
     pub const CANNOT_START: u8 = 1;
     /// The drain's deadline passed, or a second signal came: answers were cut.
     pub const CUT: u8 = 3;
-}
-
-/// TERM, INT and QUIT drain the server behind `handle`; a second one leaves at once.
-///
-/// The signals are waited for on a thread of their own: a loop that is stuck in a callback can
-/// still be told to leave, and then the process ends, whatever the loop is at.
-///
-/// # Errors
-/// If the handlers cannot be installed.
-pub fn stop_on_signals<S: 'static>(handle: Handle<S>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT])?;
-    let watch = move || {
-        let mut seen = 0;
-        for _ in signals.forever() {
-            seen += 1;
-            handle.stop();
-            if seen > 1 {
-                // The loop has a moment to leave by itself, with its log lines.
-                std::thread::sleep(std::time::Duration::from_millis(500));
-                std::process::exit(exit::CUT.into());
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("loopwright-signals".into())
-        .spawn(watch)
-        .map(drop)
+    /// The config is wrong (EX_CONFIG of sysexits.h).
+    pub const BAD_CONFIG: u8 = 78;
 }
 
 /// Raises the soft limit of open files to the hard one: one connection is one file.
@@ -52,14 +29,6 @@ pub fn raise_file_limit() {
         maximum: now.maximum,
     };
     if let Err(e) = setrlimit(Resource::Nofile, wanted) {
-        log::warn!("the limit of open files stays at {:?}: {e}", now.current);
+        ::log::warn!("the limit of open files stays at {:?}: {e}", now.current);
     }
-}
-
-/// Logs to standard error as `RUST_LOG` says; by default what an operator wants to know.
-pub fn init_log() {
-    env_logger::Builder::new()
-        .filter_level(LevelFilter::Info)
-        .parse_default_env()
-        .init();
 }

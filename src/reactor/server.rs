@@ -97,6 +97,13 @@ impl Builder {
         Ok(self.within_file_limit().assemble(net, site, state))
     }
 
+    /// The same, but where `real` says for each address.
+    #[cfg(feature = "cli")]
+    pub(crate) fn with_addresses(mut self, real: impl Fn(&str) -> String) -> Builder {
+        self.listen = self.listen.iter().map(|asked| real(asked)).collect();
+        self
+    }
+
     fn addresses(&self) -> io::Result<Vec<Listen>> {
         if self.listen.is_empty() {
             let why = "no address to listen on: Builder::listen";

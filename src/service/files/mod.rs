@@ -18,6 +18,7 @@ mod range;
 
 use crate::{App, Ctx, OffloadError, Request, Response, StatusCode};
 use cache::{Cache, Entry, Found, Now};
+pub(crate) use names::content_type;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -191,9 +192,10 @@ impl Files {
     /// ```
     pub fn handler<S: 'static>(
         mut self,
-        param: &'static str,
+        param: impl Into<String>,
     ) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + 'static {
-        move |cx, req, res| self.serve(cx, req.param(param), req, res)
+        let param = param.into();
+        move |cx, req, res| self.serve(cx, req.param(&param), req, res)
     }
 
     fn serve<S: 'static>(

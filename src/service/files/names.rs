@@ -56,7 +56,7 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
 }
 
 /// The media type by the extension, in any case; text is UTF-8.
-pub(super) fn content_type(path: &str) -> String {
+pub(crate) fn content_type(path: &str) -> String {
     let mime = match mime_guess::from_path(path).first_raw() {
         // RFC 9239 §6.
         Some("application/javascript") => "text/javascript",

@@ -1,0 +1,414 @@
+//! Floor 6. N processes on one port: the parent that starts them, and the worker's side of their bond.
+//!
+//! ```text
+//! parent ── reserves the addresses, binds but does not listen: port 0 becomes one port for all
+//!    │ ─ starts ─► worker 1 … N: the same binary, each with SO_REUSEPORT listeners of its own
+//!    │ ◄─ ready ──     one socket pair each, the worker's stdin: a byte says that it listens, its end
+//!    │ ─ signals ─►    that the other side is gone
+//!    └ one dies ─► a log line ─► another one, after 100 ms, 200 ms … 5 s
+//! ```
+//! Invariants: nobody is started again while the parent is leaving; a worker leaves when its parent is
+//! gone, however that ended; a signal goes to the process it is for, never to one that has since got
+//! its number (pidfd).
+
+use super::log::{self, LogSettings};
+use super::signals::{self, Request};
+use super::{exit, raise_file_limit};
+use crate::config::Config;
+use crate::net::mio::Reservation;
+use crate::{Handle, Listen};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+/// The worker's number, for whom it is one.
+const WORKER: &str = "LOOPWRIGHT_WORKER";
+/// Where the addresses of the config really are: `127.0.0.1:0=127.0.0.1:4711`, one a line.
+const ADDRESSES: &str = "LOOPWRIGHT_ADDRESSES";
+/// A worker that has lived so long was not doomed from its start.
+const SETTLED: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Past the drain's deadline workers have so long to be gone by themselves.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A worker's end of the bond with its parent.
+pub struct Bond {
+    parent: UnixStream,
+    addresses: Vec<(String, String)>,
+}
+
+impl Bond {
+    /// What this process was given, if it was started as a worker.
+    ///
+    /// # Errors
+    /// If standard input is not what a parent hands over.
+    pub fn find() -> io::Result<Option<Bond>> {
+        let Ok(text) = std::env::var(ADDRESSES) else {
+            return Ok(None);
+        };
+        let pair = |line: &str| {
+            let (asked, real) = line.split_once('=')?;
+            Some((asked.to_string(), real.to_string()))
+        };
+        Ok(Some(Bond {
+            parent: UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?),
+            addresses: text.lines().filter_map(pair).collect(),
+        }))
+    }
+
+    /// Where the addresses of the config really are.
+    pub fn addresses(&self) -> impl Fn(&str) -> String + 'static {
+        let known = self.addresses.clone();
+        move |asked| {
+            let found = known.iter().find(|(name, _)| name == asked);
+            found.map_or_else(|| asked.to_string(), |(_, real)| real.clone())
+        }
+    }
+
+    /// Tells the parent that this worker listens; when the parent is gone, the worker drains.
+    ///
+    /// # Errors
+    /// If the parent is gone already, or no thread can be started.
+    pub fn ready(mut self, handle: Handle) -> io::Result<()> {
+        self.parent.write_all(b"R")?;
+        let wait = move || {
+            // Nothing is ever sent: what ends the wait is the end.
+            let _ = self.parent.read(&mut [0]);
+            ::log::warn!("the parent process is gone: leaving");
+            handle.stop();
+        };
+        std::thread::Builder::new()
+            .name("loopwright-parent".into())
+            .spawn(wait)
+            .map(drop)
+    }
+}
+
+enum Event {
+    Asked(Request),
+    Ready(u64),
+    Ended(u64, io::Result<ExitStatus>),
+}
+
+/// A place for a worker, filled or waiting to be.
+struct Slot {
+    number: usize,
+    process: Option<Process>,
+    /// Deaths since one was settled.
+    failures: u32,
+    /// When it is to be filled again.
+    due: Option<Instant>,
+}
+
+struct Process {
+    id: u64,
+    pid: u32,
+    pidfd: OwnedFd,
+    since: Instant,
+    is_ready: bool,
+}
+
+struct Parent {
+    path: PathBuf,
+    reserved: Vec<(String, Reservation)>,
+    slots: Vec<Slot>,
+    last_id: u64,
+    events: Sender<Event>,
+    has_announced: bool,
+    stops: u32,
+    kill_at: Option<Instant>,
+    drain: Duration,
+    /// The worst exit code of a worker.
+    code: u8,
+}
+
+/// Serves with as many processes as the config says, until told to stop; returns the exit code.
+/// `announce` is called once, when the first of them all listen.
+///
+/// # Errors
+/// If an address cannot be had, or no process be started.
+pub fn run(path: &Path, config: &Config, announce: impl FnMut(&[Listen])) -> io::Result<u8> {
+    raise_file_limit();
+    let (events, happened) = mpsc::channel();
+    let mut parent = Parent {
+        path: path.to_path_buf(),
+        reserved: Vec::new(),
+        slots: Vec::new(),
+        last_id: 0,
+        events: events.clone(),
+        has_announced: false,
+        stops: 0,
+        kill_at: None,
+        drain: config.drain(),
+        code: exit::CLEAN,
+    };
+    parent.reserve(&config.listen())?;
+    signals::watch(move |request| drop(events.send(Event::Asked(request))))?;
+    for number in 1..=config.workers() {
+        parent.open_slot(number)?;
+    }
+    parent.serve(&happened, announce)
+}
+
+impl Parent {
+    fn serve(
+        &mut self,
+        happened: &Receiver<Event>,
+        mut announce: impl FnMut(&[Listen]),
+    ) -> io::Result<u8> {
+        loop {
+            if self.stops > 0 && self.slots.iter().all(|slot| slot.process.is_none()) {
+                return Ok(self.code);
+            }
+            match self.next(happened) {
+                Some(Event::Asked(request)) => self.on_request(request),
+                Some(Event::Ready(id)) => {
+                    self.on_ready(id);
+                    let all = self.processes().all(|process| process.is_ready);
+                    if all && !std::mem::replace(&mut self.has_announced, true) {
+                        let real: Vec<Listen> =
+                            self.reserved.iter().map(|(_, r)| r.address()).collect();
+                        announce(&real);
+                    }
+                }
+                Some(Event::Ended(id, status)) => self.on_end(id, &status?),
+                None => self.on_time(),
+            }
+        }
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.slots.iter().filter_map(|slot| slot.process.as_ref())
+    }
+
+    /// The next thing to happen; `None`: something is due.
+    fn next(&self, happened: &Receiver<Event>) -> Option<Event> {
+        let due = self.slots.iter().filter_map(|slot| slot.due);
+        match due.chain(self.kill_at).min() {
+            None => happened.recv().ok(),
+            Some(due) => match happened.recv_timeout(due.saturating_duration_since(Instant::now()))
+            {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+            },
+        }
+    }
+
+    /// Holds these addresses for the workers. What was held before stays if one cannot be had.
+    fn reserve(&mut self, addresses: &[String]) -> io::Result<()> {
+        let mut reserved = Vec::new();
+        for address in addresses {
+            let held = self.reserved.iter().any(|(known, _)| known == address);
+            if !held {
+                reserved.push((address.clone(), Reservation::of(&address.parse()?)?));
+            }
+        }
+        self.reserved.retain(|(known, _)| addresses.contains(known));
+        self.reserved.extend(reserved);
+        Ok(())
+    }
+
+    fn open_slot(&mut self, number: usize) -> io::Result<()> {
+        let process = self.start(number)?;
+        self.slots.push(Slot {
+            number,
+            process: Some(process),
+            failures: 0,
+            due: None,
+        });
+        Ok(())
+    }
+
+    fn start(&mut self, number: usize) -> io::Result<Process> {
+        let line = |(asked, held): &(String, Reservation)| format!("{asked}={}", held.address());
+        let addresses: Vec<String> = self.reserved.iter().map(line).collect();
+        let (ours, theirs) = UnixStream::pair()?;
+        // The very binary that runs, even if another has taken its place on the disk.
+        let child = Command::new("/proc/self/exe")
+            .arg0("loopwright")
+            .arg("run")
+            .arg("--config")
+            .arg(&self.path)
+            .env(WORKER, number.to_string())
+            .env(ADDRESSES, addresses.join("\n"))
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            // A terminal's Ctrl-C is for the parent, which passes it on.
+            .process_group(0)
+            .spawn()?;
+        self.last_id += 1;
+        let process = Process {
+            id: self.last_id,
+            pid: child.id(),
+            pidfd: pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?,
+            since: Instant::now(),
+            is_ready: false,
+        };
+        attend(child, ours, process.id, self.events.clone())?;
+        Ok(process)
+    }
+
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Stop => {
+                self.stops += 1;
+                self.kill_at
+                    .get_or_insert(Instant::now() + self.drain + GRACE);
+                self.slots.iter_mut().for_each(|slot| slot.due = None);
+                self.signal(Signal::TERM);
+            }
+            Request::Reload if self.stops == 0 => match self.reload() {
+                Ok(()) => self.signal(Signal::HUP),
+                Err(e) => ::log::error!("{e}\nthe config stays as it was"),
+            },
+            Request::Reload => {}
+            Request::Reopen => self.signal(Signal::USR1),
+            Request::Replace => ::log::warn!("USR2: replacing the running binary is not built yet"),
+        }
+    }
+
+    /// What of a config is the parent's: addresses, and how many workers there are.
+    fn reload(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        let config = Config::load(&self.path)?;
+        let listen = config.listen();
+        let is_new_any = |address: &&String| {
+            let any = matches!(address.parse(), Ok(Listen::Tcp(a)) if a.port() == 0);
+            any && !self.reserved.iter().any(|(known, _)| known == *address)
+        };
+        if let Some(address) = listen.iter().find(is_new_any) {
+            return Err(format!("{address}: with workers, a new port 0 needs a restart").into());
+        }
+        self.reserve(&listen)?;
+        self.drain = config.drain();
+        for number in self.slots.len() + 1..=config.workers() {
+            self.open_slot(number)?;
+        }
+        for slot in self.slots.split_off(config.workers().min(self.slots.len())) {
+            if let Some(process) = slot.process {
+                ::log::info!(
+                    "worker {} (pid {}) is not needed any more",
+                    slot.number,
+                    process.pid
+                );
+                process.signal(Signal::TERM);
+            }
+        }
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.processes().for_each(|process| process.signal(signal));
+    }
+
+    fn on_ready(&mut self, id: u64) {
+        for slot in &mut self.slots {
+            if let Some(process) = slot.process.as_mut().filter(|process| process.id == id) {
+                process.is_ready = true;
+                ::log::info!("worker {} (pid {}) listens", slot.number, process.pid);
+            }
+        }
+    }
+
+    fn on_end(&mut self, id: u64, status: &ExitStatus) {
+        let is_its = |slot: &&mut Slot| slot.process.as_ref().is_some_and(|p| p.id == id);
+        // One that was not needed any more has no slot.
+        let Some(slot) = self.slots.iter_mut().find(is_its) else {
+            return;
+        };
+        let Some(process) = slot.process.take() else {
+            return;
+        };
+        let how = match status.signal() {
+            Some(signal) => format!("was killed by signal {signal}"),
+            None => format!("ended with {}", status.code().unwrap_or_default()),
+        };
+        let code = match status.code() {
+            Some(code) => u8::try_from(code).unwrap_or(exit::CANNOT_START),
+            None if self.stops > 0 => exit::CUT,
+            None => exit::CANNOT_START,
+        };
+        let name = format!("worker {} (pid {})", slot.number, process.pid);
+        if self.stops > 0 {
+            self.code = self.code.max(code);
+            return;
+        }
+        if !self.has_announced {
+            // What keeps one of them from starting keeps the others, too.
+            ::log::error!("{name} {how} before all of them listened");
+            self.code = self.code.max(code).max(exit::CANNOT_START);
+            return self.on_request(Request::Stop);
+        }
+        if process.since.elapsed() >= SETTLED {
+            slot.failures = 0;
+        }
+        let pause = (FIRST_PAUSE * 2u32.saturating_pow(slot.failures)).min(LONGEST_PAUSE);
+        slot.failures = slot.failures.saturating_add(1);
+        slot.due = Some(Instant::now() + pause);
+        ::log::error!(
+            "{name} {how}; another one starts in {} ms",
+            pause.as_millis()
+        );
+    }
+
+    /// Starts whom it is time to start, and ends whom it is time to end.
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.kill_at.is_some_and(|at| at <= now) {
+            ::log::warn!("the drain's deadline has passed: killing the rest");
+            self.kill_at = None;
+            self.signal(Signal::KILL);
+        }
+        for at in 0..self.slots.len() {
+            if self.slots[at].due.is_none_or(|due| due > now) {
+                continue;
+            }
+            let number = self.slots[at].number;
+            let started = self.start(number);
+            let slot = &mut self.slots[at];
+            match started {
+                Ok(process) => (slot.process, slot.due) = (Some(process), None),
+                Err(e) => {
+                    ::log::error!("worker {number} cannot be started: {e}");
+                    slot.due = Some(now + LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+impl Process {
+    fn signal(&self, signal: Signal) {
+        // It may be gone already, and then its end is on its way to us.
+        if let Err(e) = pidfd_send_signal(&self.pidfd, signal) {
+            ::log::debug!("pid {}: {e}", self.pid);
+        }
+    }
+}
+
+/// Waits on a thread for what a worker says, and for its end.
+fn attend(mut child: Child, mut bond: UnixStream, id: u64, tell: Sender<Event>) -> io::Result<()> {
+    let attend = move || {
+        if matches!(bond.read(&mut [0]), Ok(1)) {
+            let _ = tell.send(Event::Ready(id));
+        }
+        let _ = tell.send(Event::Ended(id, child.wait()));
+    };
+    std::thread::Builder::new()
+        .name(format!("loopwright-worker-{id}"))
+        .spawn(attend)
+        .map(drop)
+}
+
+/// The parent logs to standard error alone: the access log is the workers'.
+pub fn log_settings(settings: LogSettings) -> LogSettings {
+    LogSettings {
+        access: log::AccessTarget::Off,
+        ..settings
+    }
+}
