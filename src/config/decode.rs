@@ -32,12 +32,6 @@ pub(super) trait Decode: Sized {
     fn show(&self) -> Json;
 }
 
-/// A struct whose keys stand in a table.
-pub(super) trait Table {
-    /// What can be read of it; the rest is as by default.
-    fn read(value: &Value<'_>, reader: &mut Reader<'_>) -> Self;
-}
-
 impl Reader<'_> {
     pub(super) fn mistake(
         &mut self,
@@ -156,18 +150,21 @@ impl Reader<'_> {
 }
 
 /// Reads a struct from a table: `"what it is" key: Type` for each key that may stand in it. Keys left
-/// out keep the value of `Default`; those in `required` must be there. `as "name"` where the key is a
-/// word of Rust.
+/// out, or wrong, keep the value of `Default`, so that the rest can be checked all the same; those in
+/// `required` must be there. `as "name"` where the key is a word of Rust.
 macro_rules! table {
     ($T:ty { $($doc:literal $field:ident $(as $name:literal)? : $kind:ty),* $(,)? } $(required $required:expr)?) => {
-        impl $crate::config::decode::Table for $T {
-            fn read(
+        impl $crate::config::decode::Decode for $T {
+            /// What can be read of it; the rest is as by default.
+            fn decode(
                 value: &$crate::config::decode::Value<'_>,
                 reader: &mut $crate::config::decode::Reader<'_>,
-            ) -> Self {
+            ) -> Option<Self> {
                 const KEYS: &[&str] = &[$(table!(@name $field $($name)?)),*];
                 let mut out = <$T>::default();
-                let Some(table) = reader.table(value, KEYS) else { return out };
+                let Some(table) = reader.table(value, KEYS) else {
+                    return Some(out);
+                };
                 $(if let Some(value) = table.get(table!(@name $field $($name)?))
                     && let Some(read) = <$kind as $crate::config::decode::Decode>::decode(value, reader)
                 {
@@ -179,18 +176,7 @@ macro_rules! table {
                         reader.mistake(value.span(), format!("the key `{key}` is missing"), instead);
                     }
                 })?
-                out
-            }
-        }
-
-        impl $crate::config::decode::Decode for $T {
-            fn decode(
-                value: &$crate::config::decode::Value<'_>,
-                reader: &mut $crate::config::decode::Reader<'_>,
-            ) -> Option<Self> {
-                let before = reader.mistakes.len();
-                let out = <$T as $crate::config::decode::Table>::read(value, reader);
-                (reader.mistakes.len() == before).then_some(out)
+                Some(out)
             }
 
             fn schema() -> serde_json::Value {
@@ -347,8 +333,8 @@ impl<T: Decode> Decode for Vec<T> {
             return reader.wrong_type(value, "an array");
         };
         // Each of them is looked at, whatever the others are like.
-        let all: Vec<Option<T>> = array.iter().map(|one| T::decode(one, reader)).collect();
-        all.into_iter().collect()
+        let read = array.iter().filter_map(|one| T::decode(one, reader));
+        Some(read.collect())
     }
     fn schema() -> Json {
         json!({ "type": "array", "items": T::schema() })
@@ -358,32 +344,6 @@ impl<T: Decode> Decode for Vec<T> {
             true => Json::Null,
             false => self.iter().map(T::show).collect(),
         }
-    }
-}
-
-/// An array of things that are right or wrong each by itself: the wrong ones are left out.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Each<T>(pub(super) Vec<T>);
-
-impl<T> Default for Each<T> {
-    fn default() -> Self {
-        Each(Vec::new())
-    }
-}
-
-impl<T: Decode> Decode for Each<T> {
-    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let DeValue::Array(array) = value.get_ref() else {
-            return reader.wrong_type(value, "an array");
-        };
-        let right = array.iter().filter_map(|one| T::decode(one, reader));
-        Some(Each(right.collect()))
-    }
-    fn schema() -> Json {
-        Vec::<T>::schema()
-    }
-    fn show(&self) -> Json {
-        Json::Null
     }
 }
 
@@ -428,8 +388,7 @@ impl<T: Decode> Decode for Named<T> {
             };
             Some((name, T::decode(value, reader)?))
         };
-        let all: Vec<Option<(At<String>, T)>> = table.iter().map(one).collect();
-        all.into_iter().collect::<Option<Vec<_>>>().map(Named)
+        Some(Named(table.iter().filter_map(one).collect()))
     }
     fn schema() -> Json {
         json!({ "type": "object", "additionalProperties": T::schema() })

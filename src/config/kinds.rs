@@ -36,6 +36,16 @@ pub(super) enum Workers {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ServerHeader(pub(super) Option<String>);
 
+impl Workers {
+    /// How many that is here: 1 or more.
+    pub(super) fn count(self) -> usize {
+        match self {
+            Workers::Number(n) => n,
+            Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
 /// Processes on one machine; more are a slip of the finger.
 const MAX_WORKERS: usize = 256;
 

@@ -17,8 +17,7 @@ pub use report::Report;
 
 use crate::service::access_log::Format;
 use crate::{App, Builder};
-use decode::{Decode, Reader, Table};
-use kinds::Workers;
+use decode::{Decode, Reader};
 use model::{Access, Document};
 use report::Mistake;
 use std::path::{Path, PathBuf};
@@ -76,11 +75,18 @@ impl Config {
         };
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
-            // What the rest means is a guess: first things first.
+            // What the rest means is a guess, and so is all but the first error of a line.
             let mistake = |e: &toml::de::Error| {
                 Mistake::new(e.span().unwrap_or(0..0), "this is not TOML", e.message())
             };
-            return Err(report(errors.iter().map(mistake).collect()));
+            let mut mistakes: Vec<Mistake> = errors.iter().map(mistake).collect();
+            mistakes.sort_by_key(|mistake| mistake.at.start);
+            let line = |mistake: &mut Mistake| {
+                let before = text.as_bytes().iter().take(mistake.at.start);
+                before.filter(|&&b| b == b'\n').count()
+            };
+            mistakes.dedup_by_key(line);
+            return Err(report(mistakes));
         }
         let variable = |name: &str| std::env::var(name).ok();
         let folder = Path::new(path).parent().unwrap_or(Path::new(""));
@@ -91,7 +97,7 @@ impl Config {
         };
         let span = table.span();
         let value = toml::Spanned::new(span, DeValue::Table(table.into_inner()));
-        let document = Document::read(&value, &mut reader);
+        let document = Document::decode(&value, &mut reader).unwrap_or_default();
         let mut mistakes = reader.mistakes;
         mistakes.extend(site::mistakes(&document, &value));
         match mistakes.is_empty() {
@@ -118,10 +124,7 @@ impl Config {
 
     /// Processes that are to serve: 1 or more.
     pub fn workers(&self) -> usize {
-        match self.document.server.workers {
-            Workers::Number(n) => n,
-            Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
-        }
+        self.document.server.workers.count()
     }
 
     /// The addresses, as written.
@@ -132,7 +135,7 @@ impl Config {
 
     /// How many routes it has.
     pub fn routes(&self) -> usize {
-        self.document.routes.0.len()
+        self.document.routes.len()
     }
 
     /// How long open requests have when the server is told to stop.

@@ -1,7 +1,7 @@
 //! Floor 5. What may stand in a config: each section, each key, what it is. The one list from which
 //! the reader, the JSON Schema and the test of docs/config.md are made.
 
-use super::decode::{At, Each, Named, OneOrMany, choice, table};
+use super::decode::{At, Named, OneOrMany, choice, table};
 use super::kinds::{Count, ServerHeader, Size, Status, Wait, Workers};
 use crate::{Limits, Timeouts};
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub(super) struct Document {
     pub(super) log: LogSection,
     pub(super) headers: Named<Named<String>>,
     pub(super) errors: Named<At<PathBuf>>,
-    pub(super) routes: Each<At<RouteSection>>,
+    pub(super) routes: Vec<At<RouteSection>>,
 }
 
 table! { Document {
@@ -26,7 +26,7 @@ table! { Document {
     "What is logged, and where to." log: LogSection,
     "Sets of response fields, by a name of yours, for `use = [\"headers:NAME\"]`." headers: Named<Named<String>>,
     "Pages of your own by status (\"404\", \"405\", \"500\" …): files, read when the config is." errors: Named<At<PathBuf>>,
-    "What is served. The most specific path wins, whatever the order." routes: Each<At<RouteSection>>,
+    "What is served. The most specific path wins, whatever the order." routes: Vec<At<RouteSection>>,
 } }
 
 #[derive(Clone, Debug)]

@@ -39,13 +39,8 @@ impl Mistake {
 
     /// A name that is not among those there are.
     pub(super) fn unknown(at: Span, what: &str, name: &str, known: &[&str]) -> Mistake {
-        let instead = match closest(name, known) {
-            Some(close) => format!("did you mean `{close}`?"),
-            None if known.is_empty() => format!("there is no {what} to name"),
-            None => format!("there are: {}", known.join(", ")),
-        };
         let title = format!("unknown {what} `{}`", name.escape_debug());
-        Mistake::new(at, title, instead)
+        Mistake::new(at, title, instead(name, known))
     }
 
     pub(super) fn with(mut self, other: Span, what: impl Into<String>) -> Mistake {
@@ -54,11 +49,15 @@ impl Mistake {
     }
 }
 
-/// The known name that was most likely meant.
-fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+/// What to write for a name that is not among those there are: the one most likely meant, or all.
+pub(super) fn instead<K: AsRef<str>>(name: &str, known: &[K]) -> String {
     let likeness = |known: &str| (strsim::jaro_winkler(name, known) * 1000.0) as u32;
-    let best = known.iter().max_by_key(|known| likeness(known))?;
-    (likeness(best) >= 800).then_some(best)
+    let known: Vec<&str> = known.iter().map(K::as_ref).collect();
+    match known.iter().max_by_key(|known| likeness(known)) {
+        Some(close) if likeness(close) >= 800 => format!("did you mean `{close}`?"),
+        Some(_) => format!("there are: {}", known.join(", ")),
+        None => "there are none".to_string(),
+    }
 }
 
 /// Everything that is wrong with a config. Its `Display` is what `loopwright check` prints.

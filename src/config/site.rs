@@ -7,7 +7,7 @@
 use super::decode::{At, Named, Value};
 use super::kinds::{ServerHeader, Size};
 use super::model::{Access, Document, FilesAction, RedirectAction, RespondAction, RouteSection};
-use super::report::{Mistake, Span};
+use super::report::{self, Mistake, Span};
 use crate::app::mistake::{Mistake as Found, Place};
 use crate::service::access_log::{Format, access_log};
 use crate::service::files::Files;
@@ -70,10 +70,10 @@ impl<'d> Making<'d> {
         for (_, set) in &document.headers.0 {
             making.fields(set);
         }
-        if document.routes.0.is_empty() {
+        if document.routes.is_empty() {
             making.mistake(&(0..0), "nothing is served", "add a [[routes]] section");
         }
-        for route in &document.routes.0 {
+        for route in &document.routes {
             making.route(route);
         }
         making
@@ -96,6 +96,14 @@ impl<'d> Making<'d> {
                 );
                 continue;
             };
+            if matches!(listen, Listen::Unix(_)) && server.workers.count() > 1 {
+                let instead = "write workers = 1, or a TCP address";
+                self.mistake(
+                    &address.span,
+                    "several workers cannot share a Unix socket",
+                    instead,
+                );
+            }
             let any_port = matches!(&listen, Listen::Tcp(address) if address.port() == 0);
             match seen.iter().find(|(other, _)| *other == listen && !any_port) {
                 Some((_, first)) => self.mistakes.push(
@@ -172,6 +180,10 @@ impl<'d> Making<'d> {
 
     fn route(&mut self, route: &'d At<RouteSection>) {
         let RouteSection { path, .. } = &route.value;
+        if path.value.is_empty() {
+            // It has been said that it is missing.
+            return;
+        }
         let actions = [
             (
                 "respond",
@@ -269,13 +281,11 @@ impl<'d> Making<'d> {
                 // Its own mistakes have been told where it is.
                 Some(at) => fields.extend(plain(&sets[at].1)),
                 None => {
-                    let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                    self.mistakes.push(Mistake::unknown(
-                        name.span.clone(),
-                        "middleware",
-                        &name.value,
-                        &known,
-                    ));
+                    let instead = match known.is_empty() {
+                        true => "write \"headers:NAME\", and a section [headers.NAME]".to_string(),
+                        false => report::instead(&name.value, &known),
+                    };
+                    self.mistake(&name.span, "no such middleware", instead);
                 }
             }
         }
@@ -369,6 +379,9 @@ impl<'d> Making<'d> {
 
     fn check_redirect(&mut self, action: &At<RedirectAction>, route: &RouteSection) {
         let RedirectAction { to, status } = &action.value;
+        if to.span == (0..0) {
+            return;
+        }
         if !matches!(status.value.0, 301 | 302 | 303 | 307 | 308) {
             let instead = "write 301, 302, 303, 307 or 308";
             self.mistake(&status.span, "not the status of a redirect", instead);
@@ -379,9 +392,12 @@ impl<'d> Making<'d> {
         }
         let known: Vec<&str> = parameters(&route.path.value).collect();
         for name in parameters(&to.value).filter(|name| !known.contains(name)) {
-            let mistake = Mistake::unknown(to.span.clone(), "parameter", name, &known);
-            self.mistakes
-                .push(mistake.with(route.path.span.clone(), "the path has the parameters"));
+            let instead = report::instead(name, &known);
+            let mistake = Mistake::new(to.span.clone(), "no such parameter", instead);
+            self.mistakes.push(mistake.with(
+                route.path.span.clone(),
+                "its parameters are those of this path",
+            ));
         }
         if to.value.matches('{').count() != parameters(&to.value).count() {
             let title = "a parameter's name has no end";
@@ -408,6 +424,9 @@ impl<'d> Making<'d> {
                 instead,
             );
         };
+        if action.value.root.span == (0..0) {
+            return;
+        }
         let files = match self.make_files(&action.value) {
             Ok(files) => files,
             Err(e) => {
@@ -425,9 +444,7 @@ impl<'d> Making<'d> {
         // `/static` is where `/static/` is meant, unless it is a route of its own.
         let bare = prefix.trim_end_matches('/');
         let is_free = |other: &At<RouteSection>| other.value.path.value != bare;
-        if !bare.is_empty()
-            && bare.len() < prefix.len()
-            && self.document.routes.0.iter().all(is_free)
+        if !bare.is_empty() && bare.len() < prefix.len() && self.document.routes.iter().all(is_free)
         {
             let added = self.app.get(bare, redirect(301, prefix));
             finish(added, route, before);
@@ -468,7 +485,11 @@ impl<'d> Making<'d> {
             Place::Setting(name) => {
                 Mistake::new(place_of(value, &name), found.text, "write another value")
             }
-            Place::Route(number) => Mistake::new(path(number), found.text, PATHS),
+            Place::Route(number) => {
+                // Behind the route's name, which may hold what a variable has put there.
+                let why = found.text.rsplit("\": ").next().unwrap_or_default();
+                Mistake::new(path(number), format!("not a path: {why}"), PATHS)
+            }
             Place::Host(number, host) => {
                 let hosts = route(number).map_or(&[][..], |route| &route.host.0);
                 let same = |at: &&At<String>| at.value == host;
@@ -478,7 +499,8 @@ impl<'d> Making<'d> {
             }
             Place::Routes(number, other) => {
                 let instead = "change its path, its methods or its host";
-                Mistake::new(path(number), found.text, instead).with(path(other), "the other one")
+                Mistake::new(path(number), "two routes for the same requests", instead)
+                    .with(path(other), "the other one")
             }
         }
     }
@@ -576,17 +598,17 @@ fn parameters(text: &str) -> impl Iterator<Item = &str> {
         .map(|(name, _)| name.trim_start_matches('*'))
 }
 
-/// Where `limits.head` stands, if it does.
+/// Where `limits.head` stands; its section, if it is left out.
 fn place_of(value: &Value<'_>, name: &str) -> Span {
-    let mut value = value;
+    let (mut value, mut span) = (value, 0..0);
     for key in name.split('.') {
         let DeValue::Table(table) = value.get_ref() else {
-            return 0..0;
+            break;
         };
-        match table.get(key) {
-            Some(inner) => value = inner,
-            None => return 0..0,
-        }
+        let Some(inner) = table.get(key) else {
+            break;
+        };
+        (value, span) = (inner, inner.span());
     }
-    value.span()
+    span
 }
