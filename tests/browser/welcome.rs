@@ -89,7 +89,7 @@ fn the_figures_move_and_come_from_one_stream() {
     let requests = server.get("/loop.json");
     let requests: serde_json::Value = serde_json::from_slice(&requests.body).expect("JSON");
     assert!(requests["requests"].as_u64() > Some(1000), "{requests}");
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    std::thread::sleep(std::time::Duration::from_secs(2));
     browser.screenshot("welcome-loop-at-work");
     expect_silence(&browser, "after the work");
 }

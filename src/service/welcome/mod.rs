@@ -38,6 +38,12 @@ const ASSETS: [(&str, &str, &str); 4] = [
     ("/favicon.ico", "image/svg+xml", include_str!("favicon.svg")),
 ];
 
+/// The program that the last page shows. It compiles:
+/// ```no_run
+#[doc = include_str!("embed.txt")]
+/// ```
+const EXAMPLE: &str = include_str!("embed.txt");
+
 /// What curl is shown instead of the first page.
 const TEXT: &str = "\
 loopwright is running.
@@ -71,7 +77,10 @@ pub fn site() -> App {
         Some(res.header("x-content-type-options", "nosniff"))
     });
     for (path, title, main) in PAGES {
-        let page = PAGE.replace("{title}", title).replace("{main}", main);
+        let page = PAGE
+            .replace("{title}", title)
+            .replace("{main}", main)
+            .replace("{example}", &escape(EXAMPLE.trim_end()));
         app.get(path, move |_, req, res| show(&page, path == "/", req, res));
     }
     for (path, content_type, text) in ASSETS {
@@ -149,12 +158,17 @@ fn whereabouts(path: &str, is_home: bool) -> (String, String) {
     };
     // What a client sent is in it if the site is mounted under a parameter.
     let name = home.rsplit('/').next().unwrap_or("");
-    let name = name.replace('&', "&amp;").replace('"', "&quot;");
-    match (name.as_str(), is_home) {
+    match (escape(name).as_str(), is_home) {
         ("", _) => ("./".into(), "./".into()),
         (name, true) => (format!("./{name}/"), format!("../{name}")),
         (name, false) => ("./".into(), format!("../{name}")),
     }
+}
+
+/// Text as HTML, between tags or in quotes.
+fn escape(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('"', "&quot;");
+    text.replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// Names a content, so that a browser which has it need not load it again.

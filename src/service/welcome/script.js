@@ -93,7 +93,8 @@ function strip(name, value, text, least) {
   const y = value => (40 - 38 * value / top).toFixed(2);
   const line = values.map((value, n) => `L${first + n} ${y(value)}`).join("");
   const path = figure.querySelector("path");
-  path.setAttribute("d", `M${first} 42${line}L${BEATS} 42`);
+  // Its right edge is outside of what is seen.
+  path.setAttribute("d", `M${first} 42${line}H${BEATS + 3}V42`);
   if (!still.matches) path.animate([{ transform: "translateX(1px)" }, { transform: "none" }], 250);
   figure.querySelector("b").textContent = text(value);
   figure.querySelector("small").textContent = `0 to ${name === "work" ? `${+(top * 100).toFixed(2)} %` : count(top)}`;
