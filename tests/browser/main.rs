@@ -9,3 +9,15 @@ mod driver;
 #[allow(dead_code)]
 mod support;
 mod welcome;
+
+/// Else the tests for silence would prove nothing.
+#[test]
+fn the_driver_hears_the_console() {
+    let browser = driver::Browser::start();
+    browser.open("data:text/html,<script>console.warn('careful'); no.such.thing</script>");
+    let heard = browser.console().join(" ");
+    assert!(
+        heard.contains("careful") && heard.contains("no is not defined"),
+        "{heard}"
+    );
+}

@@ -44,6 +44,9 @@ const ASSETS: [(&str, &str, &str); 4] = [
 /// ```
 const EXAMPLE: &str = include_str!("embed.txt");
 
+/// The configuration it shows.
+const CONFIG: &str = include_str!("sample.toml");
+
 /// What curl is shown instead of the first page.
 const TEXT: &str = "\
 loopwright is running.
@@ -80,6 +83,7 @@ pub fn site() -> App {
         let page = PAGE
             .replace("{title}", title)
             .replace("{main}", main)
+            .replace("{config}", &escape(CONFIG.trim_end()))
             .replace("{example}", &escape(EXAMPLE.trim_end()));
         app.get(path, move |_, req, res| show(&page, path == "/", req, res));
     }
