@@ -90,8 +90,28 @@ fn the_figures_move_and_come_from_one_stream() {
     let requests: serde_json::Value = serde_json::from_slice(&requests.body).expect("JSON");
     assert!(requests["requests"].as_u64() > Some(1000), "{requests}");
     std::thread::sleep(std::time::Duration::from_secs(2));
+    browser.script("document.querySelector('details').open = true");
     browser.screenshot("welcome-loop-at-work");
     expect_silence(&browser, "after the work");
+}
+
+#[test]
+fn nothing_moves_for_who_wants_it_still() {
+    let server = site();
+    for (wish, moves) in [("no-preference", true), ("reduce", false)] {
+        let browser = Browser::start();
+        browser.set_media(&[("prefers-reduced-motion", wish)]);
+        browser.open(&server.url("/"));
+        browser.wait_for(HAS_FIGURES);
+        let moved = browser.script(
+            "return new Promise(tell => {
+                 let moved = false;
+                 const look = setInterval(() => moved ||= document.getAnimations().length > 0, 10);
+                 setTimeout(() => { clearInterval(look); tell(moved) }, 1000);
+             })",
+        );
+        assert_eq!(moved, moves, "{wish}");
+    }
 }
 
 #[test]
@@ -126,8 +146,8 @@ fn each_demo_shows_its_answer() {
     let browser = look_at(&server.url("/demos"));
     for (demo, said) in [
         ("hello", "^200 OK, \\d+ msHello, Ada!"),
-        ("slow", "^200 OK, 1,\\d+ msa second later"),
-        ("count", "^200 OK, [23],\\d+ ms10\\n9\\n[^]*1\\n$"),
+        ("slow", "^200 OK, \\d,\\d+ msa second later"),
+        ("count", "^200 OK, \\d,\\d+ ms10\\n9\\n[^]*1\\n$"),
         ("upload", "^200 OK, [\\d,]+ ms16777216 bytes"),
     ] {
         let form = format!("document.querySelector('[data-demo={demo}]')");

@@ -30,7 +30,7 @@ for (const button of all("[data-copy]")) button.onclick = async () => {
 
 // The loop.
 
-const BEATS = 120; // of 250 ms: half a minute
+const SPAN = 30; // seconds that a strip shows, at four units of its width each
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const readings = []; // the last second, to smooth the figures
 const strips = new Map();
@@ -39,7 +39,7 @@ for (const figure of all("[data-strip]")) strips.set(figure.dataset.strip, { fig
 // Totals in, rates out: a rate is the difference of two readings by the time between them.
 function show(now) {
   const last = readings.at(-1);
-  if (last && (last.process_id !== now.process_id || now.uptime_seconds <= last.uptime_seconds)) readings.length = 0;
+  if (last && (last.process_id !== now.process_id || now.uptime_seconds <= last.uptime_seconds)) forget();
   readings.push(now);
   if (readings.length > 5) readings.shift();
 
@@ -60,16 +60,25 @@ function show(now) {
   at("work-arc").setAttribute("stroke-dasharray", `${work * 100} 100`);
 
   const before = readings.at(-2);
+  // What comes by the stream was sent by a timer, and flushed.
+  const isBeat = stream.readyState === EventSource.OPEN;
   phase("poll", now.events > before.events, `${rate(since("events") / seconds)} events/s`);
   phase("accept", now.accepted > before.accepted, `${rate(since("accepted") / seconds)}/s`);
-  phase("timers", true, `${count(now.timers)} set`);
+  phase("timers", isBeat, `${count(now.timers)} set`);
   phase("run", now.requests > before.requests, `${rate(since("requests") / seconds)} requests/s`);
-  phase("flush", true, `${count(now.open_exchanges)} open`);
+  phase("flush", isBeat, `${count(now.open_exchanges)} open`);
   phase("reap", closed(now) > closed(before), `${rate((closed(now) - closed(readings[0])) / seconds)}/s`);
 
-  strip("work", work, percent, 0.01);
-  strip("turns", since("turns") / seconds, rate, 10);
-  strip("requests", since("requests") / seconds, rate, 10);
+  const time = now.uptime_seconds;
+  strip("work", time, work, percent, 0.01);
+  strip("turns", time, since("turns") / seconds, rate, 10);
+  strip("requests", time, since("requests") / seconds, rate, 10);
+}
+
+// Figures of before a gap say nothing about it.
+function forget() {
+  readings.length = 0;
+  for (const { values } of strips.values()) values.length = 0;
 }
 
 function duration(seconds) {
@@ -84,18 +93,19 @@ function phase(id, isLit, figure) {
   if (isLit && !still.matches) setTimeout(() => at(id).classList.remove("lit"), 120);
 }
 
-function strip(name, value, text, least) {
+function strip(name, time, value, text, least) {
   const { figure, values } = strips.get(name);
-  values.push(value);
-  if (values.length > BEATS + 2) values.shift();
-  const top = scale(Math.max(least, ...values));
-  const first = BEATS + 1 - values.length;
+  const step = values.length ? (time - values.at(-1).time) * 4 : 0;
+  values.push({ time, value });
+  while (values[0].time < time - SPAN - 2) values.shift();
+  const top = scale(Math.max(least, ...values.map(point => point.value)));
+  const x = then => (SPAN * 4 - (time - then) * 4).toFixed(2);
   const y = value => (40 - 38 * value / top).toFixed(2);
-  const line = values.map((value, n) => `L${first + n} ${y(value)}`).join("");
+  const line = values.map(point => `L${x(point.time)} ${y(point.value)}`).join("");
   const path = figure.querySelector("path");
   // Its right edge is outside of what is seen.
-  path.setAttribute("d", `M${first} 42${line}H${BEATS + 3}V42`);
-  if (!still.matches) path.animate([{ transform: "translateX(1px)" }, { transform: "none" }], 250);
+  path.setAttribute("d", `M${x(values[0].time)} 42${line}H${SPAN * 4 + 3}V42`);
+  if (!still.matches) path.animate([{ transform: `translateX(${step}px)` }, { transform: "none" }], 250);
   figure.querySelector("b").textContent = text(value);
   figure.querySelector("small").textContent = `0 to ${name === "work" ? `${+(top * 100).toFixed(2)} %` : count(top)}`;
 }
@@ -141,7 +151,7 @@ async function poll() {
 function leave() {
   stream?.close();
   clearInterval(polling);
-  readings.length = 0;
+  forget();
 }
 
 if (at("state")) {
