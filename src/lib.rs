@@ -19,7 +19,7 @@
 //! decides what the network does.
 //!
 //! # Features
-//! `cli` the binary · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
+//! `cli` the binary · `config` [`config`], for TOML files · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
 //! `cookies` [`Request::cookies`], [`Response::cookie`]. All are on by default; with
 //! `default-features = false` the core is left.
 //!
@@ -31,8 +31,9 @@
 //! 1 proto     HTTP/1.1: bytes in, events out         net       sockets and the clock: mio, or a simulation
 //! 2 app       what an embedder sees
 //! 3 reactor   the loop
-//! 4 service   files, fixed answers, the welcome page: written on `app` alone
-//! 5 process   signals, exit codes                    main.rs   the binary
+//! 4 service   files, fixed answers, access log, welcome site: written on `app` alone
+//! 5 config    `loopwright.toml` → Builder and App
+//! 6 process   workers, signals, reload, logs          main.rs   the binary
 //! ```
 //! A request visits `Reactor::turn` → `run_connection` → `h1::server::Server::poll_event` → `on_request` →
 //! `Router::find` → your callback → `Response::text` → `flush`.
