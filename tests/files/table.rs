@@ -1,7 +1,7 @@
 //! One table of requests and what they are answered with, asked twice: once of the disk, once of the
 //! cache; and each GET once more as HEAD.
 //!
-//! A request is its line and its fields, apart by ` | `; `{a.txt}` stands for that file's tag.
+//! A request is its line and its fields, apart by ` | `. `{a.txt}` stands for that file's tag.
 //! Of the answer: the status; fields, `name: value` to the letter, `name~part` to hold a part, `!name`
 //! to be absent; and the body: to the letter, `~part`, `*` for any, `@12-34` for those bytes of the
 //! large file. `{b}` stands for the boundary.
@@ -56,6 +56,7 @@ fn tree() -> Tree {
         .with(".pages/416.txt", "no such part")
         .with("412.html", "changed")
         .with(".env", "hidden")
+        .with(".html", "hidden")
         .with("sub/.env", "hidden")
         .with(".git/config", "hidden")
         .with(".well-known/security.txt", "mailto:")
@@ -167,6 +168,10 @@ fn site(tree: &Tree) -> TestServer {
             .try_files(["/app.html"])
             .mount(&mut app, "/spa");
         files()
+            .index(["none.html"])
+            .try_files(["{path}.html"])
+            .mount(&mut app, "/clean");
+        files()
             .listing(true)
             .try_files(["{path}.html"])
             .mount(&mut app, "/both");
@@ -188,15 +193,21 @@ fn site(tree: &Tree) -> TestServer {
     })
 }
 
-/// The request of a case, with the tags it speaks of.
-fn request(server: &TestServer, case: &str, method: Option<&str>) -> String {
-    let mut text = case.to_string();
+/// Puts the tags of files in the place of their names.
+fn with_tags(server: &TestServer, text: &str) -> String {
+    let mut text = text.to_string();
     while let Some((before, rest)) = text.split_once('{') {
         let (name, after) = rest.split_once('}').expect("a name in braces");
         let answer = ask(server, "HEAD", &format!("/raw/{name}"), "");
         let tag = answer.field("etag").expect("its tag");
         text = format!("{before}{tag}{after}");
     }
+    text
+}
+
+/// The request of a case, with the tags it speaks of.
+fn request(server: &TestServer, case: &str, method: Option<&str>) -> String {
+    let text = with_tags(server, case);
     let mut lines = text.split(" | ");
     let line = lines.next().expect("a request line");
     let (known, target) = line.split_once(' ').expect("a method and a target");
@@ -205,7 +216,7 @@ fn request(server: &TestServer, case: &str, method: Option<&str>) -> String {
     format!("{method} {target} HTTP/1.1\r\nhost: test\r\n{fields}\r\n")
 }
 
-fn check(case: &Case, answer: &Answer, with_body: bool) {
+fn check(server: &TestServer, case: &Case, answer: &Answer, with_body: bool) {
     let (request, status, fields, body) = case;
     let say = |what: &str| {
         let head: Vec<_> = answer
@@ -218,6 +229,7 @@ fn check(case: &Case, answer: &Answer, with_body: bool) {
     };
     assert_eq!(answer.status, *status, "{}", say("status"));
     for field in *fields {
+        let field = with_tags(server, field);
         let is_so = if let Some(name) = field.strip_prefix('!') {
             answer.field(name).is_none()
         } else if let Some((name, value)) = field.split_once(": ") {
@@ -227,7 +239,7 @@ fn check(case: &Case, answer: &Answer, with_body: bool) {
         } else {
             panic!("{field}: a field is `name: value`, `name~part` or `!name`");
         };
-        assert!(is_so, "{}", say(field));
+        assert!(is_so, "{}", say(&field));
     }
     // What holds for each answer.
     if matches!(status, 200 | 206) {
@@ -273,9 +285,9 @@ fn table() {
             let request = request(&server, case.0, None);
             client.send(&request);
             if request.starts_with("HEAD ") {
-                check(case, &client.head(), false);
+                check(&server, case, &client.head(), false);
             } else {
-                check(case, &client.answer(), true);
+                check(&server, case, &client.answer(), true);
             }
             if round == 1 && request.starts_with("GET ") && !request.contains("\r\nrange:") {
                 same_as_head(&server, case, &mut client);
@@ -288,7 +300,7 @@ fn table() {
 fn same_as_head(server: &TestServer, case: &Case, client: &mut Client) {
     client.send(request(server, case.0, Some("HEAD")));
     let head = client.head();
-    check(case, &head, false);
+    check(server, case, &head, false);
     client.send(request(server, case.0, None));
     let get = client.answer();
     let without_date = |answer: &Answer| {
@@ -488,6 +500,7 @@ const CASES: &[Case] = &[
     ("GET /ten.txt | range: bytes=0-1 | if-range: Sun, 06 Nov 1994 08:49:37 GMT", 206, &[], "01"),
     ("GET /ten.txt | range: bytes=0-1 | if-range: Sun, 06 Nov 1994 08:49:38 GMT", 200, &[], TEN),
     ("GET /ten.txt | range: bytes=0-1 | if-range: whenever", 200, &[], TEN),
+    ("GET /ten.txt | range: bytes=0-1 | if-range: {ten.txt} | if-range: {ten.txt}", 200, &[], TEN),
     ("GET /ten.txt | if-range: \"a\"", 200, &[], TEN),
     // Several ranges.
     ("GET /ten.txt | range: bytes=0-1,8-9", 206, &["content-type~multipart/byteranges; boundary=", "!content-range", MODIFIED, BYTES],
@@ -502,8 +515,8 @@ const CASES: &[Case] = &[
     ("HEAD /ten.txt | range: bytes=0-1,8-9", 200, &[TXT, "content-length: 10"], ""),
     ("GET /ten.txt | range: bytes=0-1,9-8", 200, &[TXT], TEN),
     // Compressed siblings.
-    ("GET /style.css", 200, &[CSS, VARY, "!content-encoding", MODIFIED], "plain"),
-    ("GET /style.css | accept-encoding: br", 200, &[CSS, VARY, "content-encoding: br", "content-length: 5", "last-modified: Sun, 06 Nov 1994 08:50:37 GMT"], "as-br"),
+    ("GET /style.css", 200, &[CSS, VARY, "etag: {style.css}", "!content-encoding", MODIFIED], "plain"),
+    ("GET /style.css | accept-encoding: br", 200, &[CSS, VARY, "content-encoding: br", "content-length: 5", "etag: {style.css.br}", "last-modified: Sun, 06 Nov 1994 08:50:37 GMT"], "as-br"),
     ("GET /style.css | accept-encoding: gzip, deflate, br, zstd", 200, &["content-encoding: br"], "as-br"),
     ("GET /style.css | accept-encoding: gzip, zstd", 200, &["content-encoding: zstd"], "as-zstd"),
     ("GET /style.css | accept-encoding: gzip", 200, &["content-encoding: gzip"], "as-gzip"),
@@ -527,12 +540,12 @@ const CASES: &[Case] = &[
     ("GET /orphan.css | accept-encoding: br", 404, &["!vary"], "Not Found"),
     ("GET /style.css.br", 200, &["!content-encoding", "!vary"], "as-br"),
     ("GET /big.txt | accept-encoding: gzip", 200, &["content-encoding: gzip", TXT, "content-length: 120000"], "@0-119999"),
-    ("GET /style.css | accept-encoding: br | if-none-match: {style.css.br}", 304, &[VARY, "last-modified: Sun, 06 Nov 1994 08:50:37 GMT"], ""),
+    ("GET /style.css | accept-encoding: br | if-none-match: {style.css.br}", 304, &[VARY, "etag: {style.css.br}", "last-modified: Sun, 06 Nov 1994 08:50:37 GMT"], ""),
     ("GET /style.css | accept-encoding: br | if-none-match: {style.css}", 200, &["content-encoding: br"], "as-br"),
     ("GET /style.css | if-none-match: {style.css.br}", 200, &["!content-encoding"], "plain"),
     ("GET /same.txt | accept-encoding: gzip | if-none-match: {same.txt}", 200, &["content-encoding: gzip"], "same"),
     ("GET /style.css | accept-encoding: br | if-match: {style.css}", 412, &[VARY], "Precondition Failed"),
-    ("GET /style.css | accept-encoding: br | range: bytes=3-", 206, &[VARY, CSS, "content-encoding: br", "content-range: bytes 3-4/5"], "br"),
+    ("GET /style.css | accept-encoding: br | range: bytes=3-", 206, &[VARY, CSS, "etag: {style.css.br}", "content-encoding: br", "content-range: bytes 3-4/5"], "br"),
     ("GET /style.css | accept-encoding: br | range: bytes=3- | if-range: {style.css}", 200, &["content-encoding: br"], "as-br"),
     ("GET /style.css | accept-encoding: br | range: bytes=9-", 416, &[VARY, "content-range: bytes */5"], "Range Not Satisfiable"),
     ("GET /only.js | accept-encoding: gzip | range: bytes=0-1,5-6", 206, &["content-encoding: gzip", "content-type~multipart/byteranges"], "~content-type: text/javascript; charset=utf-8\r\ncontent-range: bytes 5-6/11\r\n\r\nip\r\n"),
@@ -599,6 +612,9 @@ const CASES: &[Case] = &[
     ("GET /both/docs/", 200, &["vary: accept"], "~x.txt"),
     ("GET /both/about", 200, &[], "about"),
     ("GET /both/about/", 200, &[], "about"),
+    ("GET /clean/", 404, &[], "Not Found"),
+    ("GET /clean/about", 200, &[], "about"),
+    ("GET /clean/sub/", 404, &[], "Not Found"),
     // Rules.
     ("GET /rules/types/j.js", 200, &["cache-control: max-age=31536000, immutable"], ""),
     ("GET /rules/types/p.html", 200, &["cache-control: max-age=31536000, immutable"], ""),
