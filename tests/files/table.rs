@@ -555,7 +555,7 @@ const CASES: &[Case] = &[
     // Listings.
     ("GET /l/", 200, &[HTML], "root"),
     ("GET /l/bare/", 200, &[HTML, "vary: accept", "cache-control: no-cache", "!etag", "!last-modified", "!accept-ranges"], "~<a href=\"./x.txt\">x.txt</a>"),
-    ("GET /l/bare/", 200, &[], "~<a href=\"../\">../</a>"),
+    ("GET /l/bare/", 200, &[], "~<a href=\"../\">../</a><td class=size><td class=time>\n"),
     ("GET /l/bare/", 200, &[], "~<title>/bare/</title>"),
     ("GET /l/bare/", 200, &[], "~<meta name=\"viewport\""),
     ("GET /l/bare", 301, &["location: /l/bare/"], ""),
