@@ -1,6 +1,7 @@
 //! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
-//! timers. A process of its own, for it counts every allocation there is.
+//! timers, a small file that is in memory. A process of its own, for it counts every allocation there is.
 
+use loopwright::service::files::Files;
 use loopwright::{App, Server};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
@@ -35,6 +36,16 @@ fn the_synchronous_path_allocates_nothing() {
             .text(if req.body().len() == 5 { "5" } else { "?" })
     });
     app.get("/json", |_, _, res| res.json(&["Hello, World!"]));
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["index.html", "plain.txt", "style.css", "style.css.br"] {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
+    // Only what may be kept is kept: a file that has just been written may change unseen.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let files = Files::new(folder.path()).unwrap();
+    files
+        .cache_control("*", "no-cache")
+        .mount(&mut app, "/files");
     let mut server = Server::bind("127.0.0.1:0", app, ()).unwrap();
     let loopwright::Listen::Tcp(address) = server.addresses().remove(0) else {
         unreachable!("bound to TCP")
@@ -44,12 +55,15 @@ fn the_synchronous_path_allocates_nothing() {
 
     let mut answer = [0; 4096];
     let pipelined = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(8);
-    let requests: [&[u8]; 5] = [
+    let requests: [&[u8]; 8] = [
         b"GET / HTTP/1.1\r\nhost: a\r\nuser-agent: test\r\naccept: */*\r\ncookie: a=b\r\n\r\n",
         b"GET /user/12345?q=1 HTTP/1.1\r\nhost: a\r\n\r\n",
         b"POST /length HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello",
         b"GET /json HTTP/1.1\r\nhost: a\r\n\r\n",
         &pipelined,
+        b"GET /files/plain.txt HTTP/1.1\r\nhost: a\r\nif-none-match: \"x\"\r\n\r\n",
+        b"GET /files/ HTTP/1.1\r\nhost: a\r\naccept-encoding: gzip, br\r\n\r\n",
+        b"GET /files/style.css HTTP/1.1\r\nhost: a\r\naccept-encoding: gzip, br\r\n\r\n",
     ];
     for request in requests {
         // The loop's own buffers grow to what they need, once.

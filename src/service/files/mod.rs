@@ -5,7 +5,7 @@
 //!              │                            ├─ a directory ─────► with a slash; or listing.rs
 //!              └─ no ─► 404                 └─ nothing ─► try_files ─► found, or 404
 //! ```
-//! Invariant: no name reaches the disk that [`names::is_servable`] has not let pass, but those of
+//! Invariant: no name reaches the disk that `names::is_servable` has not let pass, but those of
 //! the embedder's own settings.
 
 mod answer;
