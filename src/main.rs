@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
+use loopwright::process::log::LogSettings;
 use loopwright::process::{self, exit};
 use loopwright::service::files::Files;
 use loopwright::service::welcome;
@@ -10,8 +11,11 @@ use loopwright::{App, Server};
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 const WELCOME_ADDRESS: &str = "127.0.0.1:8080";
+/// How long the last log lines may take to be written.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// A web server built around one event loop.
 ///
@@ -39,8 +43,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    process::init_log();
-    match run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let ended = process::log::init(&LogSettings::default()).and_then(|()| run(arguments));
+    let code = match ended {
         Ok(0) => ExitCode::from(exit::CLEAN),
         Ok(cut) => {
             log::warn!("{cut} answers were cut");
@@ -50,7 +55,9 @@ fn main() -> ExitCode {
             eprintln!("loopwright: {e}");
             ExitCode::from(exit::CANNOT_START)
         }
-    }
+    };
+    process::log::flush(FLUSH);
+    code
 }
 
 /// Serves until told to stop; how many answers were cut then.

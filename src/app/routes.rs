@@ -11,6 +11,7 @@ use super::stream::Incoming;
 use crate::base::id::RequestId;
 use crate::net::Peer;
 use crate::proto::h1::head::Head;
+use crate::proto::http::Fields;
 use http::Method;
 use std::time::Duration;
 
@@ -54,6 +55,10 @@ impl<'a> Done<'a> {
     pub fn header(&self, name: &str) -> Option<&'a str> {
         let value = self.head.fields.get(name)?;
         std::str::from_utf8(value).ok()
+    }
+    /// Every request field, as sent.
+    pub fn headers(&self) -> Fields<'a> {
+        self.head.fields
     }
     /// The host (and port) the client wanted; empty if it said none.
     pub fn host(&self) -> &'a str {

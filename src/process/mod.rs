@@ -1,10 +1,14 @@
-//! Floor 5: what a process is to its operating system: signals, the file limit, exit codes.
+//! Floor 5: what a process is to its operating system: signals, the file limit, exit codes, logs.
+
+pub mod log;
+#[doc(hidden)]
+pub mod sink;
 
 use crate::Handle;
-use log::LevelFilter;
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::io;
+use std::time::Duration;
 
 /// Exit codes a supervisor may rely on.
 pub mod exit {
@@ -16,7 +20,8 @@ pub mod exit {
     pub const CUT: u8 = 3;
 }
 
-/// TERM, INT and QUIT drain the server behind `handle`; a second one leaves at once.
+/// TERM, INT and QUIT drain the server behind `handle`; a second one leaves at once. USR1 has the access
+/// log's file opened anew ([`log::reopen`]).
 ///
 /// The signals are waited for on a thread of their own: a loop that is stuck in a callback can
 /// still be told to leave, and then the process ends, whatever the loop is at.
@@ -24,15 +29,20 @@ pub mod exit {
 /// # Errors
 /// If the handlers cannot be installed.
 pub fn stop_on_signals<S: 'static>(handle: Handle<S>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGUSR1])?;
     let watch = move || {
         let mut seen = 0;
-        for _ in signals.forever() {
+        for signal in signals.forever() {
+            if signal == SIGUSR1 {
+                log::reopen();
+                continue;
+            }
             seen += 1;
             handle.stop();
             if seen > 1 {
                 // The loop has a moment to leave by itself, with its log lines.
-                std::thread::sleep(std::time::Duration::from_millis(500));
+                std::thread::sleep(Duration::from_millis(500));
+                log::flush(Duration::from_millis(500));
                 std::process::exit(exit::CUT.into());
             }
         }
@@ -52,14 +62,6 @@ pub fn raise_file_limit() {
         maximum: now.maximum,
     };
     if let Err(e) = setrlimit(Resource::Nofile, wanted) {
-        log::warn!("the limit of open files stays at {:?}: {e}", now.current);
+        ::log::warn!("the limit of open files stays at {:?}: {e}", now.current);
     }
-}
-
-/// Logs to standard error as `RUST_LOG` says; by default what an operator wants to know.
-pub fn init_log() {
-    env_logger::Builder::new()
-        .filter_level(LevelFilter::Info)
-        .parse_default_env()
-        .init();
 }

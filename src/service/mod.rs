@@ -1,6 +1,7 @@
 //! Floor 4: what a server offers besides your callbacks, written only on what your callbacks see.
 //! That it can be is the proof that the surface is good.
 
+pub mod access_log;
 #[cfg(feature = "files")]
 pub mod files;
 pub mod respond;
