@@ -513,7 +513,6 @@ mod tests {
             (b"a\nb\nc\n", 5, b"a\nb\n"),
             (b"a\nb\nc\n", 2, b"a\n"),
             (b"long\nb\n", 3, b"lon"),
-            (b"rest", 2, b"rest"),
         ] {
             assert_eq!(piece(bytes, longest), first);
         }
