@@ -1,6 +1,7 @@
 //! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
-//! timers. A process of its own, for it counts every allocation there is.
+//! timers, the access log's lines. A process of its own, for it counts every allocation there is.
 
+use loopwright::service::access_log::{Format, access_log};
 use loopwright::{App, Server};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
@@ -9,6 +10,19 @@ use std::net::TcpStream;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// A logger that looks at each line, so that it is written.
+struct Nowhere;
+
+impl log::Log for Nowhere {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        std::hint::black_box(record.args());
+    }
+    fn flush(&self) {}
+}
 
 const REQUESTS: usize = 1000;
 
@@ -26,7 +40,11 @@ fn exchange(server: &mut Server, client: &mut TcpStream, request: &[u8], answer:
 
 #[test]
 fn the_synchronous_path_allocates_nothing() {
+    log::set_logger(&Nowhere).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
     let mut app: App = App::new();
+    app.after(access_log(Format::Combined));
+    app.after(access_log(Format::Json));
     app.before(|_, _, res| Some(res.header("x-middleware", "yes")));
     app.get("/", |_, _, res| res.text("Hello, World!"));
     app.get("/user/{id}", |_, req, res| res.text(req.param("id")));
