@@ -1,6 +1,8 @@
 //! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
-//! timers, a small file that is in memory. A process of its own, for it counts every allocation there is.
+//! timers, a small file that is in memory, the access log's lines. A process of its own, for it counts every
+//! allocation there is.
 
+use loopwright::service::access_log::{Format, access_log};
 use loopwright::service::files::Files;
 use loopwright::{App, Server};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -10,6 +12,19 @@ use std::net::TcpStream;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// A logger that looks at each line, so that it is written.
+struct Nowhere;
+
+impl log::Log for Nowhere {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        std::hint::black_box(record.args());
+    }
+    fn flush(&self) {}
+}
 
 const REQUESTS: usize = 1000;
 
@@ -25,9 +40,13 @@ fn exchange(server: &mut Server, client: &mut TcpStream, request: &[u8], answer:
     }
 }
 
-#[test]
-fn the_synchronous_path_allocates_nothing() {
+/// Without the test harness, whose own thread allocates now and then.
+fn main() {
+    log::set_logger(&Nowhere).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
     let mut app: App = App::new();
+    app.after(access_log(Format::Combined));
+    app.after(access_log(Format::Json));
     app.before(|_, _, res| Some(res.header("x-middleware", "yes")));
     app.get("/", |_, _, res| res.text("Hello, World!"));
     app.get("/user/{id}", |_, req, res| res.text(req.param("id")));

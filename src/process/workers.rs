@@ -269,7 +269,7 @@ impl Parent {
             },
             Request::Reload => {}
             Request::Reopen => self.signal(Signal::USR1),
-            Request::Replace => ::log::warn!("USR2: replacing the running binary is not built yet"),
+            Request::Replace => ::log::warn!("{}", signals::NO_REPLACE),
         }
     }
 
