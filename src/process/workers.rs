@@ -81,8 +81,13 @@ impl Bond {
         let wait = move || {
             // Nothing is ever sent: what ends the wait is the end.
             let _ = self.parent.read(&mut [0]);
-            ::log::warn!("the parent process is gone: leaving");
-            handle.stop();
+            // A second stop would cut what a drain that has begun still answers.
+            let _ = handle.post(|cx| {
+                if !cx.is_stopping() {
+                    ::log::warn!("the parent process is gone: leaving");
+                    cx.stop();
+                }
+            });
         };
         std::thread::Builder::new()
             .name("loopwright-parent".into())
@@ -119,6 +124,8 @@ struct Parent {
     path: PathBuf,
     reserved: Vec<(String, Reservation)>,
     slots: Vec<Slot>,
+    /// Told to leave because a reload wants fewer.
+    leaving: Vec<Process>,
     last_id: u64,
     events: Sender<Event>,
     has_announced: bool,
@@ -141,6 +148,7 @@ pub fn run(path: &Path, config: &Config, announce: impl FnMut(&[Listen])) -> io:
         path: path.to_path_buf(),
         reserved: Vec::new(),
         slots: Vec::new(),
+        leaving: Vec::new(),
         last_id: 0,
         events: events.clone(),
         has_announced: false,
@@ -164,7 +172,8 @@ impl Parent {
         mut announce: impl FnMut(&[Listen]),
     ) -> io::Result<u8> {
         loop {
-            if self.stops > 0 && self.slots.iter().all(|slot| slot.process.is_none()) {
+            let is_over = self.leaving.is_empty() && self.processes().next().is_none();
+            if self.stops > 0 && is_over {
                 return Ok(self.code);
             }
             match self.next(happened) {
@@ -262,6 +271,10 @@ impl Parent {
                     .get_or_insert(Instant::now() + self.drain + GRACE);
                 self.slots.iter_mut().for_each(|slot| slot.due = None);
                 self.signal(Signal::TERM);
+                if self.stops > 1 {
+                    // The first one they have had already.
+                    self.leaving.iter().for_each(|p| p.signal(Signal::TERM));
+                }
             }
             Request::Reload if self.stops == 0 => match self.reload() {
                 Ok(()) => self.signal(Signal::HUP),
@@ -297,6 +310,7 @@ impl Parent {
                     process.pid
                 );
                 process.signal(Signal::TERM);
+                self.leaving.push(process);
             }
         }
         Ok(())
@@ -317,9 +331,8 @@ impl Parent {
 
     fn on_end(&mut self, id: u64, status: &ExitStatus) {
         let is_its = |slot: &&mut Slot| slot.process.as_ref().is_some_and(|p| p.id == id);
-        // One that was not needed any more has no slot.
         let Some(slot) = self.slots.iter_mut().find(is_its) else {
-            return;
+            return self.leaving.retain(|process| process.id != id);
         };
         let Some(process) = slot.process.take() else {
             return;
@@ -363,6 +376,7 @@ impl Parent {
             ::log::warn!("the drain's deadline has passed: killing the rest");
             self.kill_at = None;
             self.signal(Signal::KILL);
+            self.leaving.iter().for_each(|p| p.signal(Signal::KILL));
         }
         for at in 0..self.slots.len() {
             if self.slots[at].due.is_none_or(|due| due > now) {
