@@ -464,6 +464,7 @@ fn a_reload_changes_the_number_of_workers() {
     program.reload(&site(4, "new"));
     program.await_log_times(" listens", 4);
     assert_eq!(listeners(address.port()).len(), 4);
+    assert!(!program.log().contains("starts in"), "{}", program.log());
     program.reload(&site(1, "new"));
     eventually("one worker is left", || {
         listeners(address.port()).len() == 1

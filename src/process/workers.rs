@@ -117,7 +117,10 @@ struct Process {
     pid: u32,
     pidfd: OwnedFd,
     since: Instant,
+    /// It listens, and has set up what it does with signals.
     is_ready: bool,
+    /// The config has changed since it was started, perhaps after it had read it.
+    is_outdated: bool,
 }
 
 struct Parent {
@@ -258,6 +261,7 @@ impl Parent {
             pidfd: pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?,
             since: Instant::now(),
             is_ready: false,
+            is_outdated: false,
         };
         attend(child, ours, process.id, self.events.clone())?;
         Ok(process)
@@ -277,11 +281,15 @@ impl Parent {
                 }
             }
             Request::Reload if self.stops == 0 => match self.reload() {
-                Ok(()) => self.signal(Signal::HUP),
+                Ok(()) => {
+                    let processes = self.slots.iter_mut().filter_map(|s| s.process.as_mut());
+                    processes.for_each(|process| process.is_outdated = true);
+                    self.pass_on(Signal::HUP);
+                }
                 Err(e) => ::log::error!("{e}\nthe config stays as it was"),
             },
             Request::Reload => {}
-            Request::Reopen => self.signal(Signal::USR1),
+            Request::Reopen => self.pass_on(Signal::USR1),
             Request::Replace => ::log::warn!("{}", signals::NO_REPLACE),
         }
     }
@@ -316,6 +324,12 @@ impl Parent {
         Ok(())
     }
 
+    /// To those who know what to do with it; it would end the others.
+    fn pass_on(&self, signal: Signal) {
+        let ready = self.processes().filter(|process| process.is_ready);
+        ready.for_each(|process| process.signal(signal));
+    }
+
     fn signal(&self, signal: Signal) {
         self.processes().for_each(|process| process.signal(signal));
     }
@@ -324,6 +338,9 @@ impl Parent {
         for slot in &mut self.slots {
             if let Some(process) = slot.process.as_mut().filter(|process| process.id == id) {
                 process.is_ready = true;
+                if process.is_outdated {
+                    process.signal(Signal::HUP);
+                }
                 ::log::info!("worker {} (pid {}) listens", slot.number, process.pid);
             }
         }
@@ -343,7 +360,8 @@ impl Parent {
         };
         let code = match status.code() {
             Some(code) => u8::try_from(code).unwrap_or(exit::CANNOT_START),
-            None if self.stops > 0 => exit::CUT,
+            None if self.stops > 0 && process.is_ready => exit::CUT,
+            None if self.stops > 0 => exit::CLEAN,
             None => exit::CANNOT_START,
         };
         let name = format!("worker {} (pid {})", slot.number, process.pid);
