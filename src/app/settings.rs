@@ -32,6 +32,9 @@ pub struct Limits {
     /// Open connections; past it accepting pauses. Lowered to what the file limit allows, less a
     /// reserve of 64. Default 65,536.
     pub connections: usize,
+    /// Open connections from one IP address (IPv6: from one /64); past it they are answered 503 and
+    /// closed. Default 65,536: no other limit than `connections`.
+    pub connections_per_address: usize,
     /// Connections accepted from one listener in one turn. Default 64.
     pub accepts_per_turn: usize,
     /// Reads of one connection in one turn, of 64 KiB each. Default 4.
@@ -62,6 +65,7 @@ impl Default for Limits {
             high_water: 64 * 1024,
             output: 16 << 20,
             connections: 65_536,
+            connections_per_address: 65_536,
             accepts_per_turn: 64,
             reads_per_turn: 4,
             requests_per_turn: 256,
@@ -105,6 +109,9 @@ pub struct Timeouts {
     /// For a client to close its side after we closed ours, so that it can read our last answer
     /// even while it still sends. Default 5 s.
     pub linger: Duration,
+    /// How long a callback may keep the loop before the log names it, with how many connections waited; 0
+    /// for never. Default 100 ms.
+    pub stall: Duration,
     /// How long accepting pauses when the process is out of descriptors or memory. Default 500 ms.
     pub accept_pause: Duration,
 }
@@ -121,6 +128,7 @@ impl Default for Timeouts {
             drain: Duration::from_secs(30),
             drain_idle: Duration::from_secs(1),
             linger: Duration::from_secs(5),
+            stall: Duration::from_millis(100),
             accept_pause: Duration::from_millis(500),
         }
     }
@@ -187,6 +195,7 @@ impl Limits {
         within("output", self.output, self.high_water, usize::MAX);
         within("connections", self.connections, 1, u32::MAX as usize - 1);
         for (name, value) in [
+            ("connections_per_address", self.connections_per_address),
             ("accepts_per_turn", self.accepts_per_turn),
             ("reads_per_turn", self.reads_per_turn),
             ("requests_per_turn", self.requests_per_turn),

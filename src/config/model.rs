@@ -65,6 +65,7 @@ table! { Limits {
     "Output of one connection past which its producers wait." high_water: Size,
     "Output of one connection past which it is cut." output: Size,
     "Open connections of one process; past it accepting pauses." connections: Count,
+    "Open connections from one IP address (IPv6: one /64); past it they are answered 503 and closed." connections_per_address: Count,
     "Connections accepted from one listener in one turn." accepts_per_turn: Count,
     "Reads of one connection in one turn, of 64 KiB each." reads_per_turn: Count,
     "Requests of one connection answered in one turn." requests_per_turn: Count,
@@ -85,6 +86,7 @@ table! { Timeouts {
     "For open requests when the server is told to stop; then they are cut." drain: Wait,
     "For idle connections when the server is told to stop." drain_idle: Wait,
     "For a client to close its side after we closed ours." linger: Wait,
+    "How long a callback may keep the loop before the log names it; \"0s\" for never." stall: Wait,
     "How long accepting pauses when the process is out of descriptors or memory." accept_pause: Wait,
 } }
 

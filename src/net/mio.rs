@@ -9,6 +9,8 @@ use super::{ACCEPT_QUEUE, Net, Peer, Ready, Sock, Source, Waker, Work};
 use crate::base::clock::Instant;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 use slab::Slab;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::collections::VecDeque;
@@ -149,6 +151,10 @@ pub struct MioNet {
     listeners: Vec<Listener>,
     streams: Slab<Stream>,
     epoch: std::time::Instant,
+    /// The coarse clock then, in microseconds.
+    coarse_epoch: u64,
+    /// A descriptor to give up when there is no other: see [`MioNet::turn_away`].
+    spare: Option<File>,
     waker: Arc<mio::Waker>,
     workers: Workers,
 }
@@ -164,6 +170,8 @@ impl MioNet {
             listeners: Vec::with_capacity(addresses.len()),
             streams: Slab::new(),
             epoch: std::time::Instant::now(),
+            coarse_epoch: coarse_micros(),
+            spare: spare(),
             waker,
             workers: Workers::new(pool),
         };
@@ -214,12 +222,54 @@ impl MioNet {
         self.listeners.iter().filter_map(address).collect()
     }
 
+    fn accept_from(&self, listener: usize) -> io::Result<(Stream, Peer)> {
+        match self.listeners.get(listener).map(|l| &l.socket) {
+            Some(Accepting::Tcp(l)) => {
+                retry(|| l.accept()).map(|(s, addr)| (Stream::Tcp(s), Peer::Inet(addr)))
+            }
+            Some(Accepting::Unix(l, _)) => {
+                retry(|| l.accept()).map(|(s, _)| (Stream::Unix(s), Peer::Unix))
+            }
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Out of descriptors: the spare one is given up to tell one client so. The others wait in the queue
+    /// until accepting goes on.
+    #[cold]
+    fn turn_away(&mut self, listener: usize, why: &io::Error) {
+        let is_out = [Errno::MFILE, Errno::NFILE]
+            .iter()
+            .any(|errno| why.raw_os_error() == Some(errno.raw_os_error()));
+        if is_out && self.spare.take().is_some() {
+            if let Ok((stream, _)) = self.accept_from(listener) {
+                let _ = stream.sock().send(TURNED_AWAY);
+            }
+        }
+        if self.spare.is_none() {
+            self.spare = spare();
+        }
+    }
+
     fn stream(&mut self, sock: Sock) -> io::Result<&mut Stream> {
         self.streams
             .get_mut(sock.0 as usize)
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
+
+fn coarse_micros() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// What a client hears that cannot be served at all. Best effort: it fits in any socket's buffer.
+const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
 
 impl Listener {
     fn open(asked: &Listen) -> io::Result<Listener> {
@@ -337,6 +387,11 @@ impl Net for MioNet {
         Instant::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
+    #[cfg(target_os = "linux")]
+    fn coarse_now(&self) -> Instant {
+        Instant::from_micros(coarse_micros().saturating_sub(self.coarse_epoch))
+    }
+
     fn wall_clock(&self) -> SystemTime {
         SystemTime::now()
     }
@@ -366,16 +421,19 @@ impl Net for MioNet {
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<(Sock, Peer)> {
-        let (stream, peer) = match self.listeners.get(listener).map(|l| &l.socket) {
-            Some(Accepting::Tcp(l)) => {
-                retry(|| l.accept()).map(|(s, addr)| (Stream::Tcp(s), Peer::Inet(addr)))?
+        match self.accept_from(listener) {
+            Ok((stream, peer)) => Ok((Sock(self.streams.insert(stream) as u32), peer)),
+            Err(e) => {
+                self.turn_away(listener, &e);
+                Err(e)
             }
-            Some(Accepting::Unix(l, _)) => {
-                retry(|| l.accept()).map(|(s, _)| (Stream::Unix(s), Peer::Unix))?
-            }
-            _ => return Err(io::ErrorKind::WouldBlock.into()),
-        };
-        Ok((Sock(self.streams.insert(stream) as u32), peer))
+        }
+    }
+
+    fn refuse(&mut self, sock: Sock) {
+        if let Some(stream) = self.streams.try_remove(sock.0 as usize) {
+            let _ = stream.sock().send(TURNED_AWAY);
+        }
     }
 
     fn listeners(&self) -> usize {

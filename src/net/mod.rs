@@ -96,12 +96,18 @@ pub type Work = Box<dyn FnOnce() + Send>;
 pub trait Net {
     /// The monotonic clock, read anew.
     fn now(&self) -> Instant;
+    /// The same clock, cheaper, and behind by a few milliseconds at most.
+    fn coarse_now(&self) -> Instant {
+        self.now()
+    }
     /// The wall clock, for dates.
     fn wall_clock(&self) -> SystemTime;
     /// Waits until something is ready, until `until`, or not at all if that has passed.
     fn poll(&mut self, until: Option<Instant>, ready: &mut Vec<Ready>) -> io::Result<()>;
     /// Takes one connection from the queue of a listener.
     fn accept(&mut self, listener: usize) -> io::Result<(Sock, Peer)>;
+    /// Tells a connection just accepted that there are too many, and closes it.
+    fn refuse(&mut self, sock: Sock);
     /// How many listeners there are.
     fn listeners(&self) -> usize;
     /// Closes a listener for good.

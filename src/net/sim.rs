@@ -412,6 +412,10 @@ impl Net for SimNet {
         Ok((Sock(client.0), Peer::Inet(([192, 0, 2, 1], port).into())))
     }
 
+    fn refuse(&mut self, sock: Sock) {
+        self.close(sock, false);
+    }
+
     fn listeners(&self) -> usize {
         self.listeners.len()
     }

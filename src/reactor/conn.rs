@@ -148,6 +148,11 @@ impl Conns {
         self.slab.len()
     }
 
+    /// Whose they are, those of the dead included.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = Peer> {
+        self.slab.iter().map(|(_, conn)| conn.peer)
+    }
+
     /// The living, in the order of their slots.
     pub(crate) fn ids(&self) -> Vec<ConnId> {
         let id = |(slot, conn): (usize, &Conn)| ConnId {

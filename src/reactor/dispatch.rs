@@ -8,7 +8,6 @@
 
 use super::Reactor;
 use super::exchange::{Collect, Start, Upload};
-use super::guarded;
 use crate::app::body::Body;
 use crate::app::ctx::Ctx;
 use crate::app::failure::{Failure, FailureKind};
@@ -161,8 +160,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let fate = Cell::new(Fate::Unanswered);
         let before = table.before(target.key);
+        let begun = self.net.coarse_now();
         let call = call!(self, calls, conn, to, StatusCode::OK, &fate, before);
         let returned = call.run(step, &target, &req);
+        self.watch
+            .over(&self.net, begun, || format!("route {:?}", req.route));
         drop(params); // they borrow the table, which the consequences may need
         match returned.passed {
             Some(status) => self.collect(id, head, start, status),
@@ -212,8 +214,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         self.fields = collect.fields;
         let fate = Cell::new(Fate::Unanswered);
+        let begun = self.net.coarse_now();
         let call = call!(self, calls, conn, to, collect.status, &fate, &[]);
         let returned = call.run(Step::Endpoint, &target, &req);
+        self.watch
+            .over(&self.net, begun, || format!("route {:?}", req.route));
         drop(params);
         self.on_returned(id, &head, start, returned);
     }
@@ -296,7 +301,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let res = Response {
                 sending: &mut sending,
             };
-            guarded("the error hook", || {
+            self.watch.guarded(&self.net, "the error hook", || {
                 calls.error(hook, &mut cx, &failure, res)
             });
         }

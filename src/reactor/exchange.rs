@@ -4,7 +4,7 @@
 //! taken away when the answer is complete or the connection is gone; whatever waits for it (sinks,
 //! abort and drain callbacks, uploads piped into it) is told then.
 
-use super::{Reactor, guarded};
+use super::Reactor;
 use crate::app::ctx::Callback;
 use crate::app::outbox::Flow;
 use crate::app::routes::Done;
@@ -211,13 +211,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             aborted,
         };
         let mut cx = cx!(self);
-        guarded("an after callback", || {
+        self.watch.guarded(&self.net, "an after callback", || {
             calls.after(table.after(start.key), &mut cx, &done)
         });
     }
 
     pub(super) fn call(&mut self, what: &str, call: Callback<S>) {
         let mut cx = cx!(self);
-        guarded(what, || call(&mut cx));
+        self.watch.guarded(&self.net, what, || call(&mut cx));
     }
 }

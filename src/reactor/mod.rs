@@ -39,6 +39,7 @@ macro_rules! tx {
     };
 }
 
+mod addresses;
 mod conn;
 mod dispatch;
 mod exchange;
@@ -48,11 +49,11 @@ mod settle;
 mod shutdown;
 mod sites;
 mod upload;
+mod watch;
 
 pub use server::{Builder, Server};
 
 use crate::app::ctx::{Core, Due, Timer};
-use crate::app::failure::panic_text;
 use crate::app::mailbox::{Handle, Post};
 use crate::app::outbox::Outbox;
 use crate::app::settings::{Limits, Timeouts};
@@ -62,6 +63,7 @@ use crate::base::id::{ConnId, StreamRef};
 use crate::net::{Net, Ready, Source};
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::server::{Bounds, Expired};
+use addresses::Addresses;
 use conn::{Conn, Conns};
 use exchange::Exchange;
 use shutdown::Stopping;
@@ -69,9 +71,9 @@ use sites::Sites;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io as std_io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
+use watch::Watch;
 
 /// A server: sockets, connections, routes, state. Made by [`Server::bind`] or [`Server::builder`].
 ///
@@ -117,8 +119,10 @@ pub struct Reactor<N: Net, S> {
     /// Listeners with connections to accept.
     acceptable: Vec<bool>,
     accept_paused: bool,
+    addresses: Addresses,
     accept_warned: Option<Instant>,
     stopping: Stopping,
+    watch: Watch,
     /// Connections cut in the middle of an answer.
     cut_answers: usize,
 }
@@ -178,6 +182,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         self.ready = ready;
         polled?;
+        self.tell_stall();
 
         self.accept();
         self.run_timers();
@@ -250,6 +255,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// What the loop has done so far, and what it has to do.
     pub fn stats(&self) -> LoopStats {
         self.core.stats
+    }
+
+    /// A callback of the turn before kept everybody waiting; who that was is known now.
+    fn tell_stall(&mut self) {
+        if let Some(stall) = self.watch.take() {
+            log::warn!(
+                "{} kept the loop for {} ms, over timeouts.stall = {} ms; {} of {} connections waited",
+                stall.what,
+                stall.took.as_millis(),
+                self.watch.threshold.as_millis(),
+                self.runnable.len(),
+                self.conns.len(),
+            );
+        }
     }
 
     fn count_turn(&mut self, worked: Duration, waited: Duration, events: usize) {
@@ -346,7 +365,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn accept_one(&mut self, listener: usize) {
         match self.net.accept(listener) {
+            Ok((sock, peer)) if self.addresses.is_full(&peer) => {
+                let most = self.limits.connections_per_address;
+                self.warn_accept(&format!(
+                    "{peer}: refused with 503: limits.connections_per_address = {most}"
+                ));
+                self.net.refuse(sock);
+            }
             Ok((sock, peer)) => {
+                self.addresses.enter(&peer);
                 let id = self.conns.insert(Conn::new(sock, peer, self.now));
                 self.core.stats.accepted += 1;
                 self.wake(id);
@@ -409,11 +436,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         match due {
             Due::Once(call) => {
                 cx.core.calls.remove(slot);
-                guarded("a timer", || call(&mut cx));
+                self.watch.guarded(&self.net, "a timer", || call(&mut cx));
             }
             Due::Every(period, mut call) => {
-                let survived =
-                    guarded("a repeating timer, which is cancelled", || call(&mut cx)).is_some();
+                let survived = self
+                    .watch
+                    .guarded(&self.net, "a repeating timer, which is cancelled", || {
+                        call(&mut cx)
+                    })
+                    .is_some();
                 let core = cx.core;
                 // It may have cancelled itself, and its slot may be somebody else's by now.
                 let Some(entry) = core
@@ -447,7 +478,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             match post {
                 Post::Call(call) => {
                     let mut cx = cx!(self);
-                    guarded("a posted closure", || call(&mut cx));
+                    self.watch
+                        .guarded(&self.net, "a posted closure", || call(&mut cx));
                 }
                 Post::WorkDone(slot) => self.finish_offload(slot, true),
                 Post::Stop { now } => self.stop(now),
@@ -459,7 +491,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn finish_offload(&mut self, slot: usize, accepted: bool) {
         if let Some(finish) = self.core.offloads.try_remove(slot) {
             let mut cx = cx!(self);
-            guarded("a callback of offloaded work", || finish(&mut cx, accepted));
+            self.watch
+                .guarded(&self.net, "a callback of offloaded work", || {
+                    finish(&mut cx, accepted)
+                });
         }
     }
 
@@ -519,6 +554,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if let Some((timer, _)) = conn.timer().take() {
                 self.core.timers.cancel(timer);
             }
+            self.addresses.leave(&conn.peer);
             self.net.close(conn.sock, conn.reset);
         }
         self.sites.reap();
@@ -547,15 +583,4 @@ fn is_exhaustion(e: &std_io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
         .iter()
         .any(|known| errno == Some(known.raw_os_error()))
-}
-
-/// Calls an embedder's code. Its panic is logged, and is nobody else's problem.
-fn guarded<R>(what: &str, f: impl FnOnce() -> R) -> Option<R> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(result) => Some(result),
-        Err(payload) => {
-            log::error!("{what} panicked: {}", panic_text(payload));
-            None
-        }
-    }
 }

@@ -2,9 +2,11 @@
 //! all of it, and never later.
 
 use super::Reactor;
+use super::addresses::Addresses;
 use super::conn::Conns;
 use super::shutdown::Stopping;
 use super::sites::Sites;
+use super::watch::Watch;
 use crate::app::ctx::Core;
 use crate::app::mailbox::Mailbox;
 use crate::app::mistake::{Mistake, Place};
@@ -191,6 +193,12 @@ impl Builder {
             stock,
             now: Instant::default(),
             bounds: bounds(&self.limits, &self.timeouts),
+            watch: Watch::new(self.timeouts.stall),
+            addresses: Addresses::new(
+                self.limits.connections_per_address,
+                self.limits.connections,
+                std::iter::empty(),
+            ),
             commands_left: self.limits.commands_per_turn,
             limits: self.limits,
             timeouts: self.timeouts,
@@ -227,12 +235,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let open = open.count();
         self.sites.replace(site, open);
         self.bounds = bounds(&builder.limits, &builder.timeouts);
+        self.watch.threshold = builder.timeouts.stall;
         self.core.outbox.high_water.set(builder.limits.high_water);
         self.core.mailbox.set_limit(builder.limits.posts);
         self.stock = StockFields::new(builder.server_header);
         let (now, net) = (self.net.now(), &self.net);
         self.stock.refresh(now, || net.wall_clock());
         (self.limits, self.timeouts) = (builder.limits, builder.timeouts);
+        let (one, all) = (self.limits.connections_per_address, self.limits.connections);
+        self.addresses = Addresses::new(one, all, self.conns.peers());
     }
 }
 

@@ -5,8 +5,8 @@
 //! on_body_end ─► the handler that waited for the whole, the sink's end, the end of the answer
 //! ```
 
+use super::Reactor;
 use super::exchange::Upload;
-use super::{Reactor, guarded};
 use crate::app::body::Body;
 use crate::app::outbox::Command;
 use crate::app::stream::{Aborted, BodySink, Demand};
@@ -30,7 +30,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Upload::Collect(collect) => collect.body.extend_from_slice(bytes),
             Upload::Sink(sink) => {
                 let mut cx = cx!(self);
-                match guarded("a body's step", || sink.chunk(&mut cx, bytes)) {
+                match self
+                    .watch
+                    .guarded(&self.net, "a body's step", || sink.chunk(&mut cx, bytes))
+                {
                     Some(Demand::More) => {}
                     Some(Demand::UntilDrained(to)) => {
                         // What it wrote has to be counted before it can be waited for.
@@ -83,7 +86,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         how: Result<Trailers<'_>, Aborted>,
     ) {
         let mut cx = cx!(self);
-        guarded("the end of a body", || sink.end(&mut cx, how));
+        self.watch
+            .guarded(&self.net, "the end of a body", || sink.end(&mut cx, how));
     }
 
     /// A body has come whole.
