@@ -1338,3 +1338,41 @@ fn accept_pause() {
         }
     });
 }
+
+#[test]
+fn connections_per_address() {
+    each_seed(|seed| {
+        let limits = Limits {
+            connections_per_address: 2,
+            ..Limits::default()
+        };
+        let mut world = World::new(seed, limits, Timeouts::default(), counting());
+        // In the simulator all clients have one address.
+        let (first, second) = (world.client(GET), world.client(GET));
+        world.until("two are served", |world| {
+            world.statuses(first) == [200] && world.statuses(second) == [200]
+        });
+        let third = world.client(GET);
+        world.until("a third one is not", |world| world.net().is_finished(third));
+        assert_eq!(world.seen().count, 2);
+        world.net().close(first);
+        world.until("one has left", |world| world.server.connections() == 1);
+        let fourth = world.client(GET);
+        world.until("there is room again", |world| {
+            world.statuses(fourth) == [200]
+        });
+        // A limit that a reload sets counts those who are there already.
+        let builder = Server::builder().limits(Limits {
+            connections_per_address: 1,
+            ..Limits::default()
+        });
+        world.server.reload(builder, counting()).unwrap();
+        let fifth = world.client(GET);
+        world.until("it counts them", |world| world.net().is_finished(fifth));
+        world.net().close(second);
+        world.net().close(fourth);
+        world.until("all have left", |world| world.server.connections() == 0);
+        let sixth = world.client(GET);
+        world.until("and lets them go", |world| world.statuses(sixth) == [200]);
+    });
+}
