@@ -24,7 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 /// The worker's number, for whom it is one.
@@ -205,11 +205,10 @@ impl Parent {
         let due = self.slots.iter().filter_map(|slot| slot.due);
         match due.chain(self.kill_at).min() {
             None => happened.recv().ok(),
-            Some(due) => match happened.recv_timeout(due.saturating_duration_since(Instant::now()))
-            {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            Some(due) => {
+                let wait = due.saturating_duration_since(Instant::now());
+                happened.recv_timeout(wait).ok()
+            }
         }
     }
 
