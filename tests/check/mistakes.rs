@@ -59,6 +59,7 @@ fn check(folder: &Path, config: &str) -> (Option<i32>, String) {
     fs::write(folder.join("site.toml"), config).expect("the config");
     let said = run(loopwright(folder, &["check", "-c", "site.toml"])
         .env("SECRET", "hunter2 from the environment")
+        .env("SECRET_WORD", "hunter2")
         .env("SECRET_LINES", "hunter2\nin lines")
         .env("SECRET_NUMBER", "31337"));
     (said.code, said.out + &said.err)
@@ -129,7 +130,10 @@ fn every_answer_has_a_place_and_an_advice() {
         for (line, column) in places {
             let there = config.lines().nth(line - 1).unwrap_or("");
             let length = there.chars().count();
-            assert!(column <= length + 1, "{name}: {line}:{column}, past the end");
+            assert!(
+                column <= length + 1,
+                "{name}: {line}:{column}, past the end"
+            );
         }
         let marks = |line: &&str| {
             let under = line.trim_start().trim_start_matches(['|', ' ', '_']);
