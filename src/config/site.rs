@@ -489,7 +489,8 @@ impl<'d> Making<'d> {
         }
         let scheme = to.value.split_once("://").map(|(scheme, _)| scheme);
         let is_named = scheme.is_some_and(|scheme| scheme.bytes().all(|b| b.is_ascii_alphabetic()));
-        if to.value.is_empty() || !to.value.bytes().all(|b| b.is_ascii_graphic()) {
+        let outside = outside_braces(&to.value);
+        if to.value.is_empty() || !outside.bytes().all(|b| b.is_ascii_graphic()) {
             let instead = "write a path or a URL; other characters as %XX";
             self.mistake(&to.span, "not a location", instead);
         } else if !to.value.starts_with('/') && !is_named {
@@ -786,13 +787,15 @@ fn error_status(text: &str) -> Option<u16> {
 /// What is wrong with a path, whatever the other routes are, and what to write instead. What is in
 /// braces is the router's to judge.
 fn path_mistake(path: &str) -> Option<(&'static str, &'static str)> {
-    let outside = path
-        .split('{')
-        .map(|part| part.split_once('}').map_or(part, |(_, rest)| rest))
-        .collect::<String>();
+    let outside = outside_braces(path);
     let mut names: Vec<&str> = parameters(path).collect();
     names.sort_unstable();
     let is_foreign = |segment: &str| segment.starts_with(':') || segment.starts_with('*');
+    // The router could tell `/{page}.html` from `/{page}`, but not from `/{*rest}`.
+    let is_part = |segment: &str| {
+        let braces = segment.matches('{').count();
+        braces > 1 || (braces == 1 && segment.contains('}') && !is_whole(segment))
+    };
     match () {
         _ if !path.starts_with('/') => Some(("a path begins with /", PATHS)),
         _ if outside.contains(['?', '#']) => Some((
@@ -807,11 +810,20 @@ fn path_mistake(path: &str) -> Option<(&'static str, &'static str)> {
             "not how a parameter is written",
             "write {id} for one segment, {*rest} for the rest",
         )),
+        _ if path.split('/').any(is_part) => Some((
+            "a parameter is a whole segment",
+            "write /{name}/, with nothing else between the slashes",
+        )),
         _ if names.windows(2).any(|pair| pair[0] == pair[1]) => {
             Some(("a parameter twice", "give each a name of its own"))
         }
         () => None,
     }
+}
+
+/// `{id}`, and nothing beside it.
+fn is_whole(segment: &str) -> bool {
+    segment.starts_with('{') && segment.ends_with('}')
 }
 
 /// Whether a field can have this value, and has one at all.
@@ -854,6 +866,13 @@ fn show_setting(name: &str, text: &str, value: &Value<'_>) -> Mistake {
         }
         None => Mistake::new(place_of(value, name), title, format!("write {want}")),
     }
+}
+
+/// What is left of a path or a template without its names in braces.
+fn outside_braces(text: &str) -> String {
+    text.split('{')
+        .map(|part| part.split_once('}').map_or(part, |(_, rest)| rest))
+        .collect()
 }
 
 /// The value of `limits.head`.

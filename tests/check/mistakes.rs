@@ -43,6 +43,13 @@ fn cases(text: &str) -> Vec<Case> {
     cases
 }
 
+/// The wrong configs, with their names.
+pub(crate) fn configs() -> Vec<(String, String)> {
+    let text = fs::read_to_string(in_crate(FILE)).expect(FILE);
+    let cases = cases(&text).into_iter();
+    cases.map(|case| (case.name, case.config)).collect()
+}
+
 /// What is there for the configs to name.
 pub(crate) fn furnish(folder: &Path) {
     fs::create_dir(folder.join("public")).expect("a folder");
