@@ -147,6 +147,10 @@ impl<'d> Making<'d> {
                 );
                 continue;
             };
+            if matches!(&listen, Listen::Unix(path) if path.is_relative()) {
+                let instead = "write \"unix:/run/site.sock\", from the root on";
+                self.mistake(&address.span, "a socket's path is absolute", instead);
+            }
             if matches!(listen, Listen::Unix(_)) && server.workers.count() > 1 {
                 let instead = "write workers = 1, or a TCP address";
                 self.mistake(
