@@ -2,13 +2,13 @@
 //! nothing else.
 //!
 //! One thread, edge-triggered epoll, one `read` and one `write` per readiness. The only look at
-//! the input is a count of blank lines; the answer is that many copies of one constant response.
+//! the input is a count of blank lines; the answer is that many copies of one constant response,
+//! from memory. What a socket does not take at once is written when it has room again.
 //! It is no web server: `scripts/bench` divides the cost of real servers by the cost of this one,
 //! so that results from different machines can be compared.
 
-use std::io::stdin;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::exit;
 
 use memchr::memmem::Finder;
@@ -19,7 +19,7 @@ use rustix::net::{SocketFlags, accept_with};
 use socket2::{Domain, Socket, Type};
 
 const USAGE: &str = "\
-usage: floor PORT const|close CONTENT-TYPE BODY   (PORT - takes a listening socket as standard input)";
+usage: floor PORT const|close CONTENT-TYPE BODY   (BODY @FILE is what the file holds)";
 
 /// Far more than a deep pipeline of small requests.
 const INPUT: usize = 64 * 1024;
@@ -27,15 +27,34 @@ const INPUT: usize = 64 * 1024;
 const EVENTS: usize = 1024;
 /// Most responses in one write: what `INPUT` bytes of ordinary requests may ask for.
 const MAX_COPIES: usize = 512;
+/// Most bytes in one write, unless one response is longer.
+const OUTPUT: usize = 1024 * 1024;
+
+const READ: EventFlags = EventFlags::IN.union(EventFlags::ET);
+
+/// TCP_DEFER_ACCEPT, in seconds: socket2 does not have it.
+#[derive(Clone, Copy, Debug)]
+struct DeferAccept;
+nix::setsockopt_impl!(
+    DeferAccept,
+    libc::IPPROTO_TCP,
+    libc::TCP_DEFER_ACCEPT,
+    usize,
+    nix::sys::socket::sockopt::SetUsize
+);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         [port, mode @ ("const" | "close"), content_type, body] => {
+            let body = match body.strip_prefix('@') {
+                Some(file) => std::fs::read(file)?,
+                None => body.into(),
+            };
             let close = mode == "close";
-            let response = response(content_type, body, close);
-            Floor::new(listener(port)?, &response, close)?.run()
+            let response = response(content_type, &body, close);
+            Floor::new(listener(port.parse()?, close)?, &response, close)?.run()
         }
         // Cargo runs every benchmark with only options of its own: nothing to do then.
         _ if args.iter().all(|a| a.starts_with("--")) => println!("{USAGE}"),
@@ -47,38 +66,43 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn response(content_type: &str, body: &str, close: bool) -> String {
-    format!(
+fn response(content_type: &str, body: &[u8], close: bool) -> Vec<u8> {
+    let head = format!(
         "HTTP/1.1 200 OK\r\nServer: floor\r\nDate: Sun, 22 Nov 2026 20:00:00 GMT\r\n\
-         Content-Type: {content_type}\r\nContent-Length: {}\r\n{}\r\n{body}",
+         Content-Type: {content_type}\r\nContent-Length: {}\r\n{}\r\n",
         body.len(),
         if close { "Connection: close\r\n" } else { "" },
-    )
+    );
+    [head.as_bytes(), body].concat()
 }
 
-/// A listening socket on PORT, or the one given as standard input: TCP_DEFER_ACCEPT, which saves
-/// a connection its wait for the request, can only be set with `unsafe` from Rust, so whoever
-/// starts us sets it.
-fn listener(port: &str) -> Result<OwnedFd, Box<dyn std::error::Error>> {
-    let socket = if port == "-" {
-        Socket::from(stdin().as_fd().try_clone_to_owned()?)
-    } else {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, port.parse()?).into())?;
-        socket.listen(4096)?;
-        socket
-    };
+fn listener(port: u16, close: bool) -> Result<OwnedFd, Box<dyn std::error::Error>> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if close {
+        // Saves a connection its wait for the request.
+        nix::sys::socket::setsockopt(&socket, DeferAccept, &1)?;
+    }
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into())?;
+    socket.listen(4096)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+struct Connection {
+    socket: OwnedFd,
+    /// Bytes of its answers that are not written yet.
+    owed: usize,
+    /// It has come to wait for room once, so epoll tells of room from then on.
+    wants_write: bool,
 }
 
 struct Floor {
     epoll: OwnedFd,
     listener: OwnedFd,
     /// Open connections, each at the index of its own descriptor.
-    connections: Vec<Option<OwnedFd>>,
-    /// `MAX_COPIES` responses, one after the other.
+    connections: Vec<Option<Connection>>,
+    /// Copies of the response, one after the other.
     responses: Vec<u8>,
     /// The length of one of them.
     one: usize,
@@ -89,15 +113,15 @@ struct Floor {
 }
 
 impl Floor {
-    fn new(listener: OwnedFd, response: &str, close: bool) -> Result<Self, Errno> {
+    fn new(listener: OwnedFd, response: &[u8], close: bool) -> Result<Self, Errno> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let data = EventData::new_u64(listener.as_raw_fd() as u64);
-        epoll::add(&epoll, &listener, data, EventFlags::IN | EventFlags::ET)?;
+        epoll::add(&epoll, &listener, data(&listener), READ)?;
+        let copies = (OUTPUT / response.len()).clamp(1, MAX_COPIES);
         Ok(Self {
             epoll,
             listener,
             connections: Vec::new(),
-            responses: response.as_bytes().repeat(MAX_COPIES),
+            responses: response.repeat(copies),
             one: response.len(),
             close,
             end_of_head: Finder::new(b"\r\n\r\n"),
@@ -115,8 +139,9 @@ impl Floor {
                 let fd = event.data.u64() as usize;
                 if fd == listener {
                     self.accept();
-                } else if let Some(connection) = self.connections[fd].take()
-                    && self.answer(&connection)
+                } else if let Some(mut connection) = self.connections[fd].take()
+                    && self.serve(&mut connection, event.flags)
+                    && self.wait_for_room(&mut connection)
                 {
                     self.connections[fd] = Some(connection);
                 }
@@ -127,15 +152,21 @@ impl Floor {
     /// Edge-triggered: takes all the connections there are.
     fn accept(&mut self) {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        while let Ok(connection) = accept_with(&self.listener, flags) {
+        while let Ok(socket) = accept_with(&self.listener, flags) {
+            let mut connection = Connection {
+                socket,
+                owed: 0,
+                wants_write: false,
+            };
             // A connection for one request has usually sent it by now, and needs no epoll.
-            if self.close && !self.answer(&connection) {
+            if self.close && !self.serve(&mut connection, EventFlags::IN) {
                 continue;
             }
-            let fd = connection.as_raw_fd() as usize;
-            let data = EventData::new_u64(fd as u64);
-            let interest = EventFlags::IN | EventFlags::ET;
-            if epoll::add(&self.epoll, &connection, data, interest).is_ok() {
+            let socket = &connection.socket;
+            let fd = socket.as_raw_fd() as usize;
+            if epoll::add(&self.epoll, socket, data(socket), READ).is_ok()
+                && self.wait_for_room(&mut connection)
+            {
                 if self.connections.len() <= fd {
                     self.connections.resize_with(fd + 1, || None);
                 }
@@ -144,18 +175,54 @@ impl Floor {
         }
     }
 
-    /// Reads once and answers all that is there. False: the connection is done with.
-    fn answer(&mut self, connection: &OwnedFd) -> bool {
-        let requests = match read(connection, &mut self.input[..]) {
-            Ok(0) => return false,
-            Ok(n) => self.end_of_head.find_iter(&self.input[..n]).count(),
-            Err(Errno::AGAIN) => return true,
-            Err(_) => return false,
-        };
-        if requests == 0 {
+    /// Reads once, if there is something, and writes what is owed until all of it is written or the
+    /// socket is full. False: the connection is done with.
+    fn serve(&mut self, connection: &mut Connection, ready: EventFlags) -> bool {
+        if ready.contains(EventFlags::IN) {
+            match read(&connection.socket, &mut self.input[..]) {
+                Ok(0) => return false,
+                Ok(n) => {
+                    let requests = self.end_of_head.find_iter(&self.input[..n]).count();
+                    connection.owed += self.one * requests;
+                }
+                Err(Errno::AGAIN) => {}
+                Err(_) => return false,
+            }
+        }
+        if connection.owed == 0 {
             return true;
         }
-        let len = self.one * requests.min(MAX_COPIES);
-        write(connection, &self.responses[..len]) == Ok(len) && !self.close
+        while connection.owed > 0 {
+            // All answers are the same, so what is left of them says where to go on.
+            let start = (self.one - connection.owed % self.one) % self.one;
+            let rest = &self.responses[start..];
+            let rest = &rest[..connection.owed.min(rest.len())];
+            match write(&connection.socket, rest) {
+                Ok(n) => {
+                    connection.owed -= n;
+                    if n < rest.len() {
+                        return true;
+                    }
+                }
+                Err(Errno::AGAIN) => return true,
+                Err(_) => return false,
+            }
+        }
+        !self.close
     }
+
+    /// Has epoll tell of room, from the first time a write falls short. False: it cannot.
+    fn wait_for_room(&self, connection: &mut Connection) -> bool {
+        if connection.owed == 0 || connection.wants_write {
+            return true;
+        }
+        connection.wants_write = true;
+        let (socket, both) = (&connection.socket, READ | EventFlags::OUT);
+        epoll::modify(&self.epoll, socket, data(socket), both).is_ok()
+    }
+}
+
+/// What an event of a descriptor is known by: its number.
+fn data(fd: &OwnedFd) -> EventData {
+    EventData::new_u64(fd.as_raw_fd() as u64)
 }

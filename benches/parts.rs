@@ -8,6 +8,7 @@ use loopwright::base::wheel::Wheel;
 use loopwright::proto::h1::answer::{Announce, FieldBlock, Persistence, encode};
 use loopwright::proto::h1::body::{Decoder, Piece};
 use loopwright::proto::h1::head::{self, HeadLimits};
+use loopwright::service::access_log::{Format, access_log};
 use std::time::{Duration, SystemTime};
 
 fn main() {
@@ -90,6 +91,44 @@ fn h1_chunked_decode_64_kib(bencher: Bencher<'_, '_>) {
 fn router(bencher: Bencher<'_, '_>, path: &str) {
     let router = loopwright::bench_router(46);
     bencher.bench_local(|| router(black_box(path)));
+}
+
+/// A logger that takes a line and does nothing with it: what is left is to write the line.
+struct Nowhere;
+
+impl log::Log for Nowhere {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        black_box(record.args());
+    }
+    fn flush(&self) {}
+}
+
+#[divan::bench(args = [Format::Combined, Format::Json], sample_size = 1000)]
+fn access_log_line(bencher: Bencher<'_, '_>, format: Format) {
+    let _ = log::set_logger(&Nowhere);
+    log::set_max_level(log::LevelFilter::Info);
+    loopwright::bench_after(BROWSER, access_log(format), |call| {
+        bencher.bench_local(call)
+    });
+}
+
+/// To hand a line of 400 bytes over: the binary's logger does this with each, and its thread the rest.
+#[cfg(feature = "cli")]
+#[divan::bench]
+fn log_sink_append(bencher: Bencher<'_, '_>) {
+    use loopwright::process::sink::{Output, Sink};
+    let Ok(output) = Output::open("/dev/null".as_ref()) else {
+        return;
+    };
+    let Ok(sink) = Sink::start("benchmark", 1 << 20, Duration::from_millis(200)) else {
+        return;
+    };
+    sink.direct(Some(output));
+    let line = [b'x'; 400];
+    bencher.bench_local(|| sink.append(black_box(&line)));
 }
 
 const TIMERS: usize = 10_000;

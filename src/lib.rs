@@ -19,7 +19,7 @@
 //! decides what the network does.
 //!
 //! # Features
-//! `cli` the binary · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
+//! `cli` the binary · `config` [`config`], for TOML files · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
 //! `cookies` [`Request::cookies`], [`Response::cookie`]. All are on by default; with
 //! `default-features = false` the core is left.
 //!
@@ -31,8 +31,9 @@
 //! 1 proto     HTTP/1.1: bytes in, events out         net       sockets and the clock: mio, or a simulation
 //! 2 app       what an embedder sees
 //! 3 reactor   the loop
-//! 4 service   files, fixed answers, the welcome page: written on `app` alone
-//! 5 process   signals, exit codes                    main.rs   the binary
+//! 4 service   files, fixed answers, access log, welcome site: written on `app` alone
+//! 5 config    `loopwright.toml` → Builder and App
+//! 6 process   workers, signals, reload, logs          main.rs   the binary
 //! ```
 //! A request visits `Reactor::turn` → `run_connection` → `h1::server::Server::poll_event` → `on_request` →
 //! `Router::find` → your callback → `Response::text` → `flush`.
@@ -88,6 +89,36 @@ pub fn bench_router(routes: usize) -> impl Fn(&str) -> bool {
     app::router::bench(routes)
 }
 
+/// Has `run` call an `after` callback as often as it likes, for the request in `head`: for its benchmark.
+#[doc(hidden)]
+pub fn bench_after(
+    head: &[u8],
+    mut after: impl FnMut(&mut Ctx<'_>, &Done<'_>),
+    run: impl FnOnce(&mut dyn FnMut()),
+) {
+    let mailbox = app::mailbox::Mailbox::new(std::sync::Arc::new(|| ()), 1);
+    let mut core = app::ctx::Core::new(std::sync::Arc::new(mailbox), 0);
+    let (mut slots, limits) = (proto::h1::head::slots(), proto::h1::head::HeadLimits::NONE);
+    let Ok(Some(head)) = proto::h1::head::read(head, &mut 0, true, &mut slots, &limits) else {
+        return;
+    };
+    let done = Done {
+        head: &head,
+        route: "/plaintext",
+        status: 200,
+        body_bytes: 13,
+        elapsed: std::time::Duration::from_micros(87),
+        waited: std::time::Duration::from_micros(12),
+        remote: Peer::Inet(([192, 0, 2, 17], 4711).into()),
+        request_id: RequestId(0x1234_5678_9abc_def0),
+        aborted: false,
+    };
+    run(&mut || {
+        let (state, core) = (&mut (), &mut core);
+        after(&mut Ctx { state, core }, &done);
+    });
+}
+
 /// The examples of the guides run as tests.
 #[cfg(doctest)]
 mod guides {
@@ -95,4 +126,6 @@ mod guides {
     struct Readme;
     #[doc = include_str!("../docs/embedding.md")]
     struct Embedding;
+    #[doc = include_str!("../docs/logging.md")]
+    struct Logging;
 }

@@ -198,7 +198,9 @@ fn run_config(path: &Path) -> Result<u8, Failure> {
 
 fn announce(addresses: &[Listen]) {
     for address in addresses {
-        eprintln!("listening on {}", address.url());
+        // In one piece: the log lines of workers go the same way.
+        let line = format!("listening on {}\n", address.url());
+        eprint!("{line}");
     }
 }
 

@@ -1,6 +1,9 @@
 //! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
-//! timers. A process of its own, for it counts every allocation there is.
+//! timers, a small file that is in memory, the access log's lines. A process of its own, for it counts every
+//! allocation there is.
 
+use loopwright::service::access_log::{Format, access_log};
+use loopwright::service::files::Files;
 use loopwright::{App, Server};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
@@ -9,6 +12,19 @@ use std::net::TcpStream;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// A logger that looks at each line, so that it is written.
+struct Nowhere;
+
+impl log::Log for Nowhere {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        std::hint::black_box(record.args());
+    }
+    fn flush(&self) {}
+}
 
 const REQUESTS: usize = 1000;
 
@@ -24,9 +40,13 @@ fn exchange(server: &mut Server, client: &mut TcpStream, request: &[u8], answer:
     }
 }
 
-#[test]
-fn the_synchronous_path_allocates_nothing() {
+/// Without the test harness, whose own thread allocates now and then.
+fn main() {
+    log::set_logger(&Nowhere).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
     let mut app: App = App::new();
+    app.after(access_log(Format::Combined));
+    app.after(access_log(Format::Json));
     app.before(|_, _, res| Some(res.header("x-middleware", "yes")));
     app.get("/", |_, _, res| res.text("Hello, World!"));
     app.get("/user/{id}", |_, req, res| res.text(req.param("id")));
@@ -35,6 +55,16 @@ fn the_synchronous_path_allocates_nothing() {
             .text(if req.body().len() == 5 { "5" } else { "?" })
     });
     app.get("/json", |_, _, res| res.json(&["Hello, World!"]));
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["index.html", "plain.txt", "style.css", "style.css.br"] {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
+    // Only what may be kept is kept: a file that has just been written may change unseen.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let files = Files::new(folder.path()).unwrap();
+    files
+        .cache_control("*", "no-cache")
+        .mount(&mut app, "/files");
     let mut server = Server::bind("127.0.0.1:0", app, ()).unwrap();
     let loopwright::Listen::Tcp(address) = server.addresses().remove(0) else {
         unreachable!("bound to TCP")
@@ -44,12 +74,15 @@ fn the_synchronous_path_allocates_nothing() {
 
     let mut answer = [0; 4096];
     let pipelined = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(8);
-    let requests: [&[u8]; 5] = [
+    let requests: [&[u8]; 8] = [
         b"GET / HTTP/1.1\r\nhost: a\r\nuser-agent: test\r\naccept: */*\r\ncookie: a=b\r\n\r\n",
         b"GET /user/12345?q=1 HTTP/1.1\r\nhost: a\r\n\r\n",
         b"POST /length HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello",
         b"GET /json HTTP/1.1\r\nhost: a\r\n\r\n",
         &pipelined,
+        b"GET /files/plain.txt HTTP/1.1\r\nhost: a\r\nif-none-match: \"x\"\r\n\r\n",
+        b"GET /files/ HTTP/1.1\r\nhost: a\r\naccept-encoding: gzip, br\r\n\r\n",
+        b"GET /files/style.css HTTP/1.1\r\nhost: a\r\naccept-encoding: gzip, br\r\n\r\n",
     ];
     for request in requests {
         // The loop's own buffers grow to what they need, once.

@@ -307,6 +307,24 @@ impl<S: 'static> Ctx<'_, S> {
     pub fn stop(&self) {
         self.handle().stop();
     }
+
+    /// Whether the loop was asked to stop. The time to end what has no end of its own: an answer
+    /// that is streamed for as long as the client stays would hold up the drain.
+    ///
+    /// ```
+    /// use loopwright::{App, BodyWriter, Ctx};
+    /// use std::time::Duration;
+    /// fn beat(cx: &mut Ctx<'_>, body: BodyWriter) {
+    ///     if body.is_closed() || cx.is_stopping() { return body.end() }
+    ///     body.write("beat\n");
+    ///     cx.after(Duration::from_secs(1), move |cx| beat(cx, body));
+    /// }
+    /// let mut app: App = App::new();
+    /// app.get("/beats", |cx, _, res| beat(cx, res.stream()));
+    /// ```
+    pub fn is_stopping(&self) -> bool {
+        self.core.mailbox.is_stopping()
+    }
 }
 
 struct Told<S> {

@@ -23,6 +23,8 @@ pub(crate) struct Mailbox<S> {
     state: Mutex<State<S>>,
     /// Lets the loop look without taking the lock, once a turn.
     pending: AtomicBool,
+    /// A stop was asked for.
+    stopping: AtomicBool,
     waker: Waker,
     limit: AtomicUsize,
 }
@@ -41,6 +43,7 @@ impl<S> Mailbox<S> {
         Mailbox {
             state,
             pending: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             waker,
             limit: AtomicUsize::new(limit),
         }
@@ -60,6 +63,9 @@ impl<S> Mailbox<S> {
         if matches!(post, Post::Call(_)) && state.queue.len() >= self.limit.load(Ordering::Relaxed)
         {
             return Err(PostError::Full);
+        }
+        if matches!(post, Post::Stop { .. }) {
+            self.stopping.store(true, Ordering::Relaxed);
         }
         state.queue.push_back(post);
         drop(state);
@@ -83,6 +89,10 @@ impl<S> Mailbox<S> {
 
     pub(crate) fn is_pending(&self) -> bool {
         self.pending.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     pub(crate) fn close(&self) {

@@ -1,4 +1,4 @@
-//! Floor 5. The program's logger: where records of the `log` crate go.
+//! Floor 6. The program's logger: where records of the `log` crate go.
 //!
 //! ```text
 //!                ┌ target loopwright::access ─────────────► access Sink ─► stdout, or a file
@@ -10,6 +10,7 @@
 use super::sink::{Output, Sink};
 use crate::service::access_log::TARGET;
 use log::{LevelFilter, Log, Metadata, Record};
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
@@ -73,9 +74,13 @@ struct Logger {
     formatter: RwLock<env_logger::Logger>,
 }
 
+/// How long a panic waits for its own line to be written.
+const PANIC_FLUSH: Duration = Duration::from_millis(5);
+
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Installs the logger of this process. Once; later settings are for [`apply`].
+/// Installs the logger of this process. Once; later settings are for [`apply`]. From now on panics are
+/// logged as errors, with a backtrace if `RUST_BACKTRACE` is 1.
 ///
 /// # Errors
 /// If the access log's file cannot be opened (the error names it), a level is none, no thread can be
@@ -102,6 +107,16 @@ pub fn init(settings: &LogSettings) -> io::Result<()> {
     let logger = LOGGER.get_or_init(|| logger);
     ::log::set_logger(logger).map_err(io::Error::other)?;
     logger.set_max_level();
+    // The standard hook writes to standard error itself, and waits for it.
+    std::panic::set_hook(Box::new(|info| {
+        let trace = Backtrace::capture();
+        match trace.status() {
+            BacktraceStatus::Captured => ::log::error!("{info}\n{trace}"),
+            _ => ::log::error!("{info}"),
+        }
+        // This may be the last thing the process does; but a panicking handler is to stall nobody.
+        flush_errors(PANIC_FLUSH);
+    }));
     Ok(())
 }
 
@@ -138,6 +153,12 @@ pub fn reopen() {
 pub fn flush(limit: Duration) {
     if let Some(logger) = LOGGER.get() {
         logger.flush(limit);
+    }
+}
+
+fn flush_errors(limit: Duration) {
+    if let Some(logger) = LOGGER.get() {
+        logger.errors.flush(limit);
     }
 }
 

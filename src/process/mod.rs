@@ -8,6 +8,8 @@ mod signals;
 pub mod sink;
 pub mod workers;
 
+pub use signals::stop_on_signals;
+
 /// Exit codes a supervisor may rely on.
 pub mod exit {
     /// Stopped when told, nobody cut off.

@@ -8,17 +8,12 @@
 //! ```
 
 use super::log::{self, AccessTarget, LogSettings};
-use super::signals::{self, Request};
-use super::{exit, raise_file_limit};
+use super::{exit, raise_file_limit, signals};
 use crate::config::{Config, LogConfig};
 use crate::{App, Builder, Handle, Listen, Server};
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
-
-/// How long a loop that was told to leave at once has to do so by itself, with its log lines.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// Serves until told to stop, and returns the exit code. `ready` is called when the listeners are
 /// open. With a config's path, HUP reads it again; `addresses` says where its addresses really are.
@@ -35,7 +30,7 @@ pub fn serve(
     raise_file_limit();
     let mut server = builder.with_addresses(&addresses).build(app, ())?;
     let (tell, reloads) = mpsc::channel();
-    watch(server.handle(), config, tell)?;
+    obey(server.handle(), config, tell)?;
     ready(&server.addresses(), server.handle())?;
     while server.turn()? {
         reload(&mut server, &reloads, &addresses);
@@ -49,29 +44,19 @@ pub fn serve(
     })
 }
 
-fn watch(handle: Handle, config: Option<PathBuf>, tell: Sender<Config>) -> io::Result<()> {
-    let mut stops = 0;
-    signals::watch(move |request| match request {
-        Request::Stop => {
-            stops += 1;
-            handle.stop();
-            if stops > 1 {
-                std::thread::sleep(LAST_MOMENT);
-                log::flush(LAST_MOMENT);
-                std::process::exit(exit::CUT.into());
-            }
+/// Reads the config again when HUP says so, and hands a good one to the loop.
+fn obey(handle: Handle, config: Option<PathBuf>, tell: Sender<Config>) -> io::Result<()> {
+    let Some(path) = config else {
+        return signals::stop_on_signals(handle);
+    };
+    let wake = handle.clone();
+    signals::obey(handle, move || match Config::load(&path) {
+        Ok(config) => {
+            let _ = tell.send(config);
+            // Whatever it is at, it looks at the channel after that turn.
+            let _ = wake.post(|_| {});
         }
-        Request::Reload => match config.as_ref().map(Config::load) {
-            Some(Ok(config)) => {
-                let _ = tell.send(config);
-                // Whatever it is at, it looks at the channel after that turn.
-                let _ = handle.post(|_| {});
-            }
-            Some(Err(report)) => ::log::error!("{report}\nthe config stays as it was"),
-            None => ::log::warn!("HUP: there is no config to read again"),
-        },
-        Request::Reopen => log::reopen(),
-        Request::Replace => ::log::warn!("USR2: replacing the running binary is not built yet"),
+        Err(report) => ::log::error!("{report}\nthe config stays as it was"),
     })
 }
 

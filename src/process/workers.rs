@@ -81,8 +81,13 @@ impl Bond {
         let wait = move || {
             // Nothing is ever sent: what ends the wait is the end.
             let _ = self.parent.read(&mut [0]);
-            ::log::warn!("the parent process is gone: leaving");
-            handle.stop();
+            // A second stop would cut what a drain that has begun still answers.
+            let _ = handle.post(|cx| {
+                if !cx.is_stopping() {
+                    ::log::warn!("the parent process is gone: leaving");
+                    cx.stop();
+                }
+            });
         };
         std::thread::Builder::new()
             .name("loopwright-parent".into())
@@ -112,13 +117,18 @@ struct Process {
     pid: u32,
     pidfd: OwnedFd,
     since: Instant,
+    /// It listens, and has set up what it does with signals.
     is_ready: bool,
+    /// The config has changed since it was started, perhaps after it had read it.
+    is_outdated: bool,
 }
 
 struct Parent {
     path: PathBuf,
     reserved: Vec<(String, Reservation)>,
     slots: Vec<Slot>,
+    /// Told to leave because a reload wants fewer.
+    leaving: Vec<Process>,
     last_id: u64,
     events: Sender<Event>,
     has_announced: bool,
@@ -141,6 +151,7 @@ pub fn run(path: &Path, config: &Config, announce: impl FnMut(&[Listen])) -> io:
         path: path.to_path_buf(),
         reserved: Vec::new(),
         slots: Vec::new(),
+        leaving: Vec::new(),
         last_id: 0,
         events: events.clone(),
         has_announced: false,
@@ -164,7 +175,8 @@ impl Parent {
         mut announce: impl FnMut(&[Listen]),
     ) -> io::Result<u8> {
         loop {
-            if self.stops > 0 && self.slots.iter().all(|slot| slot.process.is_none()) {
+            let is_over = self.leaving.is_empty() && self.processes().next().is_none();
+            if self.stops > 0 && is_over {
                 return Ok(self.code);
             }
             match self.next(happened) {
@@ -249,6 +261,7 @@ impl Parent {
             pidfd: pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?,
             since: Instant::now(),
             is_ready: false,
+            is_outdated: false,
         };
         attend(child, ours, process.id, self.events.clone())?;
         Ok(process)
@@ -262,14 +275,22 @@ impl Parent {
                     .get_or_insert(Instant::now() + self.drain + GRACE);
                 self.slots.iter_mut().for_each(|slot| slot.due = None);
                 self.signal(Signal::TERM);
+                if self.stops > 1 {
+                    // The first one they have had already.
+                    self.leaving.iter().for_each(|p| p.signal(Signal::TERM));
+                }
             }
             Request::Reload if self.stops == 0 => match self.reload() {
-                Ok(()) => self.signal(Signal::HUP),
+                Ok(()) => {
+                    let processes = self.slots.iter_mut().filter_map(|s| s.process.as_mut());
+                    processes.for_each(|process| process.is_outdated = true);
+                    self.pass_on(Signal::HUP);
+                }
                 Err(e) => ::log::error!("{e}\nthe config stays as it was"),
             },
             Request::Reload => {}
-            Request::Reopen => self.signal(Signal::USR1),
-            Request::Replace => ::log::warn!("USR2: replacing the running binary is not built yet"),
+            Request::Reopen => self.pass_on(Signal::USR1),
+            Request::Replace => ::log::warn!("{}", signals::NO_REPLACE),
         }
     }
 
@@ -297,9 +318,16 @@ impl Parent {
                     process.pid
                 );
                 process.signal(Signal::TERM);
+                self.leaving.push(process);
             }
         }
         Ok(())
+    }
+
+    /// To those who know what to do with it; it would end the others.
+    fn pass_on(&self, signal: Signal) {
+        let ready = self.processes().filter(|process| process.is_ready);
+        ready.for_each(|process| process.signal(signal));
     }
 
     fn signal(&self, signal: Signal) {
@@ -310,6 +338,9 @@ impl Parent {
         for slot in &mut self.slots {
             if let Some(process) = slot.process.as_mut().filter(|process| process.id == id) {
                 process.is_ready = true;
+                if process.is_outdated {
+                    process.signal(Signal::HUP);
+                }
                 ::log::info!("worker {} (pid {}) listens", slot.number, process.pid);
             }
         }
@@ -317,9 +348,8 @@ impl Parent {
 
     fn on_end(&mut self, id: u64, status: &ExitStatus) {
         let is_its = |slot: &&mut Slot| slot.process.as_ref().is_some_and(|p| p.id == id);
-        // One that was not needed any more has no slot.
         let Some(slot) = self.slots.iter_mut().find(is_its) else {
-            return;
+            return self.leaving.retain(|process| process.id != id);
         };
         let Some(process) = slot.process.take() else {
             return;
@@ -330,7 +360,8 @@ impl Parent {
         };
         let code = match status.code() {
             Some(code) => u8::try_from(code).unwrap_or(exit::CANNOT_START),
-            None if self.stops > 0 => exit::CUT,
+            None if self.stops > 0 && process.is_ready => exit::CUT,
+            None if self.stops > 0 => exit::CLEAN,
             None => exit::CANNOT_START,
         };
         let name = format!("worker {} (pid {})", slot.number, process.pid);
@@ -363,6 +394,7 @@ impl Parent {
             ::log::warn!("the drain's deadline has passed: killing the rest");
             self.kill_at = None;
             self.signal(Signal::KILL);
+            self.leaving.iter().for_each(|p| p.signal(Signal::KILL));
         }
         for at in 0..self.slots.len() {
             if self.slots[at].due.is_none_or(|due| due > now) {

@@ -23,7 +23,6 @@ use crate::proto::h1::head::{self, Head, HeadLimits};
 use http::StatusCode;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 /// Which callbacks a request meets now.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,16 +119,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Site { table, calls } = &mut self.sites.current;
         let mut params = Params::new();
         let target = table.find(head, &mut params);
-        let waited = match table.has_after {
-            true => self.net.now() - self.now,
-            false => Duration::ZERO,
+        let waited_us = match table.has_after {
+            true => u32::try_from((self.net.now() - self.now).as_micros()).unwrap_or(u32::MAX),
+            false => 0,
         };
         let start = Start {
             site: number,
             key: target.key,
             request_id: self.core.next_request_id(),
             at: self.now,
-            waited,
+            waited_us,
         };
         let limit = table.body_limit(target.key).unwrap_or(self.limits.body);
         let whole = match conn.http.limit_body(limit) {

@@ -28,7 +28,7 @@ pub(crate) struct Start {
     pub(crate) request_id: RequestId,
     pub(crate) at: Instant,
     /// From then to its first callback; measured only if somebody will ask.
-    pub(crate) waited: Duration,
+    pub(crate) waited_us: u32,
 }
 
 pub(crate) struct Exchange<S> {
@@ -205,7 +205,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             status: conn.http.status(),
             body_bytes: conn.http.sent(),
             elapsed: self.net.now() - start.at,
-            waited: start.waited,
+            waited: Duration::from_micros(start.waited_us.into()),
             remote: conn.peer,
             request_id: start.request_id,
             aborted,

@@ -60,7 +60,7 @@ struct Line {
     out: Vec<u8>,
     second: Option<u64>,
     /// `06/Nov/1994:08:49:37 +0000`, or `1994-11-06T08:49:37`.
-    time: String,
+    time: Vec<u8>,
 }
 
 impl Line {
@@ -69,7 +69,7 @@ impl Line {
             format,
             out: Vec::with_capacity(1024),
             second: None,
-            time: String::new(),
+            time: Vec::new(),
         }
     }
 
@@ -79,7 +79,8 @@ impl Line {
             .unwrap_or_default();
         if self.second != Some(since_epoch.as_secs()) {
             self.second = Some(since_epoch.as_secs());
-            self.time = time(self.format, since_epoch.as_secs());
+            self.time.clear();
+            time(&mut self.time, self.format, since_epoch.as_secs());
         }
         self.fill(since_epoch.subsec_millis(), done, usize::MAX);
         if self.out.len() > LONGEST {
@@ -102,7 +103,7 @@ impl Line {
         let text = |out: &mut Vec<u8>, value: &[u8]| escape(out, value, longest, as_hex);
         address(out, done.remote());
         out.extend_from_slice(b" - - [");
-        out.extend_from_slice(time.as_bytes());
+        out.extend_from_slice(time);
         out.extend_from_slice(b"] \"");
         text(out, done.method().as_str().as_bytes());
         out.push(b' ');
@@ -151,7 +152,7 @@ impl Line {
         };
 
         out.extend_from_slice(b"{\"time\":\"");
-        out.extend_from_slice(time.as_bytes());
+        out.extend_from_slice(time);
         out.push(b'.');
         digits(out, millis, 100);
         let _ = write!(
@@ -200,20 +201,23 @@ fn status(done: &Done<'_>) -> u16 {
     }
 }
 
-/// The second, in the words of the format.
-fn time(format: Format, second: u64) -> String {
-    // Sun, 06 Nov 1994 08:49:37 GMT
-    let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+/// Appends the second, in the words of the format.
+fn time(out: &mut Vec<u8>, format: Format, second: u64) {
+    let mut date = *b"Sun, 06 Nov 1994 08:49:37 GMT";
+    let second = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+    let _ = write!(&mut date[..], "{}", httpdate::HttpDate::from(second));
+    let date = std::str::from_utf8(&date).unwrap_or_default();
     let part = |range| date.get(range).unwrap_or_default();
     let (day, month, year, clock) = (part(5..7), part(8..11), part(12..16), part(17..25));
-    match format {
-        Format::Combined => format!("{day}/{month}/{year}:{clock} +0000"),
+    // Writing to a Vec cannot fail.
+    let _ = match format {
+        Format::Combined => write!(out, "{day}/{month}/{year}:{clock} +0000"),
         Format::Json => {
             let at = "JanFebMarAprMayJunJulAugSepOctNovDec".find(month);
             let month = at.unwrap_or_default() / 3 + 1;
-            format!("{year}-{month:02}-{day}T{clock}")
+            write!(out, "{year}-{month:02}-{day}T{clock}")
         }
-    }
+    };
 }
 
 /// The client's address without its port.
@@ -387,11 +391,14 @@ mod tests {
 
     #[test]
     fn times() {
-        assert_eq!(
-            time(Format::Combined, 784_111_777),
-            "06/Nov/1994:08:49:37 +0000"
-        );
-        assert_eq!(time(Format::Json, 784_111_777), "1994-11-06T08:49:37");
+        for (format, want) in [
+            (Format::Combined, "06/Nov/1994:08:49:37 +0000"),
+            (Format::Json, "1994-11-06T08:49:37"),
+        ] {
+            let mut out = Vec::new();
+            time(&mut out, format, 784_111_777);
+            assert_eq!(String::from_utf8_lossy(&out), want);
+        }
         let mut out = Vec::new();
         seconds(&mut out, Duration::from_micros(12_000_345));
         assert_eq!(out, b"12.000345");

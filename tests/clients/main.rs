@@ -12,4 +12,5 @@ mod python;
 mod site;
 mod stop;
 mod support;
+mod welcome;
 mod wire;

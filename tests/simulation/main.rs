@@ -111,6 +111,8 @@ struct Plan {
     faults: Faults,
     /// When the server is asked to stop: once to drain, a second time to leave.
     stops: Vec<Instant>,
+    /// When its App is replaced by another of the same kind.
+    reloads: Vec<Instant>,
     clients: usize,
     /// The longest body in either direction; long ones through narrow pipes take too many turns.
     most_bytes: usize,
@@ -159,6 +161,7 @@ impl Plan {
             is_tight,
             faults,
             stops,
+            reloads: (0..rng.usize(..4)).map(|_| moment(rng)).collect(),
             clients: rng.usize(1..=8),
             most_bytes: 200_000.min(300 * faults.send_buffer.0).min(300 * segment),
         }
@@ -198,17 +201,15 @@ fn run(seed: u64, files: &Files, is_told: bool) -> Transcript {
         .limits(plan.limits.clone())
         .timeouts(plan.timeouts.clone());
     let net = SimNet::new(seed, plan.faults);
+    let state = State::new(files.paths.clone(), alive.clone());
     let mut server = builder
-        .simulate(
-            net,
-            site::app(),
-            State::new(files.paths.clone(), alive.clone()),
-        )
+        .clone()
+        .simulate(net, site::app(&alive), state)
         .expect("it builds");
     if is_told {
         println!(
-            "{:?}\n{:?}\nstops {:?}, {} clients",
-            plan.limits, plan.faults, plan.stops, plan.clients
+            "{:?}\n{:?}\nstops {:?}, reloads {:?}, {} clients",
+            plan.limits, plan.faults, plan.stops, plan.reloads, plan.clients
         );
     }
     server.net_mut().let_clients_react();
@@ -218,9 +219,10 @@ fn run(seed: u64, files: &Files, is_told: bool) -> Transcript {
             Client::new(&mut rng, n, script, server.net_mut(), is_told)
         })
         .collect();
-    let mut stops = plan.stops.clone();
+    let (mut stops, mut reloads) = (plan.stops.clone(), plan.reloads.clone());
     stops.sort();
-    for &at in &stops {
+    reloads.sort();
+    for &at in stops.iter().chain(&reloads) {
         server.net_mut().wake_at(at);
     }
 
@@ -234,6 +236,13 @@ fn run(seed: u64, files: &Files, is_told: bool) -> Transcript {
         while stops.first().is_some_and(|&at| at <= now) {
             stops.remove(0);
             server.handle().stop();
+        }
+        while reloads.first().is_some_and(|&at| at <= now) {
+            reloads.remove(0);
+            let app = site::app(&alive);
+            server
+                .reload(builder.clone(), app)
+                .expect("it builds again");
         }
         if !has_acted && server.net_mut().is_quiet() && !server.state_mut().let_go() {
             break;
@@ -269,6 +278,9 @@ fn run(seed: u64, files: &Files, is_told: bool) -> Transcript {
         (0, 0),
         "connections and exchanges"
     );
+
+    // This one, the state's, and the App's.
+    assert_eq!(Rc::strong_count(&alive), 3, "a replaced App is still there");
 
     let received: Vec<_> = clients
         .iter()

@@ -254,8 +254,10 @@ fn number(text: &str) -> usize {
     text.parse().expect("the scripts send numbers")
 }
 
-pub(crate) fn app() -> App<State> {
+pub(crate) fn app(alive: &Rc<()>) -> App<State> {
     let mut app = App::<State>::new();
+    let alive = alive.clone();
+    app.after(move |_, _| assert!(Rc::strong_count(&alive) > 0));
     app.before(|cx, req, res| {
         cx.state.entry(req.path()).begun += 1;
         // What else came with the request belongs to it as well.

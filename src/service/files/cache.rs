@@ -45,6 +45,11 @@ const TAG: usize = 15;
 
 /// No way out, and none by way of /proc.
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
+/// To read, without waiting for anybody.
+const OPEN: OFlags = OFlags::RDONLY
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
 /// To look at, not to read.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 const FOLDER: OFlags = OFlags::DIRECTORY
@@ -167,24 +172,23 @@ impl Cache {
     /// What the path `start` and `end` make together names.
     pub(super) fn find_joined(&mut self, now: Now, start: &str, end: &str) -> io::Result<Found> {
         let mut path = std::mem::take(&mut self.scratch);
-        path.clear();
-        path.push_str(start);
-        path.push_str(end);
+        join(&mut path, start, end);
         let found = self.find(now, &path);
         self.scratch = path;
         found
     }
 
     /// Which compressed siblings a file has, as of a second ago at most.
-    pub(super) fn siblings(&self, now: Now, entry: &Entry) -> Siblings {
+    pub(super) fn siblings(&mut self, now: Now, entry: &Entry) -> Siblings {
         if let Some((looked, siblings)) = entry.siblings.get()
             && now.0 - looked < SIBLINGS_KNOWN
         {
             return siblings;
         }
+        let Cache { root, scratch, .. } = self;
         let siblings = CODINGS.map(|coding| {
-            let path = format!("{}{}", entry.path, coding.extension);
-            look(&self.root, &path)
+            join(scratch, &entry.path, coding.extension);
+            look(root, scratch)
                 .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
         });
         entry.siblings.set(Some((now.0, siblings)));
@@ -198,10 +202,11 @@ impl Cache {
     }
 }
 
-const OPEN: OFlags = OFlags::RDONLY
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY)
-    .union(OFlags::CLOEXEC);
+fn join(path: &mut String, start: &str, end: &str) {
+    path.clear();
+    path.push_str(start);
+    path.push_str(end);
+}
 
 /// `None`: there is nothing of this name beneath the root, or nothing that could be served.
 fn open_beneath(root: &OwnedFd, path: &str, flags: OFlags) -> io::Result<Option<(OwnedFd, Stat)>> {

@@ -178,7 +178,7 @@ fn json(items: &[Item]) -> io::Result<String> {
 fn html(items: &[Item], is_cut: bool, wanted: &Wanted) -> String {
     let mut rows = String::new();
     if !wanted.path.is_empty() {
-        rows.push_str("<tr><td class=name><a href=\"../\">../</a><td><td>\n");
+        rows.push_str("<tr><td class=name><a href=\"../\">../</a><td class=size><td class=time>\n");
     }
     for item in items {
         let slash = if item.is_directory { "/" } else { "" };

@@ -5,7 +5,7 @@
 //!              │                            ├─ a directory ─────► with a slash; or listing.rs
 //!              └─ no ─► 404                 └─ nothing ─► try_files ─► found, or 404
 //! ```
-//! Invariant: no name reaches the disk that [`names::is_servable`] has not let pass, but those of
+//! Invariant: no name reaches the disk that `names::is_servable` has not let pass, but those of
 //! the embedder's own settings.
 
 mod answer;
@@ -16,7 +16,7 @@ mod names;
 mod negotiation;
 mod range;
 
-use crate::{App, Ctx, OffloadError, Request, Response, StatusCode};
+use crate::{App, Ctx, OffloadError, Request, Response, StatusCode, StatusError};
 use cache::{Cache, Entry, Found, Now};
 pub(crate) use names::content_type;
 use std::io;
@@ -153,8 +153,8 @@ impl Files {
     }
 
     /// The page for a status that this service answers with (403, 404, 406, 412, 416, 500): a file
-    /// below the root, which may have a hidden name. The status stays. A page that cannot be read is
-    /// the plain text it would have been.
+    /// below the root, which may have a hidden name. The status stays. Without one, 403, 404 and 500 are
+    /// what [`App::on_error`] makes of them, else plain text.
     ///
     /// ```
     /// use loopwright::service::files::Files;
@@ -193,7 +193,8 @@ impl Files {
     pub fn handler<S: 'static>(
         mut self,
         param: impl Into<String>,
-    ) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + 'static {
+    ) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) -> Result<(), StatusError> + 'static
+    {
         let param = param.into();
         move |cx, req, res| self.serve(cx, req.param(&param), req, res)
     }
@@ -204,25 +205,26 @@ impl Files {
         path: &str,
         req: &Request<'_>,
         res: Response<'_>,
-    ) {
+    ) -> Result<(), StatusError> {
         let now = (cx.now(), cx.wall_clock());
         if !names::is_servable(path) || names::has_encoded_slash(req.path(), path) {
-            return self.refuse(now, 404, res);
+            return self.fail(now, 404, res);
         }
         match self.resolve(now, path) {
             Ok(Target::File(entry)) => self.answer(now, entry, req, res),
             Ok(Target::Slash) => add_slash(req, res),
             Ok(Target::Listing(directory)) => self.list(cx, path, directory, req, res),
-            Ok(Target::Nothing) => self.refuse(now, 404, res),
+            Ok(Target::Nothing) => return self.fail(now, 404, res),
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 log::debug!("{}: may not read {path:?}", req.id());
-                self.refuse(now, 403, res)
+                return self.fail(now, 403, res);
             }
             Err(e) => {
                 log::error!("{}: cannot serve {path:?}: {e}", req.id());
-                self.refuse(now, 500, res)
+                return self.fail(now, 500, res);
             }
         }
+        Ok(())
     }
 
     fn resolve(&mut self, now: Now, path: &str) -> io::Result<Target> {
@@ -290,23 +292,46 @@ impl Files {
         });
     }
 
-    /// Answers with a status, and its page if it has one.
+    /// There is no file to speak of: answers with the status's page, or leaves it to the App's.
+    fn fail(&mut self, now: Now, status: u16, res: Response<'_>) -> Result<(), StatusError> {
+        match self.error_page_for(now, status) {
+            Some(_) => {
+                self.refuse(now, status, res);
+                Ok(())
+            }
+            None => Err(StatusError::new(status, reason(status))),
+        }
+    }
+
+    /// Answers with a status, what has been said with it, and its page if it has one.
     fn refuse(&mut self, now: Now, status: u16, res: Response<'_>) {
         let res = res.status(status);
-        let page = self.error_pages.iter().find(|(known, _)| *known == status);
-        if let Some((_, path)) = page
-            && let Ok(Found::File(page)) = self.cache.find(now, path)
-        {
-            return res
+        match self.error_page_for(now, status) {
+            Some(page) => res
                 .header("content-type", &page.content_type)
                 .header("x-content-type-options", "nosniff")
-                .bytes(page.content.whole());
+                .bytes(page.content.whole()),
+            None => res.text(reason(status)),
         }
-        let reason = StatusCode::from_u16(status)
-            .ok()
-            .and_then(|status| status.canonical_reason());
-        res.text(reason.unwrap_or_default())
     }
+
+    fn error_page_for(&mut self, now: Now, status: u16) -> Option<Rc<Entry>> {
+        let (_, path) = self
+            .error_pages
+            .iter()
+            .find(|(known, _)| *known == status)?;
+        match self.cache.find(now, path) {
+            Ok(Found::File(page)) => Some(page),
+            _ => None,
+        }
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or_default()
 }
 
 /// `/a` is a directory: relative links in it work from `/a/`. The path is the one that was asked

@@ -2,14 +2,17 @@
 //! changes under it.
 
 #[allow(dead_code)] // what the other tests need of it
-#[path = "clients/support.rs"]
+#[path = "../clients/support.rs"]
 mod support;
+
+mod changes;
+mod table;
 
 use loopwright::App;
 use loopwright::service::files::Files;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use support::{Answer, Client, PATIENCE, TestServer, serve, wait_until};
@@ -591,33 +594,6 @@ fn methods_that_files_do_not_have() {
         (head.status, head.field("content-length")),
         (200, Some("4"))
     );
-}
-
-/// Root reads everything: as root this can only say that such a file is served, not that it is
-/// refused.
-#[test]
-fn files_that_may_not_be_read() {
-    let tree = Tree::new()
-        .with("closed", "closed")
-        .with("shut/page", "page")
-        .with("open", "open");
-    let set = |name: &str, mode: u32| {
-        fs::set_permissions(tree.root().join(name), fs::Permissions::from_mode(mode))
-            .expect("a mode");
-    };
-    set("closed", 0);
-    set("shut", 0);
-    let server = tree.serve();
-    let (closed, shut) = if rustix::process::geteuid().is_root() {
-        ((200, "closed"), (200, "page"))
-    } else {
-        ((403, "Forbidden"), (403, "Forbidden"))
-    };
-    assert_eq!(server.get("/closed").essence(), closed);
-    assert_eq!(server.get("/shut/page").essence(), shut);
-    assert_eq!(server.get("/open").essence(), (200, "open"));
-    // So that the folder can be removed.
-    set("shut", 0o700);
 }
 
 #[test]

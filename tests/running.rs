@@ -1,0 +1,556 @@
+//! The binary as an operator runs it: several workers, signals, a config that changes under load. Each
+//! test starts real processes on free ports, and ends them by their ids.
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longer than anything here takes: past it a test fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn pid(id: u32) -> Pid {
+    Pid::from_raw(id as i32).expect("a process id")
+}
+
+/// Waits until something is so.
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The program, running a config in a folder of its own.
+struct Program {
+    folder: TempDir,
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+impl Program {
+    fn start(config: &str) -> Program {
+        let folder = TempDir::new().expect("a folder");
+        let path = folder.path().join("site.toml");
+        std::fs::write(&path, config).expect("the config");
+        let (child, log) = spawn(&path);
+        Program { folder, child, log }
+    }
+
+    /// Writes another config, and has it read.
+    fn reload(&self, config: &str) {
+        self.write(config);
+        self.signal(Signal::HUP);
+    }
+
+    fn write(&self, config: &str) {
+        let path = self.folder.path().join("site.toml");
+        std::fs::write(path, config).expect("the config");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(pid(self.child.id()), signal).expect("a living process");
+    }
+
+    fn log(&self) -> String {
+        self.log.lock().expect("the log").clone()
+    }
+
+    fn await_log(&self, text: &str) {
+        self.await_log_times(text, 1);
+    }
+
+    fn await_log_times(&self, text: &str, times: usize) {
+        let start = Instant::now();
+        while self.log().matches(text).count() < times {
+            let log = self.log();
+            assert!(start.elapsed() < PATIENCE, "never logged: {text:?}\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Where it listens, once it does.
+    fn address(&self) -> SocketAddr {
+        self.await_log("listening on ");
+        let log = self.log();
+        let address = log
+            .split("listening on http://")
+            .nth(1)
+            .expect("an address");
+        address
+            .lines()
+            .next()
+            .and_then(|a| a.parse().ok())
+            .expect("an address")
+    }
+
+    /// Process ids of the workers, in the order in which they began to listen.
+    fn workers(&self) -> Vec<u32> {
+        let log = self.log();
+        let ready = log.lines().filter(|line| line.ends_with(" listens"));
+        ready
+            .filter_map(|line| line.split("(pid ").nth(1)?.split(')').next()?.parse().ok())
+            .collect()
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "it does not end\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn stop(mut self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.wait().code(), Some(0), "{}", self.log());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Its workers leave when it is gone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(config: &Path) -> (Child, Arc<Mutex<String>>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loopwright"))
+        .arg("run")
+        .arg("-c")
+        .arg(config)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    let log = Arc::new(Mutex::new(String::new()));
+    let stderr = child.stderr.take().expect("its standard error");
+    let into = log.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            into.lock().expect("the log").push_str(&format!("{line}\n"));
+        }
+    });
+    (child, log)
+}
+
+/// One route, with this body.
+fn site(workers: usize, body: &str) -> String {
+    format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nworkers = {workers}\n\
+         [timeouts]\ndrain = \"5s\"\ndrain_idle = \"100ms\"\n\
+         [[routes]]\npath = \"/\"\nrespond = {{ body = \"{body}\" }}\n"
+    )
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(address: SocketAddr) -> std::io::Result<Client> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Client(BufReader::new(stream)))
+    }
+
+    /// Status and body.
+    fn get(&mut self, path: &str) -> std::io::Result<(u16, String)> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes())?;
+        let early = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let (mut status, mut length) = (0, 0);
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line)? == 0 {
+                return Err(early());
+            }
+            if let Some(code) = line.strip_prefix("HTTP/1.1 ") {
+                status = code[..3].parse().map_err(|_| early())?;
+            }
+            if let Some(n) = line.strip_prefix("content-length: ") {
+                length = n.trim().parse().map_err(|_| early())?;
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut client = Client::connect(address).expect("a connection");
+    client.get(path).expect("an answer")
+}
+
+/// Clients that ask again and again, every other one on a connection that it keeps.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    failed: Arc<Mutex<Vec<String>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn on(address: SocketAddr, clients: usize) -> Load {
+        let mut load = Load {
+            stop: Arc::default(),
+            answered: Arc::default(),
+            failed: Arc::default(),
+            threads: Vec::new(),
+        };
+        for n in 0..clients {
+            let (stop, answered) = (load.stop.clone(), load.answered.clone());
+            let failed = load.failed.clone();
+            load.threads.push(std::thread::spawn(move || {
+                let mut kept = None;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut ask = || -> std::io::Result<Client> {
+                        let mut client = match kept.take() {
+                            Some(client) => client,
+                            None => Client::connect(address)?,
+                        };
+                        let (status, body) = client.get("/")?;
+                        let is_right = status == 200 && ["old", "new"].contains(&body.as_str());
+                        assert!(is_right, "{status} {body}");
+                        Ok(client)
+                    };
+                    match ask() {
+                        Ok(client) => {
+                            answered.fetch_add(1, Ordering::Relaxed);
+                            kept = Some(client).filter(|_| n % 2 == 0);
+                        }
+                        Err(e) => failed.lock().expect("the list").push(e.to_string()),
+                    }
+                }
+            }));
+        }
+        load
+    }
+
+    fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits for so many more answers.
+    fn go_on(&self, more: usize) {
+        let before = self.answered();
+        eventually("more answers", || self.answered() >= before + more);
+    }
+
+    /// What went wrong.
+    fn end(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("a client");
+        }
+        let failed = self.failed.lock().expect("the list");
+        failed.clone()
+    }
+}
+
+/// Sockets a process has open.
+fn sockets(id: u32) -> usize {
+    let fds = std::fs::read_dir(format!("/proc/{id}/fd")).expect("a living process");
+    fds.flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+/// The inodes of the sockets that listen on a port.
+fn listeners(port: u16) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
+    let wanted = format!(":{port:04X}");
+    let mut inodes: Vec<String> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|columns| columns.get(3) == Some(&"0A") && columns[1].ends_with(&wanted))
+        .map(|columns| columns[9].to_string())
+        .collect();
+    inodes.sort();
+    inodes
+}
+
+fn is_alive(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    test_kill_process(pid(id)).is_ok() && !stat.contains(") Z ")
+}
+
+#[test]
+fn workers_share_the_connections() {
+    let program = Program::start(&site(3, "old"));
+    let address = program.address();
+    let workers = program.workers();
+    assert_eq!(workers.len(), 3, "{}", program.log());
+    let before: Vec<usize> = workers.iter().map(|&id| sockets(id)).collect();
+    let mut clients: Vec<Client> = (0..90)
+        .map(|_| Client::connect(address).expect("a connection"))
+        .collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").expect("an answer"), (200, "old".into()));
+    }
+    let each: Vec<usize> = workers
+        .iter()
+        .zip(before)
+        .map(|(&id, before)| sockets(id) - before)
+        .collect();
+    assert_eq!(each.iter().sum::<usize>(), 90);
+    // A fair spread is 30 each; the kernel's hash is not that even.
+    assert!(each.iter().all(|&n| n >= 10), "{each:?}");
+    drop(clients);
+    program.stop();
+}
+
+#[test]
+fn a_killed_worker_is_replaced_and_the_others_go_on() {
+    let program = Program::start(&site(3, "old"));
+    let address = program.address();
+    let load = Load::on(address, 8);
+    load.go_on(200);
+    let victim = program.workers()[0];
+    kill_process(pid(victim), Signal::KILL).expect("a living worker");
+    program.await_log("was killed by signal 9; another one starts in 100 ms");
+    load.go_on(500);
+    program.await_log_times(" listens", 4);
+    load.go_on(200);
+    let failed = load.end();
+    // Each client may have been in the middle of one request with the victim, and one more may have
+    // waited in its queue.
+    assert!(failed.len() <= 16, "{} failures: {failed:?}", failed.len());
+    assert_eq!(listeners(address.port()).len(), 3);
+    program.stop();
+}
+
+#[test]
+fn the_pause_before_another_start_grows() {
+    let program = Program::start(&site(2, "old"));
+    program.address();
+    for (death, pause) in [100, 200, 400].into_iter().enumerate() {
+        let victim = *program.workers().last().expect("a worker");
+        kill_process(pid(victim), Signal::KILL).expect("a living worker");
+        program.await_log(&format!("another one starts in {pause} ms"));
+        program.await_log_times(" listens", 3 + death);
+    }
+    program.stop();
+}
+
+#[test]
+fn workers_leave_when_their_parent_is_killed() {
+    let mut program = Program::start(&site(2, "old"));
+    program.address();
+    let workers = program.workers();
+    program.child.kill().expect("a living parent");
+    program.wait();
+    eventually("workers without a parent leave", || {
+        !workers.iter().any(|&id| is_alive(id))
+    });
+}
+
+#[test]
+fn a_reload_under_load_fails_no_request() {
+    for workers in [1, 2] {
+        let program = Program::start(&site(workers, "old"));
+        let address = program.address();
+        let mut kept = Client::connect(address).expect("a connection");
+        assert_eq!(kept.get("/").expect("an answer").1, "old");
+        let before = listeners(address.port());
+        assert_eq!(before.len(), workers);
+        let load = Load::on(address, 6);
+        for round in 1..=3 {
+            load.go_on(100);
+            let body = if round % 2 == 1 { "new" } else { "old" };
+            program.reload(&site(workers, body));
+            program.await_log_times("the config has been read again", round * workers);
+            // On a connection from before, too.
+            assert_eq!(kept.get("/").expect("an answer").1, body);
+        }
+        load.go_on(100);
+        assert_eq!(load.end(), Vec::<String>::new(), "workers = {workers}");
+        assert_eq!(
+            listeners(address.port()),
+            before,
+            "the listeners are others"
+        );
+        program.stop();
+    }
+}
+
+#[test]
+fn a_bad_config_is_reported_and_the_old_one_stays() {
+    for workers in [1, 2] {
+        let program = Program::start(&site(workers, "old"));
+        let address = program.address();
+        program.reload("[server]\nlisen = \"127.0.0.1:0\"\n");
+        program.await_log("the config stays as it was");
+        assert!(program.log().contains("site.toml:2:1"), "{}", program.log());
+        assert!(program.log().contains("did you mean `listen`?"));
+        assert_eq!(get(address, "/"), (200, "old".into()));
+        program.stop();
+    }
+}
+
+#[test]
+fn a_reload_swaps_routes_and_limits() {
+    let program = Program::start(&site(1, "old"));
+    let address = program.address();
+    let mut kept = Client::connect(address).expect("a connection");
+    assert_eq!(kept.get("/more").expect("an answer").0, 404);
+    let more = "[[routes]]\npath = \"/more\"\nrespond = { status = 203, body = \"more\" }\n";
+    program.reload(&format!(
+        "{}{more}[limits]\ntarget = \"64B\"\nhead = \"1KiB\"\n",
+        site(1, "new")
+    ));
+    program.await_log("the config has been read again");
+    assert_eq!(kept.get("/more").expect("an answer"), (203, "more".into()));
+    assert_eq!(get(address, &format!("/{}", "x".repeat(80))).0, 414);
+    program.await_log("limits.target = 64");
+    program.stop();
+}
+
+#[test]
+fn a_reload_changes_where_it_listens() {
+    let program = Program::start(&site(1, "old"));
+    let address = program.address();
+    let mut kept = Client::connect(address).expect("a connection");
+    assert_eq!(kept.get("/").expect("an answer").1, "old");
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|l| l.local_addr())
+        .expect("a port");
+    program.reload(&site(1, "new").replace("127.0.0.1:0", &free.to_string()));
+    program.await_log("the config has been read again");
+    assert_eq!(get(free, "/").1, "new");
+    assert!(
+        listeners(address.port()).is_empty(),
+        "the old address is still listened on"
+    );
+    assert_eq!(
+        kept.get("/").expect("an answer").1,
+        "new",
+        "the old connection is closed"
+    );
+
+    // An address that cannot be had: everything stays.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let wanted = taken.local_addr().expect("an address").to_string();
+    program.reload(&site(1, "old").replace("127.0.0.1:0", &wanted));
+    program.await_log("the config stays as it was");
+    assert_eq!(get(free, "/").1, "new");
+    program.stop();
+}
+
+#[test]
+fn a_reload_changes_the_number_of_workers() {
+    let program = Program::start(&site(2, "old"));
+    let address = program.address();
+    program.reload(&site(4, "new"));
+    program.await_log_times(" listens", 4);
+    assert_eq!(listeners(address.port()).len(), 4);
+    assert!(!program.log().contains("starts in"), "{}", program.log());
+    program.reload(&site(1, "new"));
+    eventually("one worker is left", || {
+        listeners(address.port()).len() == 1
+    });
+    assert_eq!(get(address, "/").1, "new");
+    program.stop();
+}
+
+#[test]
+fn started_twice_by_hand_they_share_the_port() {
+    let first = Program::start(&site(1, "old"));
+    let address = first.address();
+    let second = Program::start(&site(1, "new").replace("127.0.0.1:0", &address.to_string()));
+    assert_eq!(second.address(), address);
+    let seen: Vec<String> = (0..60).map(|_| get(address, "/").1).collect();
+    let of = |body: &str| seen.iter().filter(|seen| *seen == body).count();
+    assert!(
+        of("old") > 5 && of("new") > 5,
+        "{} old, {} new",
+        of("old"),
+        of("new")
+    );
+    first.stop();
+    assert!((0..20).all(|_| get(address, "/").1 == "new"));
+    second.stop();
+}
+
+/// A file that takes a while to send, below a folder of its own.
+fn slow_site(workers: usize) -> (TempDir, String) {
+    let root = TempDir::new().expect("a folder");
+    std::fs::write(root.path().join("big"), vec![b'x'; 32 << 20]).expect("a file");
+    let files = format!(
+        "[[routes]]\npath = \"/f/{{*rest}}\"\nfiles = {{ root = {:?} }}\n",
+        root.path()
+    );
+    (root, site(workers, "old") + &files)
+}
+
+#[test]
+fn a_drain_completes_what_has_begun() {
+    for workers in [1, 2] {
+        let (_root, config) = slow_site(workers);
+        let mut program = Program::start(&config);
+        let mut stream = TcpStream::connect(program.address()).expect("a connection");
+        stream
+            .write_all(b"GET /f/big HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+            .expect("sent");
+        let mut begun = [0; 100];
+        stream.read_exact(&mut begun).expect("the beginning");
+        program.signal(Signal::TERM);
+        program.await_log("draining 1 connections");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("the rest");
+        assert!(rest.len() > 32 << 20, "{} bytes", rest.len());
+        assert_eq!(program.wait().code(), Some(0), "{}", program.log());
+    }
+}
+
+#[test]
+fn a_second_signal_cuts_what_is_open() {
+    for workers in [1, 2] {
+        let (_root, config) = slow_site(workers);
+        let mut program = Program::start(&config);
+        let mut stream = TcpStream::connect(program.address()).expect("a connection");
+        stream
+            .write_all(b"GET /f/big HTTP/1.1\r\nhost: test\r\n\r\n")
+            .expect("sent");
+        stream.read_exact(&mut [0; 100]).expect("the beginning");
+        program.signal(Signal::TERM);
+        program.await_log("draining 1 connections");
+        program.signal(Signal::INT);
+        let start = Instant::now();
+        assert_eq!(program.wait().code(), Some(3), "{}", program.log());
+        assert!(start.elapsed() < Duration::from_secs(4));
+    }
+}
+
+#[test]
+fn what_is_not_built_yet_does_not_end_it() {
+    for workers in [1, 2] {
+        let program = Program::start(&site(workers, "old"));
+        let address = program.address();
+        program.signal(Signal::USR2);
+        program.await_log("USR2: ");
+        program.signal(Signal::USR1);
+        assert_eq!(get(address, "/"), (200, "old".into()));
+        program.stop();
+    }
+}
