@@ -132,7 +132,9 @@ impl Reader<'_> {
             let instead = "write ${NAME} or ${NAME:-a default}, or $${ for ${ itself";
             return Err((title, instead.to_string()));
         }
-        (self.variable)(name).or(default).ok_or_else(|| {
+        // As in a shell: a default is for what is empty, too.
+        let found = (self.variable)(name).filter(|value| !value.is_empty() || default.is_none());
+        found.or(default).ok_or_else(|| {
             let title = format!("the variable `{name}` is not set");
             (title, format!("set it, or write ${{{name}:-a default}}"))
         })
