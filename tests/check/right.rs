@@ -142,6 +142,8 @@ fn routes() {
         "[[routes]]\npath = \"/{*rest}\"\nfiles = { root = \"public\" }\n[[routes]]\npath = \"/\"\nrespond = {}",
         "[[routes]]\npath = \"/s/{*rest}\"\nfiles = { root = \"public\", index = [], try = [\"{path}.html\", \"/index.html\"], errors = { 404 = \"index.html\" }, listing = true, precompressed = false }",
         "[[routes]]\npath = \"/{*rest}\"\nfiles = { root = \".\", cache = [{ match = \"*.css\", value = \"max-age=60\" }, { match = \"*\", value = \"no-cache\" }] }",
+        "[[routes]]\npath = \"/{*rest}\"\nfiles = { root = \"public\" }\n[[routes]]\npath = \"/{page}\"\nhost = \"example.org\"\nrespond = {}",
+        "[[routes]]\npath = \"/u/{id}\"\nmethods = [\"GET\"]\nrespond = {}\n[[routes]]\npath = \"/u/{name}\"\nrespond = {}\n[[routes]]\npath = \"/u/{name}/posts\"\nrespond = {}",
         "[headers.a]\n[[routes]]\npath = \"/\"\nuse = [\"headers:a\"]\nrespond = {}",
         "[headers.\"a b\"]\nlink = \"</a>\"\n[[routes]]\npath = \"/\"\nuse = [\"headers:a b\"]\nheaders = { link = \"</b>\" }\nrespond = {}",
         "routes = [\n  { path = \"/a\", respond = { body = '''\nlines\nof text\n''' } },\n]",
