@@ -263,7 +263,12 @@ fn insert(
             );
         }
         Err(e) => {
-            let text = format!("route \"{pattern}\": {e}");
+            let why = match e {
+                matchit::InsertError::InvalidCatchAll => "{*rest} stands only at the end",
+                matchit::InsertError::InvalidParamSegment => "a segment has one parameter at most",
+                _ => "a parameter needs a name, between { and }",
+            };
+            let text = format!("route \"{pattern}\": {why}");
             return complain(Place::Route(pattern.route), text);
         }
     }
