@@ -87,7 +87,6 @@ impl<'d> Making<'d> {
         for route in &document.routes {
             making.route(route);
         }
-        making.hidden_routes();
         making
     }
 
@@ -293,28 +292,6 @@ impl<'d> Making<'d> {
             }
         } else if let Some(action) = &route.files {
             self.files(action, route, &before);
-        }
-    }
-
-    /// Of two routes for the same path, the router takes the one for the request's method before the
-    /// one for any. Where it cannot tell two different paths apart, such as `/{page}` and `/{*rest}`,
-    /// that would hide the latter without a word.
-    fn hidden_routes(&mut self) {
-        let knows_any =
-            |route: &&RouteSection| route.methods.value.is_empty() && route.files.is_none();
-        let routes = self.document.routes.iter().map(|route| &route.value);
-        let (any, named): (Vec<&RouteSection>, Vec<&RouteSection>) = routes.partition(knows_any);
-        for route in any {
-            let hides = |other: &&&RouteSection| {
-                shares_host(route, other) && is_mistaken_for(&route.path.value, &other.path.value)
-            };
-            if let Some(other) = named.iter().find(hides) {
-                let title = "two routes that cannot be told apart";
-                let instead = "change its path or its host";
-                let mistake = Mistake::new(route.path.span.clone(), title, instead);
-                self.mistakes
-                    .push(mistake.with(other.path.span.clone(), "the other one"));
-            }
         }
     }
 
@@ -851,32 +828,6 @@ fn path_mistake(path: &str) -> Option<(&'static str, &'static str)> {
 /// `{id}`, and nothing beside it.
 fn is_whole(segment: &str) -> bool {
     segment.starts_with('{') && segment.ends_with('}')
-}
-
-fn shares_host(one: &RouteSection, other: &RouteSection) -> bool {
-    let (one, other) = (&one.host.value.0, &other.host.value.0);
-    let mut pairs = one.iter().flat_map(|a| other.iter().map(move |b| (a, b)));
-    (one.is_empty() && other.is_empty())
-        || pairs.any(|(a, b)| a.value.eq_ignore_ascii_case(&b.value))
-}
-
-/// Whether the router has no place for both, though they are different.
-fn is_mistaken_for(path: &str, other: &str) -> bool {
-    let shape = |path: &str| {
-        let kind = |segment: &str| match segment {
-            rest if rest.starts_with("{*") => "{*}".to_string(),
-            one if one.starts_with('{') => "{}".to_string(),
-            exact => exact.to_string(),
-        };
-        path.split('/').map(kind).collect::<Vec<_>>()
-    };
-    let mut tree = matchit::Router::new();
-    shape(path) != shape(other)
-        && tree.insert(other, ()).is_ok()
-        && matches!(
-            tree.insert(path, ()),
-            Err(matchit::InsertError::Conflict { .. })
-        )
 }
 
 /// Whether a field can have this value, and has one at all.

@@ -13,7 +13,7 @@
 
 use super::log::{self, LogSettings};
 use super::signals::{self, Request};
-use super::{exit, raise_file_limit};
+use super::{exit, raise_file_limit, serve};
 use crate::config::Config;
 use crate::net::mio::Reservation;
 use crate::{Handle, Listen};
@@ -94,6 +94,11 @@ impl Bond {
             .spawn(wait)
             .map(drop)
     }
+}
+
+/// Whether this process was started by a parent.
+pub(super) fn is_worker() -> bool {
+    std::env::var_os(WORKER).is_some()
 }
 
 enum Event {
@@ -306,6 +311,7 @@ impl Parent {
         }
         self.reserve(&listen)?;
         self.drain = config.drain();
+        log::apply(&log_settings(serve::log_settings(config.log())))?;
         for number in self.slots.len() + 1..=config.workers() {
             self.open_slot(number)?;
         }
