@@ -214,3 +214,10 @@ fn places_in_files_from_elsewhere() {
     assert!(said.err.contains("--> site.toml:2:10"), "{}", said.err);
     assert!(said.err.contains("| listen = 80\n"), "{:?}", said.err);
 }
+
+/// The welcome site shows a config to begin with.
+#[test]
+fn the_config_of_the_welcome_site() {
+    let config = include_str!("../../src/service/welcome/sample.toml");
+    passes("sample.toml", config.as_bytes());
+}
