@@ -216,6 +216,62 @@ fn every_file_says_what_it_is_for_and_on_which_floor() {
     }
 }
 
+/// Relative links in the docs, with or without a heading behind them.
+#[test]
+fn links_lead_to_files_and_headings() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = |dir: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let is_page = |path: &PathBuf| path.extension().is_some_and(|e| e == "md");
+        entries.filter(is_page).collect()
+    };
+    let mut seen = 0;
+    for page in [pages(root), pages(&root.join("docs"))].concat() {
+        let text = fs::read_to_string(&page).unwrap();
+        let name = page.strip_prefix(root).unwrap().display();
+        // What is in code is no link.
+        let prose: String = text.split("```").step_by(2).collect();
+        for link in prose.split("](").skip(1) {
+            let link = link.split([')', ' ']).next().unwrap();
+            if link.contains("://") {
+                continue;
+            }
+            seen += 1;
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => page.clone(),
+                path => page.parent().unwrap().join(path),
+            };
+            assert!(
+                target.exists(),
+                "{name} links to {link}, which is not there"
+            );
+            let anchors = || {
+                let text = fs::read_to_string(&target).unwrap();
+                text.lines()
+                    .filter(|l| l.starts_with('#'))
+                    .map(anchor)
+                    .collect::<Vec<_>>()
+            };
+            let is_there = heading.is_empty() || anchors().contains(&heading.to_string());
+            assert!(is_there, "{name} links to {link}: there is no such heading");
+        }
+    }
+    assert!(seen > 15, "the test has stopped to see the links: {seen}");
+}
+
+/// A heading's anchor, as the usual renderers make it.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+    text.chars()
+        .filter(kept)
+        .collect::<String>()
+        .replace(' ', "-")
+}
+
 #[test]
 fn no_file_is_dead() {
     let sources = sources();

@@ -190,21 +190,28 @@ impl Table {
                 .collect()
         };
         for (route, pattern) in of(None) {
-            insert(&mut table.any_method, route, pattern, all, Some(mistakes));
+            insert(
+                &mut table.any_method,
+                route,
+                pattern,
+                all,
+                Rank::Own,
+                mistakes,
+            );
         }
         for method in methods {
             let mut tree = Tree::new();
             for (route, pattern) in of(Some(method)) {
-                insert(&mut tree, route, pattern, all, Some(mistakes));
+                insert(&mut tree, route, pattern, all, Rank::Own, mistakes);
             }
-            // What is there already, for this very method, comes first: a conflict is no mistake.
+            // What is there already, for this very method, comes first.
             if *method == Method::HEAD {
                 for (route, pattern) in of(Some(&Method::GET)) {
-                    insert(&mut tree, route, pattern, all, None);
+                    insert(&mut tree, route, pattern, all, Rank::Behind, mistakes);
                 }
             }
             for (route, pattern) in of(None) {
-                insert(&mut tree, route, pattern, all, None);
+                insert(&mut tree, route, pattern, all, Rank::Behind, mistakes);
             }
             table.trees.push((method.clone(), tree));
         }
@@ -225,17 +232,39 @@ impl Table {
     }
 }
 
+/// Whose method a tree is of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rank {
+    /// The pattern's.
+    Own,
+    /// Another one's: the pattern stands in for it, unless that has one for the same path.
+    Behind,
+}
+
+/// A path without the names of its parameters.
+fn shape(path: &str) -> Vec<&str> {
+    let kind = |segment| match segment {
+        rest if str::starts_with(rest, "{*") => "{*}",
+        one if str::starts_with(one, "{") => "{}",
+        exact => exact,
+    };
+    path.split('/').map(kind).collect()
+}
+
 /// Enters a pattern; `/x/{*rest}` also as `/x/`, where the rest is empty.
 fn insert(
     tree: &mut Tree,
     number: usize,
     pattern: &Pattern,
     all: &[Pattern],
-    mistakes: Option<&mut Vec<Mistake>>,
+    rank: Rank,
+    mistakes: &mut Vec<Mistake>,
 ) {
-    let complain = |place: Place, text: String| {
-        if let Some(mistakes) = mistakes {
-            mistakes.push(Mistake::new(place, text));
+    let mut complain = |place: Place, text: String| {
+        let mistake = Mistake::new(place, text);
+        // A pattern for any method meets the same one in several trees.
+        if !mistakes.contains(&mistake) {
+            mistakes.push(mistake);
         }
     };
     let path = pattern.path.as_str();
@@ -247,11 +276,19 @@ fn insert(
     }
     match tree.insert(path, pattern.route) {
         Ok(()) => {}
+        // One for this very path is there, and wins.
+        Err(matchit::InsertError::Conflict { with })
+            if rank == Rank::Behind && shape(&with) == shape(path) =>
+        {
+            return;
+        }
         Err(matchit::InsertError::Conflict { with }) => {
             let same = |p: &&Pattern| {
-                p.path == with && p.method == pattern.method && p.host == pattern.host
+                let is_rival = rank == Rank::Behind || p.method == pattern.method;
+                is_rival && p.path == with && p.host == pattern.host && *p != pattern
             };
-            let other = all[..number].iter().rfind(same);
+            let earlier = all[..number].iter().rfind(same);
+            let other = earlier.or_else(|| all.iter().filter(|_| rank == Rank::Behind).find(same));
             let name = other.map_or(with.clone(), |other| other.to_string());
             let place = match other {
                 Some(other) => Place::Routes(pattern.route, other.route),
@@ -263,7 +300,12 @@ fn insert(
             );
         }
         Err(e) => {
-            let text = format!("route \"{pattern}\": {e}");
+            let why = match e {
+                matchit::InsertError::InvalidCatchAll => "{*rest} stands only at the end",
+                matchit::InsertError::InvalidParamSegment => "a segment has one parameter at most",
+                _ => "a parameter needs a name, between { and }",
+            };
+            let text = format!("route \"{pattern}\": {why}");
             return complain(Place::Route(pattern.route), text);
         }
     }
@@ -468,6 +510,18 @@ mod tests {
             "route \"GET /a/{x}\" conflicts with route \"GET /a/{x}\""
         );
         assert!(router(&["ANY /x", "ANY /x"]).is_err());
+        // Nothing is hidden without a word.
+        assert_eq!(
+            router(&["GET /{*rest}", "ANY /{page}", "POST /{id}"])
+                .err()
+                .unwrap(),
+            ["route \"any method /{page}\" conflicts with route \"GET /{*rest}\""]
+        );
+        assert_eq!(
+            router(&["ANY /{page}", "GET /{*rest}"]).err().unwrap(),
+            ["route \"any method /{page}\" conflicts with route \"GET /{*rest}\""]
+        );
+        assert!(router(&["GET /{a}", "ANY /{b}", "HEAD /{c}"]).is_ok());
         assert!(router(&["GET a.org/x", "GET b.org/x", "GET /x"]).is_ok());
     }
 

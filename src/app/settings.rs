@@ -134,6 +134,11 @@ impl Default for Timeouts {
     }
 }
 
+/// A shorter head is none.
+const MIN_HEAD: usize = 64;
+/// A connection's number has 32 bits.
+const MAX_CONNECTIONS: usize = u32::MAX as usize;
+
 /// What the HTTP/1 machine needs of both.
 pub(crate) fn bounds(limits: &Limits, timeouts: &Timeouts) -> Bounds {
     Bounds {
@@ -166,7 +171,7 @@ impl Timeouts {
         nobody_makes_it
             .map(|(name, _)| {
                 let setting = format!("timeouts.{name}");
-                let text = format!("{setting} = 0: nobody is that fast");
+                let text = format!("{setting} = 0: want more: nobody is that fast");
                 Mistake::new(Place::Setting(setting), text)
             })
             .collect()
@@ -177,33 +182,45 @@ impl Limits {
     /// What cannot be, in words.
     pub(crate) fn mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
-        let mut within = |name: &str, value: usize, least: usize, most: usize| {
-            if !(least..=most).contains(&value) {
-                let setting = format!("limits.{name}");
-                let most = match most {
-                    usize::MAX => "more".to_string(),
-                    most => most.to_string(),
-                };
-                let text = format!("{setting} = {value}: want {least} to {most}");
-                mistakes.push(Mistake::new(Place::Setting(setting), text));
-            }
+        let mut refuse = |name: &str, value: usize, want: &str| {
+            let setting = format!("limits.{name}");
+            let text = format!("{setting} = {value}: want {want}");
+            mistakes.push(Mistake::new(Place::Setting(setting), text));
         };
-        within("head", self.head, 64, MAX_HEAD);
-        within("target", self.target, 1, self.head.max(1));
-        within("fields", self.fields, 1, MAX_FIELDS);
-        within("high_water", self.high_water, 1, usize::MAX);
-        within("output", self.output, self.high_water, usize::MAX);
-        within("connections", self.connections, 1, u32::MAX as usize - 1);
+        if !(MIN_HEAD..=MAX_HEAD).contains(&self.head) {
+            refuse("head", self.head, "64 B to 1 MiB");
+        } else if self.target == 0 || self.target > self.head {
+            refuse(
+                "target",
+                self.target,
+                "1 B or more, and no more than limits.head",
+            );
+        }
+        if !(1..=MAX_FIELDS).contains(&self.fields) {
+            refuse("fields", self.fields, &format!("1 to {MAX_FIELDS}"));
+        }
+        if self.high_water == 0 {
+            refuse("high_water", self.high_water, "1 B or more");
+        } else if self.output < self.high_water {
+            refuse("output", self.output, "no less than limits.high_water");
+        }
+        if !(1..MAX_CONNECTIONS).contains(&self.connections) {
+            refuse("connections", self.connections, "1 to 4294967294");
+        }
+        if self.writes_per_turn == 0 {
+            refuse("writes_per_turn", 0, "1 B or more");
+        }
         for (name, value) in [
             ("connections_per_address", self.connections_per_address),
             ("accepts_per_turn", self.accepts_per_turn),
             ("reads_per_turn", self.reads_per_turn),
             ("requests_per_turn", self.requests_per_turn),
-            ("writes_per_turn", self.writes_per_turn),
             ("commands_per_turn", self.commands_per_turn),
             ("offload_threads", self.offload_threads),
         ] {
-            within(name, value, 1, usize::MAX);
+            if value == 0 {
+                refuse(name, value, "1 or more");
+            }
         }
         mistakes
     }

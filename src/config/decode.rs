@@ -4,7 +4,7 @@
 //! both for a struct from one list of its keys, so that reader, schema and docs cannot disagree.
 //! Reading does not stop at the first mistake: it notes it and goes on with what can be read.
 
-use super::report::{Mistake, Span};
+use super::report::{self, Mistake, Span};
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -20,6 +20,8 @@ pub(super) struct Reader<'r> {
     pub(super) folder: &'r Path,
     /// The environment.
     pub(super) variable: &'r dyn Fn(&str) -> Option<String>,
+    /// The section that a key belongs in, for keys that stand elsewhere.
+    pub(super) home: &'r dyn Fn(&str) -> Option<String>,
 }
 
 /// A type that can stand in a config.
@@ -42,29 +44,34 @@ impl Reader<'_> {
         self.mistakes.push(Mistake::new(at, title, instead));
     }
 
-    /// Another type was wanted.
-    pub(super) fn wrong_type<T>(&mut self, value: &Value<'_>, want: &str) -> Option<T> {
+    /// Another type was wanted: `want` names it, `instead` is how it is written.
+    pub(super) fn wrong_type<T>(
+        &mut self,
+        value: &Value<'_>,
+        want: &str,
+        instead: &str,
+    ) -> Option<T> {
         let got = match value.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a number",
             DeValue::Float(_) => "a number with a fraction",
             DeValue::Boolean(_) => "true or false",
-            DeValue::Datetime(_) => "a date",
+            DeValue::Datetime(_) => "a date or time of day",
             DeValue::Array(_) => "an array",
             DeValue::Table(_) => "a table",
         };
         self.mistake(
             value.span(),
             format!("{got} where {want} is needed"),
-            format!("write {want}"),
+            format!("write {instead}"),
         );
         None
     }
 
     /// A string, with what stands for `${…}` in it.
-    pub(super) fn text(&mut self, value: &Value<'_>, want: &str) -> Option<String> {
+    pub(super) fn text(&mut self, value: &Value<'_>, want: &str, instead: &str) -> Option<String> {
         let DeValue::String(text) = value.get_ref() else {
-            return self.wrong_type(value, want);
+            return self.wrong_type(value, want, instead);
         };
         if !text.contains('$') {
             return Some(text.to_string());
@@ -121,10 +128,13 @@ impl Reader<'_> {
         };
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty() || !name.chars().all(is_name) {
-            let title = "this is no variable's name".to_string();
-            return Err((title, "write ${NAME}, or $${ for ${ itself".to_string()));
+            let title = "not a variable's name".to_string();
+            let instead = "write ${NAME} or ${NAME:-a default}, or $${ for ${ itself";
+            return Err((title, instead.to_string()));
         }
-        (self.variable)(name).or(default).ok_or_else(|| {
+        // As in a shell: a default is for what is empty, too.
+        let found = (self.variable)(name).filter(|value| !value.is_empty() || default.is_none());
+        found.or(default).ok_or_else(|| {
             let title = format!("the variable `{name}` is not set");
             (title, format!("set it, or write ${{{name}:-a default}}"))
         })
@@ -137,12 +147,27 @@ impl Reader<'_> {
         known: &[&str],
     ) -> Option<&'v toml::de::DeTable<'a>> {
         let DeValue::Table(table) = value.get_ref() else {
-            return self.wrong_type(value, "a table");
+            let instead = match value.get_ref() {
+                DeValue::Array(_) => "one table: a single [name], or { … }".to_string(),
+                _ => format!("a table: {{ … }} with keys out of: {}", known.join(", ")),
+            };
+            return self.wrong_type(value, "a table", &instead);
         };
         for (key, _) in table.iter() {
-            if !known.contains(&key.get_ref().as_ref()) {
-                self.mistakes
-                    .push(Mistake::unknown(key.span(), "key", key.get_ref(), known));
+            let name = key.get_ref().as_ref();
+            if !known.contains(&name) {
+                let mistake = match (self.home)(name) {
+                    Some(home) if !report::is_like_any(name, known) => {
+                        let title = format!("the key `{name}` does not belong here");
+                        Mistake::new(
+                            key.span(),
+                            title,
+                            format!("move it to the section [{home}]"),
+                        )
+                    }
+                    _ => Mistake::unknown(key.span(), "key", name, known),
+                };
+                self.mistakes.push(mistake);
             }
         }
         Some(table)
@@ -216,12 +241,12 @@ macro_rules! choice {
                 reader: &mut $crate::config::decode::Reader<'_>,
             ) -> Option<Self> {
                 const WORDS: &[&str] = &[$($word),*];
-                let want = format!("one of \"{}\"", WORDS.join("\", \""));
-                let text = reader.text(value, &want)?;
+                let instead = format!("\"{}\"", WORDS.join("\" or \""));
+                let text = reader.text(value, "a word in quotes", &instead)?;
                 match text.as_str() {
                     $($word => Some($variant),)*
                     _ => {
-                        reader.mistake(value.span(), "not one of the words there are", format!("write {want}"));
+                        reader.mistake(value.span(), "not one of the words there are", format!("write {instead}"));
                         None
                     }
                 }
@@ -288,7 +313,7 @@ impl<T: Decode> Decode for Option<T> {
 
 impl Decode for String {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        reader.text(value, "a string")
+        reader.text(value, "a string", "a string: \"…\"")
     }
     fn schema() -> Json {
         json!({ "type": "string" })
@@ -301,7 +326,7 @@ impl Decode for String {
 /// Relative to the config's folder.
 impl Decode for PathBuf {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let text = reader.text(value, "a path")?;
+        let text = reader.text(value, "a path", "a string: \"…\"")?;
         Some(reader.folder.join(text))
     }
     fn schema() -> Json {
@@ -316,7 +341,7 @@ impl Decode for bool {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         match value.get_ref() {
             DeValue::Boolean(value) => Some(*value),
-            _ => reader.wrong_type(value, "true or false"),
+            _ => reader.wrong_type(value, "true or false", "true or false, without quotes"),
         }
     }
     fn schema() -> Json {
@@ -330,7 +355,12 @@ impl Decode for bool {
 impl<T: Decode> Decode for Vec<T> {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         let DeValue::Array(array) = value.get_ref() else {
-            return reader.wrong_type(value, "an array");
+            let instead = match value.get_ref() {
+                DeValue::Table(_) => "an array of tables: [[name]], or [{ … }]",
+                DeValue::String(_) => "it in brackets: [\"…\"]",
+                _ => "an array: [ … ]",
+            };
+            return reader.wrong_type(value, "an array", instead);
         };
         // Each of them is looked at, whatever the others are like.
         let read = array.iter().filter_map(|one| T::decode(one, reader));
@@ -379,7 +409,7 @@ impl<T> Default for Named<T> {
 impl<T: Decode> Decode for Named<T> {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         let DeValue::Table(table) = value.get_ref() else {
-            return reader.wrong_type(value, "a table");
+            return reader.wrong_type(value, "a table", "a table: { name = … }");
         };
         let one = |(key, value): (&Spanned<std::borrow::Cow<'_, str>>, &Value<'_>)| {
             let name = At {

@@ -49,8 +49,13 @@ impl Workers {
 /// Processes on one machine; more are a slip of the finger.
 const MAX_WORKERS: usize = 256;
 
-fn has_unit(text: &str) -> bool {
-    text.trim_end().ends_with(|c: char| c.is_ascii_alphabetic())
+/// Longer waits are slips of the finger, and clocks do not go on for ever.
+const MAX_WAIT: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// A number alone, in quotes or not: what it counts is not said.
+fn lacks_unit(value: &Value<'_>, text: &str) -> bool {
+    let text = text.trim();
+    integer(value).is_some() || (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn integer(value: &Value<'_>) -> Option<i128> {
@@ -62,26 +67,35 @@ fn integer(value: &Value<'_>) -> Option<i128> {
 
 impl Decode for Size {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        const WANT: &str = "a size with its unit: \"16KiB\", \"1MB\", \"512B\"";
-        if integer(value).is_some() {
+        const WRITE: &str = "a size with its unit: \"16KiB\", \"1MB\", \"512B\"";
+        let text = match integer(value) {
+            Some(_) => String::new(),
+            None => reader.text(value, "a size", WRITE)?,
+        };
+        if lacks_unit(value, &text) {
             reader.mistake(
                 value.span(),
                 "a size without a unit",
-                format!("write {WANT}"),
+                format!("write {WRITE}"),
             );
             return None;
         }
-        let text = reader.text(value, WANT)?;
-        match text.trim().parse::<ByteSize>() {
-            Ok(size) if has_unit(&text) => Some(Size(size.as_u64())),
-            _ => {
-                reader.mistake(value.span(), "not a size", format!("write {WANT}"));
+        match text.trim().parse::<ByteSize>().map(|size| size.as_u64()) {
+            // What is too much to be counted has become the most that can be.
+            Ok(u64::MAX) => {
+                let instead = "write less than \"16EiB\"";
+                reader.mistake(value.span(), "more than can be counted", instead);
+                None
+            }
+            Ok(size) => Some(Size(size)),
+            Err(_) => {
+                reader.mistake(value.span(), "not a size", format!("write {WRITE}"));
                 None
             }
         }
     }
     fn schema() -> Json {
-        json!({ "type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgGtTpPeE][iI]?)?[bB]?\s*$|\$\{" })
+        json!({ "type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([bB]|[kKmMgGtTpPeE][iI]?[bB]?)\s*$|\$\{" })
     }
     fn show(&self) -> Json {
         let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -95,30 +109,38 @@ impl Decode for Size {
 
 impl Decode for Wait {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        const WANT: &str = "a time with its unit: \"30s\", \"250ms\", \"5m\"";
-        if integer(value).is_some() {
+        const WRITE: &str = "a time with its unit: \"30s\", \"250ms\", \"5m\"";
+        let text = match integer(value) {
+            Some(_) => String::new(),
+            None => reader.text(value, "a length of time", WRITE)?,
+        };
+        // 0 is the same in every unit.
+        if lacks_unit(value, &text) && text.trim() != "0" {
             reader.mistake(
                 value.span(),
                 "a time without a unit",
-                format!("write {WANT}"),
+                format!("write {WRITE}"),
             );
             return None;
         }
-        let text = reader.text(value, WANT)?;
         match humantime::parse_duration(text.trim()) {
+            Ok(wait) if wait > MAX_WAIT => {
+                reader.mistake(value.span(), "longer than a year", "write a year or less");
+                None
+            }
             Ok(wait) => Some(Wait(wait)),
             Err(_) => {
                 reader.mistake(
                     value.span(),
                     "not a length of time",
-                    format!("write {WANT}"),
+                    format!("write {WRITE}"),
                 );
                 None
             }
         }
     }
     fn schema() -> Json {
-        json!({ "type": "string", "pattern": r"^\s*[0-9]+\s*[a-zA-Zµ]+(\s*[0-9]+\s*[a-zA-Zµ]+)*\s*$|^0$|\$\{" })
+        json!({ "type": "string", "pattern": r"^\s*([0-9]+(\.[0-9]+)?\s*[a-zA-Zµ]+\s*)+$|^\s*0\s*$|\$\{" })
     }
     fn show(&self) -> Json {
         humantime::format_duration(self.0).to_string().into()
@@ -128,7 +150,8 @@ impl Decode for Wait {
 impl Decode for Count {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(number) = integer(value) else {
-            return reader.wrong_type(value, "a whole number");
+            let instead = "a whole number, without quotes";
+            return reader.wrong_type(value, "a whole number", instead);
         };
         match usize::try_from(number) {
             Ok(count) => Some(Count(count)),
@@ -153,7 +176,11 @@ impl Decode for Count {
 impl Decode for Status {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(number) = integer(value) else {
-            return reader.wrong_type(value, "a status: 200 to 599");
+            return reader.wrong_type(
+                value,
+                "a status",
+                "a number from 200 to 599, without quotes",
+            );
         };
         match u16::try_from(number) {
             Ok(status @ 200..=599) => Some(Status(status)),
@@ -177,11 +204,11 @@ impl Decode for Status {
 
 impl Decode for Workers {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let want = format!("\"auto\", or a number from 1 to {MAX_WORKERS}");
+        let instead = format!("\"auto\", or a number from 1 to {MAX_WORKERS}");
         let number = match integer(value) {
             Some(number) => usize::try_from(number).unwrap_or(0),
             // A string, so that a variable can say it.
-            None => match reader.text(value, &want)?.trim() {
+            None => match reader.text(value, "a number of workers", &instead)?.trim() {
                 "auto" => return Some(Workers::Auto),
                 text => text.parse().unwrap_or(0),
             },
@@ -192,7 +219,7 @@ impl Decode for Workers {
         reader.mistake(
             value.span(),
             "not a number of workers",
-            format!("write {want}"),
+            format!("write {instead}"),
         );
         None
     }
@@ -215,7 +242,11 @@ impl Decode for ServerHeader {
         match value.get_ref() {
             DeValue::Boolean(false) => Some(ServerHeader(None)),
             _ => reader
-                .text(value, "a string, or false for none")
+                .text(
+                    value,
+                    "a string or false",
+                    "it in quotes, or false for none",
+                )
                 .map(|text| ServerHeader(Some(text))),
         }
     }

@@ -69,16 +69,14 @@ impl Config {
             mistakes.sort_by_key(|mistake| (mistake.at.start, mistake.at.end));
             Report {
                 path: path.to_string(),
-                text: text.to_string(),
+                text: Some(text.to_string()),
                 mistakes,
             }
         };
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             // What the rest means is a guess, and so is all but the first error of a line.
-            let mistake = |e: &toml::de::Error| {
-                Mistake::new(e.span().unwrap_or(0..0), "this is not TOML", e.message())
-            };
+            let mistake = |e: &toml::de::Error| syntax(e, text);
             let mut mistakes: Vec<Mistake> = errors.iter().map(mistake).collect();
             mistakes.sort_by_key(|mistake| mistake.at.start);
             let line = |mistake: &mut Mistake| {
@@ -94,6 +92,7 @@ impl Config {
             mistakes: Vec::new(),
             folder,
             variable: &variable,
+            home: &section_of,
         };
         let span = table.span();
         let value = toml::Spanned::new(span, DeValue::Table(table.into_inner()));
@@ -117,7 +116,7 @@ impl Config {
     pub fn build(&self) -> Result<(Builder, App), Report> {
         site::build(&self.document).map_err(|mistakes| Report {
             path: self.path.clone(),
-            text: self.text.clone(),
+            text: Some(self.text.clone()),
             mistakes,
         })
     }
@@ -153,8 +152,8 @@ impl Config {
                 Access::Combined => Some(Format::Combined),
                 Access::Json => Some(Format::Json),
             },
-            access_file: log.access_file.clone(),
-            buffer: log.buffer.into(),
+            access_file: log.access_file.as_ref().map(|file| file.value.clone()),
+            buffer: log.buffer.value.into(),
             flush: log.flush.into(),
         }
     }
@@ -173,6 +172,32 @@ pub struct LogConfig {
     pub buffer: usize,
     /// How long access lines are gathered.
     pub flush: Duration,
+}
+
+/// What the parser says, in words for whoever does not know TOML by heart.
+fn syntax(error: &toml::de::Error, text: &str) -> Mistake {
+    let at = error.span().unwrap_or(0..0);
+    let (message, there) = (error.message(), text.get(at.clone()).unwrap_or_default());
+    let (title, instead) = match message {
+        "duplicate key" => ("a key or section twice", "say it in one place"),
+        _ if message.starts_with("string values must be quoted") => match there.trim() {
+            "" => ("a key without a value", "write a value; strings in quotes"),
+            _ => ("a string without quotes", "put it in quotes: \"…\""),
+        },
+        _ => (
+            "this is not TOML",
+            message.trim_end_matches(", expected nothing"),
+        ),
+    };
+    Mistake::new(at, title, instead)
+}
+
+/// The section that has a key of this name, for who has written it elsewhere.
+fn section_of(key: &str) -> Option<String> {
+    let schema = Document::schema();
+    let sections = schema["properties"].as_object()?;
+    let has = |(_, section): &(&String, &serde_json::Value)| !section["properties"][key].is_null();
+    sections.iter().find(has).map(|(name, _)| name.clone())
 }
 
 /// The config's JSON Schema (draft 2020-12), made from the types that read it.

@@ -94,8 +94,8 @@ table! { Timeouts {
 pub(super) struct LogSection {
     pub(super) level: At<String>,
     pub(super) access: Access,
-    pub(super) access_file: Option<PathBuf>,
-    pub(super) buffer: Size,
+    pub(super) access_file: Option<At<PathBuf>>,
+    pub(super) buffer: At<Size>,
     pub(super) flush: Wait,
 }
 
@@ -108,7 +108,10 @@ impl Default for LogSection {
             },
             access: Access::Off,
             access_file: None,
-            buffer: Size(1 << 20),
+            buffer: At {
+                value: Size(1 << 20),
+                span: 0..0,
+            },
             flush: Wait(Duration::from_millis(200)),
         }
     }
@@ -117,8 +120,8 @@ impl Default for LogSection {
 table! { LogSection {
     "What goes to standard error: \"error\", \"warn\", \"info\", \"debug\", \"trace\", \"off\", or a filter as RUST_LOG, which wins." level: At<String>,
     "The format of the access log." access: Access,
-    "The file the access log is appended to; standard output if left out." access_file: Option<PathBuf>,
-    "How much of each log may wait to be written; past it lines are dropped, and counted." buffer: Size,
+    "The file the access log is appended to; standard output if left out." access_file: Option<At<PathBuf>>,
+    "How much of each log may wait to be written; past it lines are dropped, and counted. At least 4 KiB." buffer: At<Size>,
     "How long lines of the access log are gathered before they are written." flush: Wait,
 } }
 
@@ -134,8 +137,8 @@ choice! { Access { "off" => Access::Off, "combined" => Access::Combined, "json" 
 #[derive(Clone, Debug, Default)]
 pub(super) struct RouteSection {
     pub(super) path: At<String>,
-    pub(super) methods: Vec<At<String>>,
-    pub(super) host: OneOrMany<At<String>>,
+    pub(super) methods: At<Vec<At<String>>>,
+    pub(super) host: At<OneOrMany<At<String>>>,
     pub(super) middleware: Vec<At<String>>,
     pub(super) headers: Named<String>,
     pub(super) limits: RouteLimits,
@@ -146,8 +149,8 @@ pub(super) struct RouteSection {
 
 table! { RouteSection {
     "\"/exact\", \"/users/{id}\" for one segment, \"/static/{*rest}\" for the rest." path: At<String>,
-    "Left out: every method the action knows. HEAD comes with GET." methods: Vec<At<String>>,
-    "Only for these hosts: \"example.org\", \"*.example.org\"." host: OneOrMany<At<String>>,
+    "Left out: every method the action knows. HEAD comes with GET." methods: At<Vec<At<String>>>,
+    "Only for these hosts: \"example.org\", \"*.example.org\"." host: At<OneOrMany<At<String>>>,
     "Middleware by name, in order: \"headers:NAME\"." middleware as "use": Vec<At<String>>,
     "Fields added to every answer of this route." headers: Named<String>,
     "Limits of this route." limits: RouteLimits,
@@ -215,19 +218,22 @@ table! { RedirectAction {
 #[derive(Clone, Debug)]
 pub(super) struct FilesAction {
     pub(super) root: At<PathBuf>,
-    pub(super) index: Vec<String>,
+    pub(super) index: Vec<At<String>>,
     pub(super) listing: bool,
     pub(super) precompressed: bool,
     pub(super) cache: Vec<At<CacheRule>>,
-    pub(super) try_files: Vec<String>,
-    pub(super) errors: Named<String>,
+    pub(super) try_files: Vec<At<String>>,
+    pub(super) errors: Named<At<String>>,
 }
 
 impl Default for FilesAction {
     fn default() -> Self {
         FilesAction {
             root: At::default(),
-            index: vec!["index.html".to_string()],
+            index: vec![At {
+                value: "index.html".to_string(),
+                span: 0..0,
+            }],
             listing: false,
             precompressed: true,
             cache: Vec::new(),
@@ -239,21 +245,21 @@ impl Default for FilesAction {
 
 table! { FilesAction {
     "The folder. Nothing outside it is served, whatever a symbolic link says." root: At<PathBuf>,
-    "What a folder is answered with: the first of these that it has." index: Vec<String>,
+    "What a folder is answered with: the first of these that it has." index: Vec<At<String>>,
     "Whether folders without an index are listed." listing: bool,
     "Whether name.br, name.zst and name.gz are sent to clients that take them." precompressed: bool,
     "The cache-control of files: the first rule that matches." cache: Vec<At<CacheRule>>,
-    "Where a path gives nothing, these are looked up in turn: \"{path}.html\", \"/index.html\"." try_files as "try": Vec<String>,
-    "Pages below the root for \"404\", \"403\" …" errors: Named<String>,
+    "Where a path gives nothing, these are looked up in turn: \"{path}.html\", \"/index.html\"." try_files as "try": Vec<At<String>>,
+    "Pages below the root by status: 403, 404, 406, 412, 416 and 500 are the ones that files answer with." errors: Named<At<String>>,
 } required ["root"] }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct CacheRule {
-    pub(super) matches: String,
+    pub(super) matches: At<String>,
     pub(super) value: At<String>,
 }
 
 table! { CacheRule {
-    "Paths below the root; * is any run of characters, / included." matches as "match": String,
+    "Paths below the root; * is any run of characters, / included." matches as "match": At<String>,
     "The value of cache-control." value: At<String>,
 } required ["match", "value"] }

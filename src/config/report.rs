@@ -51,13 +51,31 @@ impl Mistake {
 
 /// What to write for a name that is not among those there are: the one most likely meant, or all.
 pub(super) fn instead<K: AsRef<str>>(name: &str, known: &[K]) -> String {
-    let likeness = |known: &str| (strsim::jaro_winkler(name, known) * 1000.0) as u32;
     let known: Vec<&str> = known.iter().map(K::as_ref).collect();
-    match known.iter().max_by_key(|known| likeness(known)) {
-        Some(close) if likeness(close) >= 800 => format!("did you mean `{close}`?"),
+    let likest = known.iter().min_by_key(|known| distance(name, known));
+    match likest {
+        Some(close) if is_like(name, close) => format!("did you mean `{close}`?"),
         Some(_) => format!("there are: {}", known.join(", ")),
         None => "there are none".to_string(),
     }
+}
+
+/// Slips of the finger between two names; a word too much or too little counts as one.
+fn distance(name: &str, known: &str) -> usize {
+    let is_part = known.len() > 2 && name.len() > 2;
+    match is_part && (name.contains(known) || known.contains(name)) {
+        true => 1,
+        false => strsim::osa_distance(name, known),
+    }
+}
+
+fn is_like(name: &str, known: &str) -> bool {
+    distance(name, known) * 3 <= name.chars().count().max(known.chars().count())
+}
+
+/// Whether a name is so like one there is that it was most likely meant.
+pub(super) fn is_like_any(name: &str, known: &[&str]) -> bool {
+    known.iter().any(|known| is_like(name, known))
 }
 
 /// Everything that is wrong with a config. Its `Display` is what `loopwright check` prints.
@@ -71,7 +89,8 @@ pub(super) fn instead<K: AsRef<str>>(name: &str, known: &[K]) -> String {
 #[derive(Clone, Debug)]
 pub struct Report {
     pub(super) path: String,
-    pub(super) text: String,
+    /// What to point at; `None` if it could not be read.
+    pub(super) text: Option<String>,
     pub(super) mistakes: Vec<Mistake>,
 }
 
@@ -80,7 +99,7 @@ impl Report {
     pub(super) fn unreadable(path: &str, why: impl fmt::Display) -> Report {
         Report {
             path: path.to_string(),
-            text: String::new(),
+            text: None,
             mistakes: vec![Mistake::new(0..0, format!("cannot read {path}: {why}"), "")],
         }
     }
@@ -98,15 +117,18 @@ impl Report {
     fn render(&self, renderer: &Renderer) -> String {
         let one = |mistake: &Mistake| {
             let title = Level::ERROR.primary_title(&mistake.title);
-            if self.text.is_empty() {
-                return renderer.render(&[annotate_snippets::Group::with_title(title)]);
-            }
-            let here = AnnotationKind::Primary.span(self.within(&mistake.at));
-            let mut snippet = Snippet::source(&self.text)
+            let text = match self.text.as_deref() {
+                None => return renderer.render(&[annotate_snippets::Group::with_title(title)]),
+                // There is no place in an empty text.
+                Some("") => "\n",
+                Some(text) => text,
+            };
+            let here = AnnotationKind::Primary.span(within(text, &mistake.at));
+            let mut snippet = Snippet::source(text)
                 .path(&self.path)
                 .annotation(here.label(&mistake.instead));
             if let Some((span, what)) = &mistake.other {
-                let there = AnnotationKind::Context.span(self.within(span));
+                let there = AnnotationKind::Context.span(within(text, span));
                 snippet = snippet.annotation(there.label(what));
             }
             renderer.render(&[title.element(snippet)])
@@ -118,18 +140,18 @@ impl Report {
         };
         format!("{}\n\n{count} in {}", shown.join("\n\n"), self.path)
     }
+}
 
-    /// A place that can be pointed at, whatever the parser said.
-    fn within(&self, span: &Span) -> Span {
-        let floor = |at: usize| {
-            (0..=at.min(self.text.len()))
-                .rev()
-                .find(|&at| self.text.is_char_boundary(at))
-                .unwrap_or(0)
-        };
-        let start = floor(span.start);
-        start..floor(span.end).max(start)
-    }
+/// A place that can be pointed at, whatever the parser said.
+fn within(text: &str, span: &Span) -> Span {
+    let floor = |at: usize| {
+        (0..=at.min(text.len()))
+            .rev()
+            .find(|&at| text.is_char_boundary(at))
+            .unwrap_or(0)
+    };
+    let start = floor(span.start);
+    start..floor(span.end).max(start)
 }
 
 impl fmt::Display for Report {

@@ -8,7 +8,7 @@
 //! ```
 
 use super::log::{self, AccessTarget, LogSettings};
-use super::{exit, raise_file_limit, signals};
+use super::{exit, raise_file_limit, signals, workers};
 use crate::config::{Config, LogConfig};
 use crate::{App, Builder, Handle, Listen, Server};
 use std::io;
@@ -52,6 +52,12 @@ fn obey(handle: Handle, config: Option<PathBuf>, tell: Sender<Config>) -> io::Re
     let wake = handle.clone();
     signals::obey(handle, move || match Config::load(&path) {
         Ok(config) => {
+            if config.workers() > 1 && !workers::is_worker() {
+                ::log::warn!(
+                    "workers = {}: from one to several needs a restart",
+                    config.workers()
+                );
+            }
             let _ = tell.send(config);
             // Whatever it is at, it looks at the channel after that turn.
             let _ = wake.post(|_| {});

@@ -13,7 +13,7 @@
 
 use super::log::{self, LogSettings};
 use super::signals::{self, Request};
-use super::{exit, raise_file_limit};
+use super::{exit, raise_file_limit, serve};
 use crate::config::Config;
 use crate::net::mio::Reservation;
 use crate::{Handle, Listen};
@@ -24,7 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 /// The worker's number, for whom it is one.
@@ -94,6 +94,11 @@ impl Bond {
             .spawn(wait)
             .map(drop)
     }
+}
+
+/// Whether this process was started by a parent.
+pub(super) fn is_worker() -> bool {
+    std::env::var_os(WORKER).is_some()
 }
 
 enum Event {
@@ -205,11 +210,10 @@ impl Parent {
         let due = self.slots.iter().filter_map(|slot| slot.due);
         match due.chain(self.kill_at).min() {
             None => happened.recv().ok(),
-            Some(due) => match happened.recv_timeout(due.saturating_duration_since(Instant::now()))
-            {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            Some(due) => {
+                let wait = due.saturating_duration_since(Instant::now());
+                happened.recv_timeout(wait).ok()
+            }
         }
     }
 
@@ -307,6 +311,7 @@ impl Parent {
         }
         self.reserve(&listen)?;
         self.drain = config.drain();
+        log::apply(&log_settings(serve::log_settings(config.log())))?;
         for number in self.slots.len() + 1..=config.workers() {
             self.open_slot(number)?;
         }

@@ -159,7 +159,7 @@ impl Builder {
             let mut fields = FieldBlock::default();
             fields.push(b"server", value.as_bytes());
             if fields.fault().is_some() || value.is_empty() {
-                let text = format!("server_header {value:?}: not a field value");
+                let text = "server_header: not a field value";
                 let place = Place::Setting("server.server_header".to_string());
                 mistakes.push(Mistake::new(place, text));
             }

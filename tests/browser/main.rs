@@ -5,6 +5,10 @@
 //! not installed is a failure.
 
 mod driver;
+#[path = "../check/support.rs"]
+#[allow(dead_code)]
+mod program;
+mod samples;
 #[path = "../clients/support.rs"]
 #[allow(dead_code)]
 mod support;

@@ -22,12 +22,14 @@ pub(super) fn is_servable_name(name: &str) -> bool {
 /// one (RFC 3986 §2.2: data, no separator) names nothing; and routes that guard `/private/` have not
 /// seen it.
 pub(super) fn has_encoded_slash(target: &str, path: &str) -> bool {
+    if !target.contains('%') {
+        return false;
+    }
     let segments = path.split('/').count();
-    target.contains('%')
-        && target
-            .rsplit('/')
-            .take(segments)
-            .any(|raw| raw.contains("%2F") || raw.contains("%2f"))
+    target
+        .rsplit('/')
+        .take(segments)
+        .any(|raw| raw.contains("%2F") || raw.contains("%2f"))
 }
 
 /// Whether `text` is of the form `pattern`, in which `*` is any run of characters.

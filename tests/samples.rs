@@ -1,0 +1,352 @@
+//! docs/samples: each config runs, and does what its comments say. The real binary, asked by curl.
+
+#[allow(dead_code)]
+#[path = "check/support.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::{PATIENCE, Running, in_crate, loopwright, run};
+use tempfile::TempDir;
+
+/// A copy of the samples, and a server that runs one of them.
+struct Sample {
+    folder: TempDir,
+    server: Running,
+    url: String,
+}
+
+/// Status, head and body of an answer.
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn field(&self, name: &str) -> Option<&str> {
+        let fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        let mut found = fields.filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value)
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        match path.is_dir() {
+            true => copy_folder(&path, &target),
+            false => drop(fs::copy(&path, &target).expect("a file")),
+        }
+    }
+}
+
+impl Sample {
+    fn start(name: &str, prepare: impl FnOnce(&Path)) -> Sample {
+        let folder = tempfile::tempdir().expect("a folder");
+        copy_folder(&in_crate("docs/samples"), folder.path());
+        prepare(folder.path());
+        let file = format!("{name}.toml");
+        // From elsewhere: what the sample names is found from its own folder.
+        let path = folder.path().join(&file);
+        let args = ["run", "-c", path.to_str().expect("UTF-8")];
+        let elsewhere = Path::new("/");
+        let mut command = loopwright(elsewhere, &args);
+        command.env("LISTEN", "127.0.0.1:0").env("WORKERS", "2");
+        let mut server = Running::start(&mut command);
+        let url = server.url();
+        Sample {
+            folder,
+            server,
+            url,
+        }
+    }
+
+    /// Asks for a path, with more arguments for curl.
+    fn ask(&self, path: &str, args: &[&str]) -> Answer {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-m", "20", "-D", "-"]).args(args);
+        let said = run(curl.arg(format!("{}{path}", self.url)));
+        assert_eq!(said.code, Some(0), "curl {args:?} {path}: {}", said.err);
+        let (head, body) = said.out.split_once("\r\n\r\n").expect("a head");
+        let status = head.get(9..12).and_then(|digits| digits.parse().ok());
+        Answer {
+            status: status.expect("a status"),
+            head: head.to_string(),
+            body: body.to_string(),
+        }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.ask(path, &[])
+    }
+
+    /// Where a redirect leads.
+    fn leads(&self, host: &str, path: &str, args: &[&str]) -> (u16, String) {
+        let host = format!("host: {host}");
+        let answer = self.ask(path, &[&["-H", &host], args].concat());
+        let to = answer.field("location").unwrap_or("nowhere").to_string();
+        (answer.status, to)
+    }
+
+    fn stop(self) {
+        assert_eq!(self.server.stop(), Some(0));
+    }
+}
+
+#[test]
+fn a_static_site() {
+    let sample = Sample::start("static", |folder| {
+        let css = folder.join("site/assets/style.1f0c3a.css");
+        let gzip = run(Command::new("gzip").arg("-k9").arg(css));
+        assert_eq!((gzip.code, gzip.err.as_str()), (Some(0), ""));
+    });
+    let home = sample.get("/");
+    assert_eq!(home.status, 200);
+    assert!(home.body.contains("<h1>Harbour notes</h1>"));
+    for (name, value) in [
+        ("content-type", "text/html; charset=utf-8"),
+        ("cache-control", "no-cache"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "strict-origin-when-cross-origin"),
+        ("content-security-policy", "default-src 'self'"),
+    ] {
+        assert_eq!(home.field(name), Some(value), "{}", home.head);
+    }
+    let tag = format!("if-none-match: {}", home.field("etag").expect("a tag"));
+    assert_eq!(sample.ask("/", &["-H", &tag]).status, 304);
+
+    let about = sample.get("/about");
+    assert_eq!(
+        (about.status, about.field("cache-control")),
+        (200, Some("no-cache"))
+    );
+    assert!(about.body.contains("<h1>About</h1>"));
+
+    let css = "/assets/style.1f0c3a.css";
+    let plain = sample.get(css);
+    let for_ever = Some("public, max-age=31536000, immutable");
+    assert_eq!(
+        (plain.status, plain.field("cache-control")),
+        (200, for_ever)
+    );
+    assert_eq!(plain.field("content-encoding"), None);
+    let small = sample.ask(css, &["--compressed"]);
+    assert_eq!(small.field("content-encoding"), Some("gzip"));
+    assert_eq!(
+        (small.field("vary"), &small.body),
+        (Some("accept-encoding"), &plain.body)
+    );
+
+    let nowhere = sample.get("/nowhere");
+    assert_eq!(nowhere.status, 404);
+    assert!(nowhere.body.contains("<h1>Not here</h1>"));
+    let post = sample.ask("/", &["-d", "x"]);
+    assert_eq!(
+        (post.status, post.field("allow")),
+        (405, Some("GET, HEAD, OPTIONS"))
+    );
+    assert!(post.body.contains("<h1>Not here</h1>"));
+    // Every link of the pages leads somewhere, but for the one that is meant not to.
+    for page in [&home.body, &about.body, &nowhere.body] {
+        for link in page
+            .split("href=\"")
+            .skip(1)
+            .filter_map(|part| part.split('"').next())
+        {
+            let want = if link == "/nowhere" { 404 } else { 200 };
+            assert_eq!(sample.get(link).status, want, "{link}");
+        }
+    }
+    sample.stop();
+}
+
+#[test]
+fn a_single_page_app() {
+    let sample = Sample::start("spa", |_| ());
+    let home = sample.get("/");
+    for path in ["/inbox", "/users/7/edit", "/users/"] {
+        let page = sample.get(path);
+        assert_eq!((page.status, &page.body), (200, &home.body), "{path}");
+        assert_eq!(page.field("cache-control"), Some("no-cache"), "{path}");
+        assert_eq!(page.field("x-frame-options"), Some("DENY"), "{path}");
+    }
+    let css = sample.get("/assets/style.1f0c3a.css");
+    let for_ever = Some("public, max-age=31536000, immutable");
+    assert_eq!((css.status, css.field("cache-control")), (200, for_ever));
+    let old = sample.get("/assets/style.000000.css");
+    assert_eq!(old.status, 404, "a page for a style sheet");
+    let api = sample.get("/api/users/7");
+    assert_eq!(
+        (api.status, &api.body[..]),
+        (404, "{\"error\":\"not found\"}")
+    );
+    assert_eq!(api.field("content-type"), Some("application/json"));
+    sample.stop();
+}
+
+#[test]
+fn redirects_and_hosts() {
+    let sample = Sample::start("redirects", |_| ());
+    for (host, path, want) in [
+        ("www.example.org", "/", (301, "https://example.org/")),
+        (
+            "www.example.org",
+            "/a/b?c=d",
+            (301, "https://example.org/a/b?c=d"),
+        ),
+        (
+            "WWW.EXAMPLE.ORG:80",
+            "/about",
+            (301, "https://example.org/about"),
+        ),
+        (
+            "example.org",
+            "/blog/2026/05",
+            (308, "https://blog.example.org/2026/05"),
+        ),
+        ("example.org", "/blog/", (308, "https://blog.example.org/")),
+        ("example.org", "/users/ada", (308, "/people/ada")),
+        ("example.org", "/users/a%20b", (308, "/people/a%20b")),
+        (
+            "example.org",
+            "/sale?x=y",
+            (302, "/campaigns/autumn?from=sale"),
+        ),
+        ("example.org", "/about.html", (301, "/about")),
+        ("example.org", "/about", (200, "nowhere")),
+        ("example.org", "/assets/style.1f0c3a.css", (200, "nowhere")),
+        ("example.org", "/guestbook", (410, "nowhere")),
+        ("example.org", "/nowhere", (404, "nowhere")),
+    ] {
+        let (status, to) = sample.leads(host, path, &[]);
+        assert_eq!((status, to.as_str()), want, "{host}{path}");
+    }
+    let post = sample.leads("example.org", "/subscribe", &["-d", "name=ada"]);
+    assert_eq!(post, (307, "/forms/subscribe".to_string()));
+    let status = sample.ask("/any/path", &["-H", "host: status.example.org"]);
+    assert_eq!(
+        (status.status, status.body.as_str()),
+        (200, "All is well.\n")
+    );
+    assert_eq!(status.field("cache-control"), Some("no-store"));
+    sample.stop();
+}
+
+#[test]
+fn workers_with_an_access_log() {
+    let sample = Sample::start("workers", |_| ());
+    let health = sample.get("/health");
+    assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
+    assert_eq!(health.field("server"), None);
+    let body = |bytes: usize| "x".repeat(bytes);
+    assert_eq!(sample.ask("/health", &["-d", &body(1025)]).status, 413);
+    let report = |bytes| sample.ask("/csp-report", &["-d", &body(bytes)]).status;
+    assert_eq!((report(2000), report(70_000)), (204, 413));
+    let long = sample.get(&format!("/{}", body(3000)));
+    assert_eq!(long.status, 414);
+    assert_eq!(sample.get("/nowhere?a=b").status, 404);
+
+    let file = sample.folder.path().join("access.log");
+    let read = |wanted: &str| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            if text.lines().any(|line| line.contains(wanted)) && text.ends_with('\n') {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "no {wanted:?} in: {text}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let text = read("/nowhere");
+    let line = |path: &str| {
+        let line = text.lines().find(|line| line.contains(path)).expect(path);
+        serde_json::from_str::<serde_json::Value>(line).expect("a line is JSON")
+    };
+    let (health, nowhere) = (line("/health"), line("/nowhere"));
+    assert_eq!(
+        (&health["status"], &nowhere["status"]),
+        (&200.into(), &404.into())
+    );
+    assert_eq!(nowhere["method"], "GET");
+
+    // Rotation, as the sample says: away with the file, then USR1.
+    fs::rename(&file, file.with_extension("log.1")).expect("rename");
+    sample.server.signal("USR1");
+    // The signal is on its way through the parent to both workers.
+    let deadline = Instant::now() + PATIENCE;
+    while !file.exists() {
+        assert!(Instant::now() < deadline, "no new file");
+        sample.get("/health");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let before = fs::read_to_string(file.with_extension("log.1")).expect("the old log");
+    assert!(before.contains("/nowhere"), "{before}");
+    sample.stop();
+}
+
+/// What the unit says of exit codes and signals is what the program does; the rest is systemd's to
+/// judge, where there is one.
+#[test]
+fn the_unit() {
+    let path = in_crate("docs/samples/loopwright.service");
+    let unit = fs::read_to_string(path).expect("the unit");
+    for line in [
+        "Type=exec",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "Restart=on-failure",
+        "RestartPreventExitStatus=78 2",
+        "KillMode=mixed",
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+    ] {
+        assert!(unit.lines().any(|known| known == line), "no {line}");
+    }
+    let command = "/usr/local/bin/loopwright ";
+    let folder = tempfile::tempdir().expect("a folder");
+    for args in unit.lines().filter_map(|line| line.split_once(command)) {
+        let args: Vec<&str> = args.1.split(' ').collect();
+        let help = [&args[..1], &["--help"]].concat();
+        assert_eq!(run(&mut loopwright(folder.path(), &help)).code, Some(0));
+        assert_eq!(args[1..], ["-c", "/etc/loopwright/loopwright.toml"]);
+    }
+}
+
+/// The image copies what is there.
+#[test]
+fn the_dockerfile() {
+    let text = fs::read_to_string(in_crate("docs/samples/Dockerfile")).expect("the file");
+    let copied = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY docs"));
+    let mut seen = 0;
+    for path in copied.filter_map(|rest| rest.split(' ').next()) {
+        assert!(
+            in_crate("docs").join(path.trim_start_matches('/')).exists(),
+            "{path}"
+        );
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+    for line in [
+        "STOPSIGNAL SIGTERM",
+        "EXPOSE 8080",
+        "ENV LISTEN=0.0.0.0:8080",
+    ] {
+        assert!(text.lines().any(|known| known == line), "no {line}");
+    }
+    assert!(text.contains(":nonroot\n"), "root");
+    let manifest = fs::read_to_string(in_crate("Cargo.toml")).expect("the manifest");
+    let rust = |text: &str, before: &str| -> Option<String> {
+        let version = text.split(before).nth(1)?.split(['"', '-']).next()?;
+        Some(version.to_string())
+    };
+    assert_eq!(
+        rust(&text, "FROM rust:"),
+        rust(&manifest, "rust-version = \"")
+    );
+}
