@@ -7,9 +7,11 @@
 //! Nothing here opens a port or asks for a name; files are looked at, because a folder that is not
 //! there is a mistake, too.
 
+mod checks;
 mod decode;
 mod kinds;
 mod model;
+mod pages;
 mod report;
 mod site;
 
