@@ -99,9 +99,16 @@ impl Builder {
 
     /// The same, but where `real` says for each address.
     #[cfg(feature = "cli")]
-    pub(crate) fn with_addresses(mut self, real: impl Fn(&str) -> String) -> Builder {
+    pub(crate) fn with_addresses(mut self, mut real: impl FnMut(&str) -> String) -> Builder {
         self.listen = self.listen.iter().map(|asked| real(asked)).collect();
         self
+    }
+
+    /// Those of its addresses on which somebody listens already.
+    #[cfg(feature = "cli")]
+    pub(crate) fn taken(&self) -> Vec<Listen> {
+        let all = self.addresses().unwrap_or_default();
+        all.into_iter().filter(crate::net::mio::is_taken).collect()
     }
 
     fn addresses(&self) -> io::Result<Vec<Listen>> {
@@ -233,6 +240,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let (now, net) = (self.net.now(), &self.net);
         self.stock.refresh(now, || net.wall_clock());
         (self.limits, self.timeouts) = (builder.limits, builder.timeouts);
+        // Their deadlines are made from the timeouts when they have run.
+        for id in self.conns.ids() {
+            self.wake(id);
+        }
     }
 }
 

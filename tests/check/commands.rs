@@ -108,7 +108,7 @@ fn what_cannot_be_read_is_78() {
         );
         let said = say(empty.path(), &[command, "-c", "."]);
         assert_eq!(said.code, Some(78), "{said:?}");
-        assert!(said.err.contains("Is a directory"), "{}", said.err);
+        assert!(said.err.contains("not a regular file"), "{}", said.err);
     }
     fs::write(
         empty.path().join("latin.toml"),
