@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod manpage;
+
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use loopwright::config::{self, Config, Report};
@@ -24,7 +26,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 /// A web server built around one event loop.
 ///
-/// Without a command it runs loopwright.toml, if the current folder has one; else it shows its
+/// Without a command it runs loopwright.toml, if the current folder has one; else it serves its
 /// welcome site on 127.0.0.1:8080.
 #[derive(Parser)]
 #[command(name = "loopwright", version = version(), arg_required_else_help = false)]
@@ -100,7 +102,8 @@ fn main() -> ExitCode {
     let code = match run(Arguments::parse()) {
         Ok(code) => code,
         Err(Failure::Config(report)) => {
-            match io::stderr().is_terminal() {
+            let is_plain = std::env::var_os("NO_COLOR").is_some();
+            match io::stderr().is_terminal() && !is_plain {
                 true => eprintln!("{}", report.styled()),
                 false => eprintln!("{report}"),
             }
@@ -149,7 +152,7 @@ fn run(arguments: Arguments) -> Result<u8, Failure> {
             Ok(exit::CLEAN)
         }
         Some(Command::Manpage) => {
-            clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?;
+            manpage::write(Arguments::command(), &mut io::stdout())?;
             Ok(exit::CLEAN)
         }
     }
