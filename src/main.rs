@@ -2,13 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+mod manpage;
+
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use loopwright::config::{self, Config, Report};
-use loopwright::process::exit;
 use loopwright::process::log::{self as logs, LogSettings};
-use loopwright::process::serve::{log_settings, serve};
+use loopwright::process::serve::{Source, log_settings, serve};
 use loopwright::process::workers::{self, Bond};
+use loopwright::process::{Signals, exit};
 use loopwright::service::files::Files;
 use loopwright::service::welcome;
 use loopwright::{App, Builder, Listen, Server};
@@ -24,7 +26,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 /// A web server built around one event loop.
 ///
-/// Without a command it runs loopwright.toml, if the current folder has one; else it shows its
+/// Without a command it runs loopwright.toml, if the current folder has one; else it serves its
 /// welcome site on 127.0.0.1:8080.
 #[derive(Parser)]
 #[command(name = "loopwright", version = version(), arg_required_else_help = false)]
@@ -100,7 +102,8 @@ fn main() -> ExitCode {
     let code = match run(Arguments::parse()) {
         Ok(code) => code,
         Err(Failure::Config(report)) => {
-            match io::stderr().is_terminal() {
+            let is_plain = std::env::var_os("NO_COLOR").is_some();
+            match io::stderr().is_terminal() && !is_plain {
                 true => eprintln!("{}", report.styled()),
                 false => eprintln!("{report}"),
             }
@@ -149,7 +152,7 @@ fn run(arguments: Arguments) -> Result<u8, Failure> {
             Ok(exit::CLEAN)
         }
         Some(Command::Manpage) => {
-            clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?;
+            manpage::write(Arguments::command(), &mut io::stdout())?;
             Ok(exit::CLEAN)
         }
     }
@@ -157,43 +160,31 @@ fn run(arguments: Arguments) -> Result<u8, Failure> {
 
 /// What needs no config.
 fn serve_plain(builder: Builder, app: App) -> Result<u8, Failure> {
+    let signals = Signals::register()?;
     logs::init(&LogSettings::default())?;
-    let addresses = |asked: &str| asked.to_string();
-    Ok(serve(builder, app, None, addresses, |real, _| {
-        announce(real);
-        Ok(())
-    })?)
+    Ok(serve(signals, builder, app, Source::Nowhere, announce)?)
 }
 
 /// A config: as one process, as the parent of several, or as one of those.
 fn run_config(path: &Path) -> Result<u8, Failure> {
-    let config = Config::load(path)?;
+    let signals = Signals::register()?;
+    let bond = Bond::find(path)?;
+    let config = match &bond {
+        Some(bond) => bond.config()?,
+        None => Config::load(path)?,
+    };
     let settings = log_settings(config.log());
-    if let Some(bond) = Bond::find()? {
-        logs::init(&settings)?;
-        let (builder, app) = config.build()?;
-        let path = Some(path.to_path_buf());
-        return Ok(serve(builder, app, path, bond.addresses(), |_, handle| {
-            bond.ready(handle)
-        })?);
-    }
-    if config.workers() > 1 {
+    if bond.is_none() && config.workers() > 1 {
         logs::init(&workers::log_settings(settings))?;
-        return Ok(workers::run(path, &config, announce)?);
+        return Ok(workers::run(signals, path, &config, announce)?);
     }
     logs::init(&settings)?;
     let (builder, app) = config.build()?;
-    let addresses = |asked: &str| asked.to_string();
-    Ok(serve(
-        builder,
-        app,
-        Some(path.to_path_buf()),
-        addresses,
-        |real, _| {
-            announce(real);
-            Ok(())
-        },
-    )?)
+    let source = match bond {
+        Some(bond) => Source::Parent(bond),
+        None => Source::File(path.to_path_buf()),
+    };
+    Ok(serve(signals, builder, app, source, announce)?)
 }
 
 fn announce(addresses: &[Listen]) {

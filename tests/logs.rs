@@ -569,7 +569,7 @@ fn the_other_process() {
             access: target,
             ..LogSettings::default()
         };
-        match process_log::apply(&settings) {
+        match process_log::prepare(&settings).map(process_log::Prepared::apply) {
             Ok(()) => res.text("applied"),
             Err(e) => res.status(500).text(e.to_string()),
         }
@@ -606,6 +606,8 @@ impl Process {
         stderr: Stdio,
     ) -> Process {
         let mut command = Command::new(std::env::current_exe().unwrap());
+        // With it, a panic's trace is resolved on the loop's thread, which takes its time.
+        command.env_remove("RUST_BACKTRACE");
         command
             .args(["--exact", "the_other_process", "--nocapture"])
             .env("LOGS_TEST_DIR", dir)

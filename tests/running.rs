@@ -91,8 +91,9 @@ impl Program {
             .expect("an address")
     }
 
-    /// Process ids of the workers, in the order in which they began to listen.
-    fn workers(&self) -> Vec<u32> {
+    /// Process ids of the workers, in the order in which they began to listen, once so many have.
+    fn workers(&self, count: usize) -> Vec<u32> {
+        self.await_log_times(" listens", count);
         let log = self.log();
         let ready = log.lines().filter(|line| line.ends_with(" listens"));
         ready
@@ -299,7 +300,7 @@ fn is_alive(id: u32) -> bool {
 fn workers_share_the_connections() {
     let program = Program::start(&site(3, "old"));
     let address = program.address();
-    let workers = program.workers();
+    let workers = program.workers(3);
     assert_eq!(workers.len(), 3, "{}", program.log());
     let before: Vec<usize> = workers.iter().map(|&id| sockets(id)).collect();
     let mut clients: Vec<Client> = (0..90)
@@ -326,7 +327,7 @@ fn a_killed_worker_is_replaced_and_the_others_go_on() {
     let address = program.address();
     let load = Load::on(address, 8);
     load.go_on(200);
-    let victim = program.workers()[0];
+    let victim = program.workers(3)[0];
     kill_process(pid(victim), Signal::KILL).expect("a living worker");
     program.await_log("was killed by signal 9; another one starts in 100 ms");
     load.go_on(500);
@@ -345,7 +346,7 @@ fn the_pause_before_another_start_grows() {
     let program = Program::start(&site(2, "old"));
     program.address();
     for (death, pause) in [100, 200, 400].into_iter().enumerate() {
-        let victim = *program.workers().last().expect("a worker");
+        let victim = *program.workers(2 + death).last().expect("a worker");
         kill_process(pid(victim), Signal::KILL).expect("a living worker");
         program.await_log(&format!("another one starts in {pause} ms"));
         program.await_log_times(" listens", 3 + death);
@@ -357,7 +358,7 @@ fn the_pause_before_another_start_grows() {
 fn workers_leave_when_their_parent_is_killed() {
     let mut program = Program::start(&site(2, "old"));
     program.address();
-    let workers = program.workers();
+    let workers = program.workers(2);
     program.child.kill().expect("a living parent");
     program.wait();
     eventually("workers without a parent leave", || {
@@ -583,5 +584,150 @@ fn a_client_that_is_stopped_in_the_middle_costs_the_others_nothing() {
     });
     curl.kill().expect("a stopped curl");
     curl.wait().expect("its end");
+fn a_new_worker_runs_what_the_others_run() {
+    let program = Program::start(&site(2, "old"));
+    let address = program.address();
+    // What is on the disk was not accepted by anybody; then it is not even a config.
+    for (round, text) in [site(2, "new"), "nonsense".to_string()]
+        .into_iter()
+        .enumerate()
+    {
+        program.write(&text);
+        let victim = *program.workers(2 + round).last().expect("a worker");
+        kill_process(pid(victim), Signal::KILL).expect("a living worker");
+        program.await_log_times(" listens", 3 + round);
+        assert!((0..30).all(|_| get(address, "/").1 == "old"));
+    }
+    program.signal(Signal::HUP);
+    program.await_log("the config stays as it was");
+    program.reload(&site(2, "new"));
+    program.await_log_times("the config has been read again", 2);
+    assert!((0..30).all(|_| get(address, "/").1 == "new"));
+    program.stop();
+}
+
+#[test]
+fn port_0_twice_is_two_ports() {
+    for workers in [1, 2] {
+        let two =
+            site(workers, "old").replace("\"127.0.0.1:0\"", "[\"127.0.0.1:0\", \"127.0.0.1:0\"]");
+        let program = Program::start(&two);
+        program.await_log_times("listening on http://127.0.0.1:", 2);
+        let log = program.log();
+        let addresses: Vec<SocketAddr> = log
+            .split("listening on http://")
+            .skip(1)
+            .map(|rest| {
+                rest.lines()
+                    .next()
+                    .and_then(|a| a.parse().ok())
+                    .expect("an address")
+            })
+            .collect();
+        assert_ne!(addresses[0], addresses[1]);
+        for address in addresses {
+            assert!((0..10).all(|_| get(address, "/").1 == "old"), "{address}");
+        }
+        program.stop();
+    }
+}
+
+#[test]
+fn signals_are_heard_from_the_beginning_on() {
+    for workers in [1, 2] {
+        for n in 0..12 {
+            let mut program = Program::start(&site(workers, "old"));
+            std::thread::sleep(Duration::from_millis(n));
+            // The first milliseconds are the dynamic linker's and ours; then nothing ends it but TERM.
+            if program.log().is_empty() && n < 6 {
+                program.await_log("listen");
+            }
+            program.signal(Signal::HUP);
+            program.address();
+            program.signal(Signal::TERM);
+            assert_eq!(program.wait().code(), Some(0), "{}", program.log());
+        }
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_changes_nothing() {
+    for workers in [1, 2] {
+        let program = Program::start(&site(workers, "old"));
+        let address = program.address();
+        let log = "[log]\naccess = \"json\"\naccess_file = \"/proc/nothing/here\"\n";
+        let log = match std::fs::create_dir(program.folder.path().join("logs")) {
+            Ok(()) => log.replace("/proc/nothing/here", "logs/x/../../site.toml/x"),
+            Err(_) => log.to_string(),
+        };
+        program.reload(&format!("{log}{}", site(workers, "new")));
+        program.await_log("the config stays as it was");
+        assert_eq!(get(address, "/").1, "old");
+        program.stop();
+    }
+}
+
+#[test]
+fn another_timeout_holds_for_open_connections_too() {
+    let short = site(1, "old").replace("[timeouts]", "[timeouts]\nidle = \"1h\"");
+    let program = Program::start(&short);
+    let mut client = Client::connect(program.address()).expect("a connection");
+    client.get("/").expect("an answer");
+    program.reload(&short.replace("\"1h\"", "\"200ms\""));
+    program.await_log("the config has been read again");
+    let mut end = [0];
+    assert_eq!(
+        client.0.read(&mut end).expect("its end"),
+        0,
+        "it is still open"
+    );
+
+    let program = Program::start(&short.replace("\"1h\"", "\"700ms\""));
+    let mut client = Client::connect(program.address()).expect("a connection");
+    client.get("/").expect("an answer");
+    program.reload(&short);
+    program.await_log("the config has been read again");
+    std::thread::sleep(Duration::from_millis(1000));
+    assert_eq!(client.get("/").expect("it is kept").1, "old");
+    drop(client);
+    program.stop();
+}
+
+#[test]
+fn whoever_shares_a_port_is_told() {
+    let first = Program::start(&site(1, "old"));
+    let address = first.address();
+    assert!(!first.log().contains("another process"), "{}", first.log());
+    let second = Program::start(&site(1, "new").replace("127.0.0.1:0", &address.to_string()));
+    second.await_log("another process listens there, too");
+    second.stop();
+    first.stop();
+}
+
+#[test]
+fn a_route_cannot_be_got_around_by_encoding() {
+    let (root, config) = slow_site(1);
+    std::fs::create_dir(root.path().join("secret")).expect("a folder");
+    std::fs::write(root.path().join("secret/key"), "key").expect("a file");
+    let guard =
+        "[[routes]]\npath = \"/f/secret/{*rest}\"\nrespond = { status = 403, body = \"no\" }\n";
+    let program = Program::start(&format!("{config}{guard}"));
+    let address = program.address();
+    for path in [
+        "/f/secret/key",
+        "/f/%73ecret/key",
+        "/f/s%65cret/key",
+        "/%66/secret/key",
+        "/f/secret%2Fkey",
+        "/f//secret/key",
+        "/f/./secret/key",
+        "/f/x/../secret/key",
+        "/f/%2e/secret/key",
+        "/f/x/%2e%2e/secret/key",
+        "/f/secret/%6bey",
+    ] {
+        let (status, body) = get(address, path);
+        assert!(matches!(status, 403 | 404 | 400), "{path}: {status} {body}");
+    }
     program.stop();
 }

@@ -306,6 +306,13 @@ fn the_unit() {
     ] {
         assert!(unit.lines().any(|known| known == line), "no {line}");
     }
+    // A broken config fails the reload, before the signal.
+    let reload: Vec<_> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("ExecReload="))
+        .collect();
+    assert!(reload.len() == 2 && reload[0].contains(" check ") && reload[1].contains("kill"));
+    assert!(!unit.contains("\nExecStartPre="), "it hides the exit code");
     let command = "/usr/local/bin/loopwright ";
     let folder = tempfile::tempdir().expect("a folder");
     for args in unit.lines().filter_map(|line| line.split_once(command)) {

@@ -290,7 +290,7 @@ fn no_file_is_dead() {
         } else {
             (path.parent().unwrap(), stem)
         };
-        let parents = [dir.join("mod.rs"), dir.join("lib.rs")];
+        let parents = ["mod.rs", "lib.rs", "main.rs"].map(|parent| dir.join(parent));
         let declared = sources.iter().any(|s| {
             parents.contains(&PathBuf::from(&s.path)) && s.code.contains(&format!("mod {name};"))
         });

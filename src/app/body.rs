@@ -37,7 +37,7 @@ impl Body<'_> {
             Body::Borrowed(bytes) => bytes.len() as u64,
             Body::Owned(bytes) => bytes.len() as u64,
             Body::File(slice) => slice.len,
-            Body::Parts(parts) => parts.iter().map(Body::len).sum(),
+            Body::Parts(parts) => parts.iter().map(Body::len).fold(0, u64::saturating_add),
         }
     }
 

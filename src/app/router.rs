@@ -118,21 +118,47 @@ impl Router {
         path: &'a str,
         params: &mut Params<'a>,
     ) -> Lookup {
-        let found = if self.hosts.is_empty() {
-            // The common case, and the hot path.
-            self.any_host.find(method, path)
-        } else {
-            self.tables(authority)
-                .into_iter()
-                .find_map(|table| table.find(method, path))
-        };
-        match found {
-            Some((route, raw)) => match decode(&raw, params) {
-                Ok(()) => Lookup::Found(route),
-                Err(_) => Lookup::BadEncoding,
-            },
+        if let Some(plain) = decode_unreserved(path) {
+            return self.find_decoded(method, authority, &plain, params);
+        }
+        match self.look_up(method, authority, path) {
+            Some((route, raw)) => {
+                let push = |name, value| params.push((name, value));
+                decode(&raw, push).map_or(Lookup::BadEncoding, |()| Lookup::Found(route))
+            }
             None => self.miss(method, authority, path),
         }
+    }
+
+    /// The same for a path that is not as it was sent: what is found in it has to be copied.
+    #[cold]
+    fn find_decoded<'a>(
+        &'a self,
+        method: &Method,
+        authority: &[u8],
+        path: &str,
+        params: &mut Params<'a>,
+    ) -> Lookup {
+        let Some((route, raw)) = self.look_up(method, authority, path) else {
+            return self.miss(method, authority, path);
+        };
+        let push = |name, value: Cow<'_, str>| params.push((name, Cow::Owned(value.into_owned())));
+        decode(&raw, push).map_or(Lookup::BadEncoding, |()| Lookup::Found(route))
+    }
+
+    fn look_up<'s, 'p>(
+        &'s self,
+        method: &Method,
+        authority: &[u8],
+        path: &'p str,
+    ) -> Option<(usize, matchit::Params<'s, 'p>)> {
+        if self.hosts.is_empty() {
+            // The common case, and the hot path.
+            return self.any_host.find(method, path);
+        }
+        self.tables(authority)
+            .into_iter()
+            .find_map(|table| table.find(method, path))
     }
 
     fn tables<'r>(&'r self, authority: &[u8]) -> Vec<&'r Table> {
@@ -218,11 +244,11 @@ impl Table {
         table
     }
 
-    fn find<'a>(
-        &'a self,
+    fn find<'s, 'p>(
+        &'s self,
         method: &Method,
-        path: &'a str,
-    ) -> Option<(usize, matchit::Params<'a, 'a>)> {
+        path: &'p str,
+    ) -> Option<(usize, matchit::Params<'s, 'p>)> {
         let tree = match self.trees.iter().find(|(known, _)| known == method) {
             Some((_, tree)) => tree,
             None => &self.any_method,
@@ -231,6 +257,9 @@ impl Table {
         Some((*found.value, found.params))
     }
 }
+
+/// More than anybody needs; past 25 matchit panics.
+const MOST_PARAMETERS: usize = 16;
 
 /// Whose method a tree is of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -273,6 +302,10 @@ fn insert(
             Place::Route(pattern.route),
             format!("route \"{pattern}\": a path begins with /"),
         );
+    }
+    if path.matches('{').count() > MOST_PARAMETERS {
+        let text = format!("route \"{pattern}\": more than {MOST_PARAMETERS} parameters");
+        return complain(Place::Route(pattern.route), text);
     }
     match tree.insert(path, pattern.route) {
         Ok(()) => {}
@@ -322,15 +355,44 @@ fn insert(
 }
 
 /// Percent-decodes once, after matching: an encoded slash does not separate segments.
-fn decode<'a>(raw: &matchit::Params<'a, 'a>, params: &mut Params<'a>) -> Result<(), Utf8Error> {
+fn decode<'s, 'p>(
+    raw: &matchit::Params<'s, 'p>,
+    mut push: impl FnMut(&'s str, Cow<'p, str>),
+) -> Result<(), Utf8Error> {
     for (name, value) in raw.iter() {
         let value = match memchr::memchr(b'%', value.as_bytes()) {
             None => Cow::Borrowed(value),
             Some(_) => percent_decode_str(value).decode_utf8()?,
         };
-        params.push((name, value));
+        push(name, value);
     }
     Ok(())
+}
+
+/// The path with its needlessly encoded characters decoded (RFC 3986 §6.2.2.2): `/%73ecret` is
+/// `/secret`, and must not get past what guards that. `None`: it has none.
+fn decode_unreserved(path: &str) -> Option<String> {
+    memchr::memchr(b'%', path.as_bytes())?;
+    let mut plain = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        plain.push_str(before);
+        let code = after
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match code {
+            Some(b) if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => {
+                plain.push(char::from(b));
+                rest = &after[2..];
+            }
+            _ => {
+                plain.push('%');
+                rest = after;
+            }
+        }
+    }
+    plain.push_str(rest);
+    (plain.len() < path.len()).then_some(plain)
 }
 
 /// Whether the host of `authority`, its port aside, is `pattern`, or below it for `*.example.org`.
@@ -350,10 +412,12 @@ pub(crate) fn host_matches(pattern: &str, authority: &[u8]) -> bool {
 
 /// The host without its port.
 fn host_of(authority: &str) -> &str {
-    match authority.rfind(':') {
+    let host = match authority.rfind(':') {
         Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
         _ => authority,
-    }
+    };
+    // The name from the root of the DNS: the same host.
+    host.strip_suffix('.').unwrap_or(host)
 }
 
 /// A look-up over a site of ordinary size, for the benchmark.
@@ -458,6 +522,14 @@ mod tests {
             ("GET h/a/%C3%A9", "1 x=é"),
             ("GET h/a/%FF", "BadEncoding"),
             ("GET h/a/%2541", "1 x=%41"),
+            // What need not be encoded is the same as if it were not.
+            ("GET h/%61/%62/c", "3"),
+            ("POST h/%61/b", "2"),
+            ("GET h/%73/x%2fy%2e", "4 rest=x/y."),
+            ("GET h/%41/b", "Unknown"),
+            ("GET h/a/%zz", "1 x=%zz"),
+            ("GET h/a/%", "1 x=%"),
+            ("DELETE h/%61/b", "GET,HEAD,POST,OPTIONS"),
             ("GET h/s/x/y.css", "4 rest=x/y.css"),
             ("GET h/s/", "4"),
             ("GET h/s", "Unknown"),
@@ -522,6 +594,12 @@ mod tests {
             ["route \"any method /{page}\" conflicts with route \"GET /{*rest}\""]
         );
         assert!(router(&["GET /{a}", "ANY /{b}", "HEAD /{c}"]).is_ok());
+        let many: String = (0..40).map(|n| format!("/{{p{n}}}")).collect();
+        let mistakes = router(&[&format!("GET {many}")]).err().unwrap();
+        assert!(
+            mistakes[0].contains("more than 16 parameters"),
+            "{mistakes:?}"
+        );
         assert!(router(&["GET a.org/x", "GET b.org/x", "GET /x"]).is_ok());
     }
 
@@ -530,6 +608,8 @@ mod tests {
         for (authority, host) in [
             ("a", "a"),
             ("a:80", "a"),
+            ("a.:80", "a"),
+            ("a.", "a"),
             ("[::1]:80", "[::1]"),
             ("[::1]", "[::1]"),
             ("", ""),

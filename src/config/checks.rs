@@ -7,7 +7,7 @@
 use super::decode::{At, Named, Value};
 use super::model::{CacheRule, RedirectAction, RespondAction, RouteSection};
 use super::report::{self, Mistake, Span};
-use super::site::{ANY, Field, Making, plain};
+use super::site::{ANY, Field, Making, Table, plain};
 use crate::app::mistake::{Mistake as Found, Place};
 use std::path::Path;
 use toml::de::DeValue;
@@ -98,19 +98,18 @@ impl<'d> Making<'d> {
         }
     }
 
-    /// The fields that middleware and the route itself add to each answer.
-    pub(super) fn fields_before(&mut self, route: &'d RouteSection) -> Vec<Field> {
+    /// The sets of fields that are asked for, each with the word that asks for it.
+    pub(super) fn sets(&mut self, names: &'d [At<String>]) -> Vec<Table<'d>> {
         let sets = &self.document.headers.0;
         let known: Vec<String> = sets
             .iter()
             .map(|(name, _)| format!("headers:{}", name.value))
             .collect();
-        // Each with the word that asks for it.
-        let mut tables: Vec<(&'d Named<String>, Option<&'d Span>)> = Vec::new();
-        for (at, name) in route.middleware.iter().enumerate() {
+        let mut tables = Vec::new();
+        for (at, name) in names.iter().enumerate() {
             let same = |first: &&At<String>| first.value == name.value;
             match known.iter().position(|known| *known == name.value) {
-                Some(set) => match route.middleware[..at].iter().find(same) {
+                Some(set) => match names[..at].iter().find(same) {
                     Some(first) => self.twice("a set twice", &first.span, &name.span),
                     // Its own mistakes have been told where it is.
                     None => tables.push((&sets[set].1, Some(&name.span))),
@@ -124,9 +123,19 @@ impl<'d> Making<'d> {
                 }
             }
         }
+        tables
+    }
+
+    /// The fields that middleware and the route itself add to each answer.
+    pub(super) fn fields_before(&mut self, route: &'d RouteSection) -> Vec<Field> {
+        // Those of the whole server are added once, and looked at here with the others.
+        let mut tables = self.everywhere.clone();
+        let here = tables.len();
+        tables.extend(self.sets(&route.middleware));
         self.check_fields(&route.headers);
         tables.push((&route.headers, None));
-        let before = tables.iter().flat_map(|(table, _)| plain(table)).collect();
+        let before = tables[here..].iter();
+        let before = before.flat_map(|(table, _)| plain(table)).collect();
         if let Some(action) = &route.respond {
             self.check_fields(&action.value.headers);
             tables.push((&action.value.headers, None));
@@ -259,7 +268,12 @@ impl<'d> Making<'d> {
         let known: Vec<&str> = parameters(&route.path.value)
             .map(|name| name.trim_start_matches('*'))
             .collect();
-        for name in parameters(&to.value).filter(|name| !known.contains(name)) {
+        if outside.contains('$') {
+            let instead = "write {host}, {name} for a parameter of the path, or %24 for itself";
+            self.mistake(&to.span, "`$` means nothing here", instead);
+        }
+        let is_known = |name: &&str| known.contains(name) || *name == "host";
+        for name in parameters(&to.value).filter(|name| !is_known(name)) {
             // Not by name: a path may hold what a variable has put there.
             let instead = match name.strip_prefix('*') {
                 Some(name) if known.contains(&name) => "write it without the *",

@@ -13,6 +13,9 @@ use toml::de::DeValue;
 /// A value as it stands in the file.
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
+/// What `${file:…}` may put into a string, in bytes.
+const LONGEST_SECRET: u64 = 1 << 20;
+
 /// What reading needs besides the text, and what it finds.
 pub(super) struct Reader<'r> {
     pub(super) mistakes: Vec<Mistake>,
@@ -113,8 +116,11 @@ impl Reader<'_> {
 
     fn variable(&self, name: &str) -> Result<String, (String, String)> {
         if let Some(path) = name.strip_prefix("file:") {
-            let found = std::fs::read_to_string(self.folder.join(path));
-            return match found {
+            let found = super::read_regular(&self.folder.join(path), LONGEST_SECRET);
+            let text = found.and_then(|bytes| {
+                String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData.into())
+            });
+            return match text {
                 Ok(content) => Ok(content.trim_end_matches(['\n', '\r']).to_string()),
                 Err(e) => Err((
                     format!("cannot read the file of `${{{name}}}`: {e}"),

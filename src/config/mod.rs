@@ -38,7 +38,7 @@ use toml::de::{DeTable, DeValue};
 /// assert_eq!(config.workers(), 1);
 /// let server = config.build().unwrap();
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     path: String,
     text: String,
@@ -53,7 +53,7 @@ impl Config {
     pub fn load(path: impl AsRef<Path>) -> Result<Config, Report> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|e| Report::unreadable(&name, e))?;
+        let bytes = read_regular(path, LONGEST).map_err(|e| Report::unreadable(&name, e))?;
         let text = String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
             let line = 1 + e.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count();
@@ -81,6 +81,7 @@ impl Config {
             let mistake = |e: &toml::de::Error| syntax(e, text);
             let mut mistakes: Vec<Mistake> = errors.iter().map(mistake).collect();
             mistakes.sort_by_key(|mistake| mistake.at.start);
+            mistakes.truncate(report::MOST_SHOWN * 4);
             let line = |mistake: &mut Mistake| {
                 let before = text.as_bytes().iter().take(mistake.at.start);
                 before.filter(|&&b| b == b'\n').count()
@@ -89,12 +90,14 @@ impl Config {
             return Err(report(mistakes));
         }
         let variable = |name: &str| std::env::var(name).ok();
+        let schema = std::cell::OnceCell::new();
+        let home = |key: &str| section_of(schema.get_or_init(Document::schema), key);
         let folder = Path::new(path).parent().unwrap_or(Path::new(""));
         let mut reader = Reader {
             mistakes: Vec::new(),
             folder,
             variable: &variable,
-            home: &section_of,
+            home: &home,
         };
         let span = table.span();
         let value = toml::Spanned::new(span, DeValue::Table(table.into_inner()));
@@ -134,6 +137,11 @@ impl Config {
         all.map(|address| address.value.clone()).collect()
     }
 
+    /// The text it was read from.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// How many routes it has.
     pub fn routes(&self) -> usize {
         self.document.routes.len()
@@ -158,6 +166,42 @@ impl Config {
             buffer: log.buffer.value.into(),
             flush: log.flush.into(),
         }
+    }
+}
+
+/// Without what variables and secret files have put in.
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("path", &self.path)
+            .field("routes", &self.routes())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The longest config, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// A regular file, up to a size: nothing that could be waited for, and nothing without an end.
+fn read_regular(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::{Error, ErrorKind, Read};
+    // Looked at before it is opened: opening a FIFO would wait for its other end.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            "it is not a regular file",
+        ));
+    }
+    let mut content = Vec::new();
+    std::fs::File::open(path)?
+        .take(most + 1)
+        .read_to_end(&mut content)?;
+    match content.len() as u64 > most {
+        true => Err(Error::new(
+            ErrorKind::FileTooLarge,
+            format!("it is over {} MiB", most >> 20),
+        )),
+        false => Ok(content),
     }
 }
 
@@ -195,8 +239,7 @@ fn syntax(error: &toml::de::Error, text: &str) -> Mistake {
 }
 
 /// The section that has a key of this name, for who has written it elsewhere.
-fn section_of(key: &str) -> Option<String> {
-    let schema = Document::schema();
+fn section_of(schema: &serde_json::Value, key: &str) -> Option<String> {
     let sections = schema["properties"].as_object()?;
     let has = |(_, section): &(&String, &serde_json::Value)| !section["properties"][key].is_null();
     sections.iter().find(has).map(|(name, _)| name.clone())

@@ -34,6 +34,7 @@ pub(super) struct ServerSection {
     pub(super) listen: OneOrMany<At<String>>,
     pub(super) workers: Workers,
     pub(super) server_header: ServerHeader,
+    pub(super) middleware: Vec<At<String>>,
 }
 
 impl Default for ServerSection {
@@ -46,6 +47,7 @@ impl Default for ServerSection {
             listen: OneOrMany(vec![address]),
             workers: Workers::Number(1),
             server_header: ServerHeader(Some("loopwright".to_string())),
+            middleware: Vec::new(),
         }
     }
 }
@@ -54,6 +56,7 @@ table! { ServerSection {
     "Addresses: \"ip:port\", \"[ipv6]:port\", \"localhost:port\", \"unix:/path\". Port 0 takes a free one." listen: OneOrMany<At<String>>,
     "Processes that serve: a number, or \"auto\" for one on each core." workers: Workers,
     "The value of the server field; false leaves it out." server_header: ServerHeader,
+    "Middleware of every answer, by name, in order: \"headers:NAME\"." middleware as "use": Vec<At<String>>,
 } }
 
 table! { Limits {
@@ -212,7 +215,7 @@ impl Default for RedirectAction {
 }
 
 table! { RedirectAction {
-    "The location; {name} stands for the path's parameter of that name. The query is kept unless there is one here." to: At<String>,
+    "The location; {name} stands for the path's parameter of that name, {host} for the host asked for. The query is kept unless there is one here." to: At<String>,
     "301 and 308 for good, 302 and 307 for now, 303 to read the result of a POST." status: At<Status>,
 } required ["to"] }
 

@@ -15,13 +15,7 @@ impl Page {
     const LIMIT: u64 = 1 << 20;
 
     pub(super) fn read(path: &Path) -> std::io::Result<Page> {
-        use std::io::{Error, ErrorKind, Read};
-        let file = std::fs::File::open(path)?;
-        let mut content = Vec::new();
-        file.take(Page::LIMIT + 1).read_to_end(&mut content)?;
-        if content.len() as u64 > Page::LIMIT {
-            return Err(Error::new(ErrorKind::FileTooLarge, "it is over 1 MiB"));
-        }
+        let content = super::read_regular(path, Page::LIMIT)?;
         Ok(Page {
             content_type: crate::service::files::content_type(&path.to_string_lossy()),
             content: content.into(),
@@ -30,6 +24,7 @@ impl Page {
 
     pub(super) fn answer(&self, res: Response<'_>) {
         res.header("content-type", &self.content_type)
+            .header("x-content-type-options", "nosniff")
             .bytes(self.content.clone())
     }
 }

@@ -14,6 +14,9 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use std::fmt;
 use std::ops::Range;
 
+/// Who has made more mistakes reads again after these are mended.
+pub(super) const MOST_SHOWN: usize = 100;
+
 /// Bytes of the config's text.
 pub(super) type Span = Range<usize>;
 
@@ -133,9 +136,11 @@ impl Report {
             }
             renderer.render(&[title.element(snippet)])
         };
-        let shown: Vec<String> = self.mistakes.iter().map(one).collect();
+        let first = self.mistakes.iter().take(MOST_SHOWN);
+        let shown: Vec<String> = first.map(one).collect();
         let count = match self.count() {
             1 => "1 mistake".to_string(),
+            n if n > MOST_SHOWN => format!("{n} mistakes, {MOST_SHOWN} of them shown,"),
             n => format!("{n} mistakes"),
         };
         format!("{}\n\n{count} in {}", shown.join("\n\n"), self.path)

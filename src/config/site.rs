@@ -46,7 +46,12 @@ pub(super) struct Making<'d> {
     /// Of each route of the App: the route of the config it comes from.
     pub(super) origins: Vec<&'d RouteSection>,
     pub(super) mistakes: Vec<Mistake>,
+    /// The sets of fields of every answer.
+    pub(super) everywhere: Vec<Table<'d>>,
 }
+
+/// A table of fields, and the word that asks for it.
+pub(super) type Table<'d> = (&'d Named<String>, Option<&'d Span>);
 
 /// In place of a method: every one that has no route of its own.
 pub(super) const ANY: &str = "*";
@@ -70,6 +75,7 @@ impl<'d> Making<'d> {
             app: App::new(),
             origins: Vec::new(),
             mistakes: Vec::new(),
+            everywhere: Vec::new(),
         };
         making.server();
         making.log();
@@ -123,6 +129,11 @@ impl<'d> Making<'d> {
                 None => seen.push((listen, address)),
             }
             builder = builder.listen(&address.value);
+        }
+        self.everywhere = self.sets(&server.middleware);
+        let fields: Vec<Field> = self.everywhere.iter().flat_map(|(t, _)| plain(t)).collect();
+        if !fields.is_empty() {
+            self.app.before(add(fields));
         }
         let ServerHeader(value) = &server.server_header;
         self.builder = builder.server_header(value.as_deref());
@@ -298,11 +309,17 @@ impl<'d> Making<'d> {
         let added = self.app.get(path, files.handler(param));
         finish(added, route, before);
         self.origins.push(route);
-        // `/static` is where `/static/` is meant, unless it is a route of its own.
+        // `/static` is where `/static/` is meant, unless another route says something of it.
         let bare = prefix.trim_end_matches('/');
-        let is_free = |other: &At<RouteSection>| other.value.path.value != bare;
-        if !bare.is_empty() && bare.len() < prefix.len() && self.document.routes.iter().all(is_free)
-        {
+        let mut others = matchit::Router::new();
+        for other in &self.document.routes {
+            let other = &other.value.path.value;
+            if !other.contains("{*") && path_mistake(other).is_none() {
+                let _ = others.insert(other, ());
+            }
+        }
+        let is_free = others.at(bare).is_err() && !bare.contains('{');
+        if !bare.is_empty() && bare.len() < prefix.len() && is_free {
             let added = self.app.get(bare, redirect(301, prefix));
             finish(added, route, before);
             self.origins.push(route);
@@ -393,13 +410,20 @@ fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
         added.body_limit(body);
     }
     if !fields.is_empty() {
-        let fields = fields.to_vec();
-        added.before(move |_, _, mut res| {
-            for (name, value) in &fields {
-                res = res.header(name, value);
-            }
-            Some(res)
-        });
+        added.before(add(fields.to_vec()));
+    }
+}
+
+/// Middleware that adds fields to every answer.
+fn add(
+    fields: Vec<Field>,
+) -> impl for<'r> FnMut(&mut Ctx<'_>, &Request<'_>, Response<'r>) -> Option<Response<'r>> + 'static
+{
+    move |_, _, mut res| {
+        for (name, value) in &fields {
+            res = res.header(name, value);
+        }
+        Some(res)
     }
 }
 

@@ -195,7 +195,13 @@ impl MioNet {
             let same = |&n: &usize| self.listeners[n].asked == *address;
             match unwanted.iter().position(same) {
                 Some(at) => drop(unwanted.remove(at)),
-                None => opened.push(Listener::open(address)?),
+                None => match Listener::open(address) {
+                    Ok(listener) => opened.push(listener),
+                    Err(e) => {
+                        opened.iter().for_each(Listener::remove_file);
+                        return Err(e);
+                    }
+                },
             }
         }
         for mut listener in opened {
@@ -279,6 +285,13 @@ const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
 
 impl Listener {
+    /// A Unix socket's name goes with it.
+    fn remove_file(&self) {
+        if let Accepting::Unix(_, path) = &self.socket {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     fn open(asked: &Listen) -> io::Result<Listener> {
         let socket = match asked {
             Listen::Tcp(addr) => listen_tcp(*addr).map(Accepting::Tcp),
@@ -321,6 +334,29 @@ impl Reservation {
     pub fn address(&self) -> Listen {
         self.address.clone()
     }
+}
+
+/// Whether somebody listens there: a bind that does not want to share tells.
+pub fn is_taken(address: &Listen) -> bool {
+    let Listen::Tcp(addr) = address else {
+        return false;
+    };
+    let probe = || -> io::Result<()> {
+        let socket = Socket::new(
+            Domain::for_address(*addr),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket
+            .set_only_v6(addr.is_ipv6())
+            .or_else(|e| match addr.is_ipv6() {
+                true => Err(e),
+                false => Ok(()),
+            })?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SockAddr::from(*addr))
+    };
+    probe().is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
 }
 
 fn bind_tcp(addr: SocketAddr) -> io::Result<Socket> {
@@ -460,9 +496,8 @@ impl Net for MioNet {
         let Some(slot) = self.listeners.get_mut(listener) else {
             return;
         };
-        if let Accepting::Unix(_, path) = std::mem::replace(&mut slot.socket, Accepting::Closed) {
-            let _ = std::fs::remove_file(path);
-        }
+        slot.remove_file();
+        slot.socket = Accepting::Closed;
     }
 
     fn register(&mut self, sock: Sock, token: u64) -> io::Result<()> {

@@ -79,7 +79,7 @@ const PANIC_FLUSH: Duration = Duration::from_millis(5);
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Installs the logger of this process. Once; later settings are for [`apply`]. From now on panics are
+/// Installs the logger of this process. Once; later settings are for [`prepare`]. From now on panics are
 /// logged as errors, with a backtrace if `RUST_BACKTRACE` is 1.
 ///
 /// # Errors
@@ -120,25 +120,53 @@ pub fn init(settings: &LogSettings) -> io::Result<()> {
     Ok(())
 }
 
-/// Other settings from now on, all of them or, after an error, none. Lines logged before still go where
-/// they would have gone.
+/// Settings that can be had: from [`prepare`], for [`Prepared::apply`].
+#[must_use = "nothing has changed yet"]
+pub struct Prepared {
+    settings: LogSettings,
+    output: Option<Output>,
+    formatter: env_logger::Logger,
+}
+
+/// Opens and reads what other settings need, and changes nothing yet: so that they can be part of a
+/// larger change that happens as a whole or not at all.
 ///
 /// # Errors
 /// As [`init`]. Also if that was not called.
-pub fn apply(settings: &LogSettings) -> io::Result<()> {
-    let logger = LOGGER
-        .get()
-        .ok_or_else(|| io::Error::other("the log was not set up"))?;
-    let (output, formatter) = (output(&settings.access)?, formatter(settings)?);
-    *logger
-        .formatter
-        .write()
-        .unwrap_or_else(PoisonError::into_inner) = formatter;
-    logger.errors.resize(settings.buffer, Duration::ZERO);
-    logger.access.resize(settings.buffer, settings.flush);
-    logger.access.direct(output);
-    logger.set_max_level();
-    Ok(())
+///
+/// ```no_run
+/// use loopwright::process::log::{self, LogSettings};
+/// log::init(&LogSettings::default())?;
+/// let other = LogSettings { level: Some("debug".into()), ..LogSettings::default() };
+/// log::prepare(&other)?.apply();
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn prepare(settings: &LogSettings) -> io::Result<Prepared> {
+    if LOGGER.get().is_none() {
+        return Err(io::Error::other("the log was not set up"));
+    }
+    Ok(Prepared {
+        settings: settings.clone(),
+        output: output(&settings.access)?,
+        formatter: formatter(settings)?,
+    })
+}
+
+impl Prepared {
+    /// These settings from now on. Lines logged before still go where they would have gone.
+    pub fn apply(self) {
+        let Some(logger) = LOGGER.get() else { return };
+        *logger
+            .formatter
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = self.formatter;
+        logger.errors.resize(self.settings.buffer, Duration::ZERO);
+        logger
+            .access
+            .resize(self.settings.buffer, self.settings.flush);
+        logger.access.direct(self.output);
+        logger.set_max_level();
+    }
 }
 
 /// Opens the access log's file anew, after it was moved away: for log rotation. Lines logged before go

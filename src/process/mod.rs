@@ -2,13 +2,15 @@
 //! the processes beside it.
 
 pub mod log;
+#[doc(hidden)]
 pub mod serve;
-mod signals;
+pub(crate) mod signals;
 #[doc(hidden)]
 pub mod sink;
+#[doc(hidden)]
 pub mod workers;
 
-pub use signals::stop_on_signals;
+pub use signals::{Signals, stop_on_signals};
 
 /// Exit codes a supervisor may rely on.
 pub mod exit {

@@ -1,39 +1,80 @@
 //! Floor 6. One process that serves, from its first listener to its exit code.
 //!
 //! ```text
-//! signals thread ── TERM, INT, QUIT ─► Handle::stop                      the loop drains and ends
-//!                ── HUP ─► Config::load ─┬─ good ─► channel, wake ─► between two turns: reload
-//!                │                       └─ bad  ─► log; the old one stays
-//!                └─ USR1 ─► log::reopen
+//! signals ── TERM, INT, QUIT ─► Handle::stop                              the loop drains and ends
+//!         ── HUP ─► reload thread: Config::load ─┬─ good ─► channel, wake ─► between two turns: reload
+//!         │                                      └─ bad  ─► log; the old one stays
+//!         └─ USR1 ─► log::reopen
+//! a worker: the config comes from its parent instead, who has checked it
 //! ```
 
 use super::log::{self, AccessTarget, LogSettings};
-use super::{exit, raise_file_limit, signals, workers};
-use crate::config::{Config, LogConfig};
+use super::signals::Signals;
+use super::workers::Bond;
+use super::{exit, raise_file_limit};
+use crate::config::{Config, LogConfig, Report};
 use crate::{App, Builder, Handle, Listen, Server};
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 
-/// Serves until told to stop, and returns the exit code. `ready` is called when the listeners are
-/// open. With a config's path, HUP reads it again; `addresses` says where its addresses really are.
+/// Where another config comes from.
+pub enum Source {
+    /// From nowhere: what is served stays.
+    Nowhere,
+    /// From this file, at HUP.
+    File(PathBuf),
+    /// From the parent of this worker.
+    Parent(Bond),
+}
+
+/// Serves until told to stop, and returns the exit code. `announce` is called when the listeners are
+/// open, unless a parent does that.
 ///
 /// # Errors
-/// If the server cannot be built, or signals not be waited for.
+/// If the server cannot be built, or no thread be started.
 pub fn serve(
+    signals: Signals,
     builder: Builder,
     app: App,
-    config: Option<PathBuf>,
-    addresses: impl Fn(&str) -> String + 'static,
-    ready: impl FnOnce(&[Listen], Handle) -> io::Result<()>,
+    source: Source,
+    announce: impl FnOnce(&[Listen]),
 ) -> io::Result<u8> {
     raise_file_limit();
-    let mut server = builder.with_addresses(&addresses).build(app, ())?;
     let (tell, reloads) = mpsc::channel();
-    obey(server.handle(), config, tell)?;
-    ready(&server.addresses(), server.handle())?;
+    let (mut server, bond) = match source {
+        Source::Parent(bond) => {
+            let server = bond.place(builder).build(app, ())?;
+            let handle = server.handle();
+            signals.obey(handle, || {
+                ::log::warn!("HUP: the parent process reads the config")
+            })?;
+            let places = bond.clone();
+            bond.ready(server.handle(), tell)?;
+            (server, Some(places))
+        }
+        Source::File(path) => {
+            warn_of_sharing(&builder);
+            let server = builder.build(app, ())?;
+            let handle = server.handle();
+            let found = loader(path, move |config| hand_over(config, &handle, &tell))?;
+            signals.obey(server.handle(), move || {
+                let _ = found.send(());
+            })?;
+            announce(&server.addresses());
+            (server, None)
+        }
+        Source::Nowhere => {
+            warn_of_sharing(&builder);
+            let server = builder.build(app, ())?;
+            let why = "HUP: there is no config to read again";
+            signals.obey(server.handle(), move || ::log::warn!("{why}"))?;
+            announce(&server.addresses());
+            (server, None)
+        }
+    };
     while server.turn()? {
-        reload(&mut server, &reloads, &addresses);
+        reload(&mut server, &reloads, bond.as_ref());
     }
     Ok(match server.cut_connections() {
         0 => exit::CLEAN,
@@ -44,44 +85,69 @@ pub fn serve(
     })
 }
 
-/// Reads the config again when HUP says so, and hands a good one to the loop.
-fn obey(handle: Handle, config: Option<PathBuf>, tell: Sender<Config>) -> io::Result<()> {
-    let Some(path) = config else {
-        return signals::stop_on_signals(handle);
+/// A thread that loads the config whenever it is asked to: reading a file may take its time.
+pub(super) fn loader(
+    path: PathBuf,
+    then: impl Fn(Result<Config, Report>) + Send + 'static,
+) -> io::Result<Sender<()>> {
+    let (ask, asked) = mpsc::channel();
+    let load = move || {
+        for () in asked {
+            then(Config::load(&path));
+        }
     };
-    let wake = handle.clone();
-    signals::obey(handle, move || match Config::load(&path) {
+    std::thread::Builder::new()
+        .name("loopwright-config".into())
+        .spawn(load)?;
+    Ok(ask)
+}
+
+/// Gives what has been loaded to the loop.
+pub(super) fn hand_over(found: Result<Config, Report>, handle: &Handle, tell: &Sender<Config>) {
+    match found {
         Ok(config) => {
-            if config.workers() > 1 && !workers::is_worker() {
-                ::log::warn!(
-                    "workers = {}: from one to several needs a restart",
-                    config.workers()
-                );
+            if config.workers() > 1 && !super::workers::is_worker() {
+                let n = config.workers();
+                ::log::warn!("workers = {n}: from one to several needs a restart");
             }
             let _ = tell.send(config);
             // Whatever it is at, it looks at the channel after that turn.
-            let _ = wake.post(|_| {});
+            let _ = handle.post(|_| {});
         }
         Err(report) => ::log::error!("{report}\nthe config stays as it was"),
-    })
+    }
 }
 
-/// Takes what the signals thread has read; the last one counts.
-fn reload(server: &mut Server, reloads: &Receiver<Config>, addresses: &impl Fn(&str) -> String) {
+/// Takes what has been loaded; the last one counts.
+fn reload(server: &mut Server, reloads: &Receiver<Config>, bond: Option<&Bond>) {
     let Some(config) = reloads.try_iter().last() else {
         return;
     };
     let mut replace = || -> io::Result<()> {
         let (builder, app) = config.build().map_err(io::Error::other)?;
-        server.reload(builder.with_addresses(addresses), app)
+        let builder = match bond {
+            Some(bond) => bond.place(builder),
+            None => builder,
+        };
+        // What can fail comes first, so that all of it changes or nothing.
+        let logs = log::prepare(&log_settings(config.log()))?;
+        server.reload(builder, app)?;
+        logs.apply();
+        Ok(())
     };
-    if let Err(e) = replace() {
-        return ::log::error!("{e}\nthe config stays as it was");
+    match replace() {
+        Ok(()) => ::log::info!("the config has been read again"),
+        Err(e) => ::log::error!("{e}\nthe config stays as it was"),
     }
-    if let Err(e) = log::apply(&log_settings(config.log())) {
-        ::log::error!("{e}\nthe log stays as it was");
+}
+
+/// Listeners share ports, on purpose or not.
+fn warn_of_sharing(builder: &Builder) {
+    for address in builder.taken() {
+        ::log::warn!(
+            "{address}: another process listens there, too; new connections are spread over both"
+        );
     }
-    ::log::info!("the config has been read again");
 }
 
 /// What the logger has to know of a config.

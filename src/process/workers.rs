@@ -3,8 +3,9 @@
 //! ```text
 //! parent ── reserves the addresses, binds but does not listen: port 0 becomes one port for all
 //!    │ ─ starts ─► worker 1 … N: the same binary, each with SO_REUSEPORT listeners of its own
-//!    │ ◄─ ready ──     one socket pair each, the worker's stdin: a byte says that it listens, its end
-//!    │ ─ signals ─►    that the other side is gone
+//!    │ ◄─ ready ──     one socket pair each, the worker's stdin: configs go down, a byte that says that it
+//!    │ ─ configs ─►    listens comes up, and its end means that the other side is gone
+//!    │ ─ signals ─►
 //!    └ one dies ─► a log line ─► another one, after 100 ms, 200 ms … 5 s
 //! ```
 //! Invariants: nobody is started again while the parent is leaving; a worker leaves when its parent is
@@ -12,11 +13,11 @@
 //! its number (pidfd).
 
 use super::log::{self, LogSettings};
-use super::signals::{self, Request};
+use super::signals::{self, Request, Signals};
 use super::{exit, raise_file_limit, serve};
-use crate::config::Config;
+use crate::config::{Config, Report};
 use crate::net::mio::Reservation;
-use crate::{Handle, Listen};
+use crate::{Builder, Handle, Listen};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,6 +25,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -38,49 +40,80 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Past the drain's deadline workers have so long to be gone by themselves.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A worker's end of the bond with its parent.
+/// The longest config that is handed over, in bytes.
+const LONGEST_CONFIG: u32 = 64 << 20;
+/// How long a worker has to take it.
+const HAND_OVER: Duration = Duration::from_secs(5);
+
+/// A worker's end of the bond with its parent: what comes over it are configs that the parent has
+/// accepted, so that no worker runs what is on the disk and was refused.
+#[derive(Clone)]
 pub struct Bond {
-    parent: UnixStream,
+    parent: Arc<UnixStream>,
     addresses: Vec<(String, String)>,
+    /// What the parent runs, as it began.
+    text: String,
+    path: String,
 }
 
 impl Bond {
-    /// What this process was given, if it was started as a worker.
+    /// What this process was given, if it was started as a worker of the config `path`.
     ///
     /// # Errors
     /// If standard input is not what a parent hands over.
-    pub fn find() -> io::Result<Option<Bond>> {
-        let Ok(text) = std::env::var(ADDRESSES) else {
+    pub fn find(path: &Path) -> io::Result<Option<Bond>> {
+        let Ok(addresses) = std::env::var(ADDRESSES) else {
             return Ok(None);
         };
+        let number = std::env::var(WORKER).unwrap_or_default();
+        // For `ps` and `top`; the parent keeps the name that signals are sent to.
+        if let Ok(name) = std::ffi::CString::new(format!("loopwright-w{number}")) {
+            let _ = rustix::thread::set_name(&name);
+        }
         let pair = |line: &str| {
             let (asked, real) = line.split_once('=')?;
             Some((asked.to_string(), real.to_string()))
         };
+        let mut parent = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         Ok(Some(Bond {
-            parent: UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?),
-            addresses: text.lines().filter_map(pair).collect(),
+            text: receive(&mut parent)?,
+            parent: Arc::new(parent),
+            addresses: addresses.lines().filter_map(pair).collect(),
+            path: path.display().to_string(),
         }))
     }
 
-    /// Where the addresses of the config really are.
-    pub fn addresses(&self) -> impl Fn(&str) -> String + 'static {
-        let known = self.addresses.clone();
-        move |asked| {
-            let found = known.iter().find(|(name, _)| name == asked);
-            found.map_or_else(|| asked.to_string(), |(_, real)| real.clone())
-        }
-    }
-
-    /// Tells the parent that this worker listens; when the parent is gone, the worker drains.
+    /// The config to begin with.
     ///
     /// # Errors
-    /// If the parent is gone already, or no thread can be started.
-    pub fn ready(mut self, handle: Handle) -> io::Result<()> {
-        self.parent.write_all(b"R")?;
-        let wait = move || {
-            // Nothing is ever sent: what ends the wait is the end.
-            let _ = self.parent.read(&mut [0]);
+    /// A report, if what was right for the parent is not so here.
+    pub fn config(&self) -> Result<Config, Report> {
+        Config::parse(&self.path, &self.text)
+    }
+
+    /// The builder, with its addresses where they really are.
+    pub(super) fn place(&self, builder: Builder) -> Builder {
+        let mut known = self.addresses.clone();
+        builder.with_addresses(move |asked| {
+            // Each is used once: port 0 twice is two ports.
+            match known.iter().position(|(name, _)| name == asked) {
+                Some(at) => known.remove(at).1,
+                None => asked.to_string(),
+            }
+        })
+    }
+
+    /// Tells the parent that this worker listens, and takes what it sends. When it is gone, the worker
+    /// drains.
+    pub(super) fn ready(self, handle: Handle, tell: Sender<Config>) -> io::Result<()> {
+        let mut parent = &*self.parent;
+        parent.write_all(b"R")?;
+        let attend = move || {
+            let mut parent = &*self.parent;
+            while let Ok(text) = receive(&mut parent) {
+                let found = Config::parse(&self.path, &text);
+                serve::hand_over(found, &handle, &tell);
+            }
             // A second stop would cut what a drain that has begun still answers.
             let _ = handle.post(|cx| {
                 if !cx.is_stopping() {
@@ -90,10 +123,29 @@ impl Bond {
             });
         };
         std::thread::Builder::new()
-            .name("loopwright-parent".into())
-            .spawn(wait)
+            .name("loopwright-bond".into())
+            .spawn(attend)
             .map(drop)
     }
+}
+
+/// A config, behind its length.
+fn receive(from: &mut impl Read) -> io::Result<String> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length).min(LONGEST_CONFIG);
+    let mut text = String::new();
+    let read = from.take(length.into()).read_to_string(&mut text)?;
+    match read == length as usize {
+        true => Ok(text),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+fn send(mut to: &UnixStream, text: &str) -> io::Result<()> {
+    let length = u32::try_from(text.len()).map_err(io::Error::other)?;
+    to.write_all(&length.to_be_bytes())?;
+    to.write_all(text.as_bytes())
 }
 
 /// Whether this process was started by a parent.
@@ -103,6 +155,7 @@ pub(super) fn is_worker() -> bool {
 
 enum Event {
     Asked(Request),
+    Loaded(Box<Result<Config, Report>>),
     Ready(u64),
     Ended(u64, io::Result<ExitStatus>),
 }
@@ -121,15 +174,19 @@ struct Process {
     id: u64,
     pid: u32,
     pidfd: OwnedFd,
+    bond: UnixStream,
     since: Instant,
-    /// It listens, and has set up what it does with signals.
     is_ready: bool,
-    /// The config has changed since it was started, perhaps after it had read it.
-    is_outdated: bool,
+    /// The log files were to be opened again while it was starting.
+    missed_reopen: bool,
 }
 
 struct Parent {
     path: PathBuf,
+    /// The config that all run, as accepted; the file may say something else by now.
+    text: String,
+    /// Asks for the file to be read.
+    load: Sender<()>,
     reserved: Vec<(String, Reservation)>,
     slots: Vec<Slot>,
     /// Told to leave because a reload wants fewer.
@@ -149,16 +206,27 @@ struct Parent {
 ///
 /// # Errors
 /// If an address cannot be had, or no process be started.
-pub fn run(path: &Path, config: &Config, announce: impl FnMut(&[Listen])) -> io::Result<u8> {
+pub fn run(
+    signals: Signals,
+    path: &Path,
+    config: &Config,
+    announce: impl FnMut(&[Listen]),
+) -> io::Result<u8> {
     raise_file_limit();
     let (events, happened) = mpsc::channel();
+    let (loaded, asked) = (events.clone(), events.clone());
+    let load = serve::loader(path.to_path_buf(), move |found| {
+        let _ = loaded.send(Event::Loaded(Box::new(found)));
+    })?;
     let mut parent = Parent {
         path: path.to_path_buf(),
+        text: config.text().to_string(),
+        load,
         reserved: Vec::new(),
         slots: Vec::new(),
         leaving: Vec::new(),
         last_id: 0,
-        events: events.clone(),
+        events,
         has_announced: false,
         stops: 0,
         kill_at: None,
@@ -166,7 +234,7 @@ pub fn run(path: &Path, config: &Config, announce: impl FnMut(&[Listen])) -> io:
         code: exit::CLEAN,
     };
     parent.reserve(&config.listen())?;
-    signals::watch(move |request| drop(events.send(Event::Asked(request))))?;
+    signals.watch(move |request| drop(asked.send(Event::Asked(request))))?;
     for number in 1..=config.workers() {
         parent.open_slot(number)?;
     }
@@ -186,17 +254,16 @@ impl Parent {
             }
             match self.next(happened) {
                 Some(Event::Asked(request)) => self.on_request(request),
-                Some(Event::Ready(id)) => {
-                    self.on_ready(id);
-                    let all = self.processes().all(|process| process.is_ready);
-                    if all && !std::mem::replace(&mut self.has_announced, true) {
-                        let real: Vec<Listen> =
-                            self.reserved.iter().map(|(_, r)| r.address()).collect();
-                        announce(&real);
-                    }
-                }
+                Some(Event::Loaded(found)) => self.on_loaded(*found),
+                Some(Event::Ready(id)) => self.on_ready(id),
                 Some(Event::Ended(id, status)) => self.on_end(id, &status?),
                 None => self.on_time(),
+            }
+            // Whatever it was, it may have left only workers that listen.
+            let all = self.stops == 0 && self.processes().all(|process| process.is_ready);
+            if all && !std::mem::replace(&mut self.has_announced, true) {
+                let real = self.reserved.iter().map(|(_, held)| held.address());
+                announce(&real.collect::<Vec<Listen>>());
             }
         }
     }
@@ -248,7 +315,7 @@ impl Parent {
         let (ours, theirs) = UnixStream::pair()?;
         // The very binary that runs, even if another has taken its place on the disk.
         let child = Command::new("/proc/self/exe")
-            .arg0("loopwright")
+            .arg0(format!("loopwright-w{number}"))
             .arg("run")
             .arg("--config")
             .arg(&self.path)
@@ -259,13 +326,25 @@ impl Parent {
             .process_group(0)
             .spawn()?;
         self.last_id += 1;
+        let bound = bind(&child, &ours, &self.text);
+        let (pidfd, bond) = match bound {
+            Ok(bound) => bound,
+            Err(e) => {
+                let mut child = child;
+                // It would wait for us, and nobody for it.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(e);
+            }
+        };
         let process = Process {
             id: self.last_id,
             pid: child.id(),
-            pidfd: pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?,
+            pidfd,
+            bond,
             since: Instant::now(),
             is_ready: false,
-            is_outdated: false,
+            missed_reopen: false,
         };
         attend(child, ours, process.id, self.events.clone())?;
         Ok(process)
@@ -284,34 +363,61 @@ impl Parent {
                     self.leaving.iter().for_each(|p| p.signal(Signal::TERM));
                 }
             }
-            Request::Reload if self.stops == 0 => match self.reload() {
-                Ok(()) => {
-                    let processes = self.slots.iter_mut().filter_map(|s| s.process.as_mut());
-                    processes.for_each(|process| process.is_outdated = true);
-                    self.pass_on(Signal::HUP);
+            Request::Reload => drop(self.load.send(())),
+            Request::Reopen => {
+                let processes = self
+                    .slots
+                    .iter_mut()
+                    .filter_map(|slot| slot.process.as_mut());
+                for process in processes.chain(&mut self.leaving) {
+                    match process.is_ready {
+                        true => process.signal(Signal::USR1),
+                        false => process.missed_reopen = true,
+                    }
                 }
-                Err(e) => ::log::error!("{e}\nthe config stays as it was"),
-            },
-            Request::Reload => {}
-            Request::Reopen => self.pass_on(Signal::USR1),
+            }
             Request::Replace => ::log::warn!("{}", signals::NO_REPLACE),
         }
     }
 
-    /// What of a config is the parent's: addresses, and how many workers there are.
-    fn reload(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        let config = Config::load(&self.path)?;
+    /// The file has been read.
+    fn on_loaded(&mut self, found: Result<Config, Report>) {
+        if self.stops > 0 {
+            return;
+        }
+        let accept = |config: Config| self.reload(&config);
+        let accepted = found.map_err(io::Error::other).and_then(accept);
+        if let Err(e) = accepted {
+            ::log::error!("{e}\nthe config stays as it was");
+        }
+    }
+
+    /// What of a config is the parent's: addresses, and how many workers there are. The rest goes to the
+    /// workers.
+    fn reload(&mut self, config: &Config) -> io::Result<()> {
+        let logs = log::prepare(&log_settings(serve::log_settings(config.log())))?;
         let listen = config.listen();
-        let is_new_any = |address: &&String| {
-            let any = matches!(address.parse(), Ok(Listen::Tcp(a)) if a.port() == 0);
-            any && !self.reserved.iter().any(|(known, _)| known == *address)
-        };
-        if let Some(address) = listen.iter().find(is_new_any) {
-            return Err(format!("{address}: with workers, a new port 0 needs a restart").into());
+        let mut held: Vec<&String> = self.reserved.iter().map(|(asked, _)| asked).collect();
+        for address in &listen {
+            let any_port = matches!(address.parse(), Ok(Listen::Tcp(a)) if a.port() == 0);
+            match held.iter().position(|known| *known == address) {
+                Some(at) => drop(held.remove(at)),
+                None if any_port => {
+                    let why = format!("{address}: with workers, a new port 0 needs a restart");
+                    return Err(io::Error::other(why));
+                }
+                None => {}
+            }
         }
         self.reserve(&listen)?;
+        logs.apply();
         self.drain = config.drain();
-        log::apply(&log_settings(serve::log_settings(config.log())))?;
+        self.text = config.text().to_string();
+        for process in self.processes() {
+            if let Err(e) = send(&process.bond, &self.text) {
+                ::log::error!("pid {}: it does not take the config: {e}", process.pid);
+            }
+        }
         for number in self.slots.len() + 1..=config.workers() {
             self.open_slot(number)?;
         }
@@ -329,12 +435,6 @@ impl Parent {
         Ok(())
     }
 
-    /// To those who know what to do with it; it would end the others.
-    fn pass_on(&self, signal: Signal) {
-        let ready = self.processes().filter(|process| process.is_ready);
-        ready.for_each(|process| process.signal(signal));
-    }
-
     fn signal(&self, signal: Signal) {
         self.processes().for_each(|process| process.signal(signal));
     }
@@ -343,8 +443,8 @@ impl Parent {
         for slot in &mut self.slots {
             if let Some(process) = slot.process.as_mut().filter(|process| process.id == id) {
                 process.is_ready = true;
-                if process.is_outdated {
-                    process.signal(Signal::HUP);
+                if process.missed_reopen {
+                    process.signal(Signal::USR1);
                 }
                 ::log::info!("worker {} (pid {}) listens", slot.number, process.pid);
             }
@@ -426,6 +526,15 @@ impl Process {
             ::log::debug!("pid {}: {e}", self.pid);
         }
     }
+}
+
+/// What is needed to speak with a worker, which is told what to run.
+fn bind(child: &Child, ours: &UnixStream, text: &str) -> io::Result<(OwnedFd, UnixStream)> {
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let bond = ours.try_clone()?;
+    bond.set_write_timeout(Some(HAND_OVER))?;
+    send(&bond, text)?;
+    Ok((pidfd, bond))
 }
 
 /// Waits on a thread for what a worker says, and for its end.

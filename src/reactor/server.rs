@@ -101,9 +101,16 @@ impl Builder {
 
     /// The same, but where `real` says for each address.
     #[cfg(feature = "cli")]
-    pub(crate) fn with_addresses(mut self, real: impl Fn(&str) -> String) -> Builder {
+    pub(crate) fn with_addresses(mut self, mut real: impl FnMut(&str) -> String) -> Builder {
         self.listen = self.listen.iter().map(|asked| real(asked)).collect();
         self
+    }
+
+    /// Those of its addresses on which somebody listens already.
+    #[cfg(feature = "cli")]
+    pub(crate) fn taken(&self) -> Vec<Listen> {
+        let all = self.addresses().unwrap_or_default();
+        all.into_iter().filter(crate::net::mio::is_taken).collect()
     }
 
     fn addresses(&self) -> io::Result<Vec<Listen>> {
@@ -245,6 +252,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         (self.limits, self.timeouts) = (builder.limits, builder.timeouts);
         let (one, all) = (self.limits.connections_per_address, self.limits.connections);
         self.addresses = Addresses::new(one, all, self.conns.peers());
+        // Their deadlines are made from the timeouts when they have run.
+        for id in self.conns.ids() {
+            self.wake(id);
+        }
     }
 }
 

@@ -25,7 +25,8 @@ pub fn respond<S: 'static>(
 
 /// A handler that sends the client elsewhere: 301 and 308 for good, 302 and 307 for now, 303 to read
 /// the result of a POST. `{name}` in the location is replaced by the path parameter of that name,
-/// percent-encoded; the query is kept unless the location has one.
+/// percent-encoded, and `{host}` by the host that was asked for, without its port; the query is kept
+/// unless the location has one. A request without a host, to a location that needs it, is 400.
 ///
 /// ```
 /// use loopwright::{App, service::respond::redirect};
@@ -38,6 +39,9 @@ pub fn redirect<S: 'static>(
 ) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + 'static {
     let location = location.to_string();
     move |_, req, res| {
+        if location.contains("{host}") && host(req).is_empty() {
+            return res.status(400).text("Bad Request");
+        }
         let mut to = expand(&location, req);
         if let Some(query) = req.query().filter(|_| !to.contains('?')) {
             to = format!("{to}?{query}");
@@ -53,6 +57,12 @@ fn expand(template: &str, req: &Request<'_>) -> String {
         out.push_str(before);
         match after.split_once('}') {
             Some((name, after)) => {
+                if name == "host" && req.param(name).is_empty() {
+                    // What a head may name as its host is a URL's host as it stands.
+                    out.push_str(host(req));
+                    rest = after;
+                    continue;
+                }
                 let value = req.param(name);
                 // A value that begins with a slash would make `/{rest}` another host's address.
                 let value = if out.ends_with('/') {
@@ -76,6 +86,15 @@ fn expand(template: &str, req: &Request<'_>) -> String {
         out.drain(1..doubled.max(1));
     }
     out
+}
+
+/// The host that was asked for, without its port.
+fn host<'a>(req: &Request<'a>) -> &'a str {
+    let authority = req.host();
+    match authority.rfind(':') {
+        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
+        _ => authority,
+    }
 }
 
 /// RFC 3986 §3.3: what a path may hold as it is.

@@ -108,7 +108,7 @@ fn what_cannot_be_read_is_78() {
         );
         let said = say(empty.path(), &[command, "-c", "."]);
         assert_eq!(said.code, Some(78), "{said:?}");
-        assert!(said.err.contains("Is a directory"), "{}", said.err);
+        assert!(said.err.contains("not a regular file"), "{}", said.err);
     }
     fs::write(
         empty.path().join("latin.toml"),
@@ -263,20 +263,79 @@ fn the_man_page() {
     let folder = tempfile::tempdir().expect("a folder");
     let said = say(folder.path(), &["manpage"]);
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""));
-    assert!(said.out.contains("\n.TH loopwright 1 "), "{}", said.out);
-    for section in [
+    let page = said.out;
+    assert!(page.contains("\n.TH loopwright 1 "), "{page}");
+    let headings: Vec<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(".SH "))
+        .map(|name| name.trim_matches('"'))
+        .collect();
+    let wanted = [
         "NAME",
         "SYNOPSIS",
         "DESCRIPTION",
         "OPTIONS",
-        "SUBCOMMANDS",
-        "VERSION",
-    ] {
-        assert!(
-            said.out.contains(&format!("\n.SH {section}\n")),
-            "no {section}"
-        );
+        "COMMANDS",
+        "SIGNALS",
+        "EXIT STATUS",
+        "FILES",
+        "ENVIRONMENT",
+        "EXAMPLES",
+        "SEE ALSO",
+    ];
+    assert_eq!(headings, wanted);
+    for command in ["run", "check", "files", "schema", "completion", "manpage"] {
+        assert!(page.contains(&format!("\n.SS {command}\n")), "{command}");
+        // There are no pages of their own.
+        assert!(!page.contains(&format!("{command}(1)")), "{command}");
     }
+    for text in [
+        "\\-\\-config",
+        "\\-\\-listen",
+        "\\-\\-listing",
+        "HUP",
+        "USR1",
+        "RUST_LOG",
+        "NO_COLOR",
+        "loopwright.toml",
+    ] {
+        assert!(page.contains(text), "no {text}");
+    }
+    let codes = page.split(".SH ").find(|part| part.starts_with("EXIT"));
+    let codes: Vec<_> = codes
+        .expect("the section")
+        .split(".TP\n")
+        .skip(1)
+        .filter_map(|code| code.lines().next())
+        .collect();
+    assert_eq!(codes, ["0", "1", "2", "3", "78"]);
+    renders(&folder.path().join("loopwright.1"), &page);
+}
+
+/// Without a warning, if this machine can render it.
+fn renders(path: &Path, page: &str) {
+    fs::write(path, page).expect("a file");
+    let path = path.to_str().expect("UTF-8");
+    let mut seen = Vec::new();
+    for (program, args) in [
+        ("man", &["--warnings", "-l", path][..]),
+        ("groff", &["-man", "-Tutf8", "-ww", path]),
+    ] {
+        // There are others of these names, with other options, and stubs.
+        let version = Command::new(program).arg("--version").output();
+        let is_known = version.is_ok_and(|said| {
+            let said = String::from_utf8_lossy(&said.stdout);
+            said.starts_with("man 2.") || said.starts_with("GNU groff ")
+        });
+        if !is_known {
+            continue;
+        }
+        let said = run(Command::new(program).args(args).env("LC_ALL", "C.UTF-8"));
+        assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{program}");
+        assert!(said.out.contains("RUST_LOG"), "{program}: {}", said.out);
+        seen.push(program);
+    }
+    eprintln!("rendered by {seen:?}");
 }
 
 /// Standard output that nobody reads is no reason to panic.

@@ -72,6 +72,11 @@ impl Files {
             }
             _ => Selection::Whole,
         };
+        // The parts of a coded representation are no whole that could be decoded.
+        let selection = match selection {
+            Selection::Parts(parts) if parts.len() > 1 && coding.is_some() => Selection::Whole,
+            other => other,
+        };
         if selection == Selection::Unsatisfiable {
             let res = res.header("content-range", format!("bytes */{len}"));
             return self.refuse(now, 416, res);

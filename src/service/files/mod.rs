@@ -18,6 +18,7 @@ mod range;
 
 use crate::{App, Ctx, OffloadError, Request, Response, StatusCode, StatusError};
 use cache::{Cache, Entry, Found, Now};
+#[cfg(feature = "config")]
 pub(crate) use names::content_type;
 use std::io;
 use std::os::fd::OwnedFd;
