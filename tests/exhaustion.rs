@@ -106,7 +106,8 @@ fn callbacks_that_block_are_named() {
         assert!(ask(stream, "/").expect("an answer").ends_with("quick"));
     }
     assert!(logged("timeouts.stall").is_empty(), "nobody was slow");
-    let slow = std::thread::spawn(move || ask(&mut connect(), "/slow/one"));
+    let mut other = connect();
+    let slow = std::thread::spawn(move || ask(&mut other, "/slow/one"));
     std::thread::sleep(Duration::from_millis(80));
     let waiting: Vec<_> = kept
         .into_iter()

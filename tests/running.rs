@@ -554,3 +554,34 @@ fn what_is_not_built_yet_does_not_end_it() {
         program.stop();
     }
 }
+
+#[test]
+fn a_client_that_is_stopped_in_the_middle_costs_the_others_nothing() {
+    let (_root, config) = slow_site(1);
+    let program =
+        Program::start(&config.replace("drain = \"5s\"", "drain = \"5s\"\nwrite = \"1s\""));
+    let address = program.address();
+    let mut curl = Command::new("curl")
+        .args(["-sS", "-o", "/dev/null", "--limit-rate", "1M"])
+        .arg(format!("http://{address}/f/big"))
+        .spawn()
+        .expect("curl");
+    let before = sockets(program.child.id());
+    eventually("it is connected", || sockets(program.child.id()) > before);
+    kill_process(pid(curl.id()), Signal::STOP).expect("a living curl");
+    let (start, mut slowest) = (Instant::now(), Duration::ZERO);
+    while start.elapsed() < Duration::from_millis(800) {
+        let asked = Instant::now();
+        assert_eq!(get(address, "/"), (200, "old".into()));
+        slowest = slowest.max(asked.elapsed());
+    }
+    // It would have been seconds if anybody waited for the other.
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    program.await_log("timeouts.write = 1s");
+    eventually("its connection is gone", || {
+        sockets(program.child.id()) == before
+    });
+    curl.kill().expect("a stopped curl");
+    curl.wait().expect("its end");
+    program.stop();
+}

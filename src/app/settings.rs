@@ -29,6 +29,9 @@ pub struct Limits {
     pub high_water: usize,
     /// Output of one connection past which it is cut, because a producer did not wait. Default 16 MiB.
     pub output: usize,
+    /// Output of one connection that the kernel holds and has not sent (`TCP_NOTSENT_LOWAT`): what a
+    /// client that hardly reads costs, beside `high_water`. Default 512 KiB.
+    pub unsent: usize,
     /// Open connections; past it accepting pauses. Lowered to what the file limit allows, less a
     /// reserve of 64. Default 65,536.
     pub connections: usize,
@@ -64,6 +67,7 @@ impl Default for Limits {
             discard: 256 * 1024,
             high_water: 64 * 1024,
             output: 16 << 20,
+            unsent: 512 * 1024,
             connections: 65_536,
             connections_per_address: 65_536,
             accepts_per_turn: 64,
@@ -212,6 +216,7 @@ impl Limits {
         }
         for (name, value) in [
             ("connections_per_address", self.connections_per_address),
+            ("unsent", self.unsent),
             ("accepts_per_turn", self.accepts_per_turn),
             ("reads_per_turn", self.reads_per_turn),
             ("requests_per_turn", self.requests_per_turn),

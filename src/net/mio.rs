@@ -135,13 +135,15 @@ impl Stream {
     }
 }
 
-/// Threads for work that blocks, and how much may wait for them.
+/// What of the bounds is ours: threads for work that blocks, and what the kernel may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pool {
+pub struct Bounds {
     /// Threads, started with the first work.
     pub threads: usize,
     /// Pieces of work that may wait.
     pub queue: usize,
+    /// Bytes of one connection that wait in the kernel and are not on their way.
+    pub unsent: u32,
 }
 
 /// Sockets of this machine.
@@ -161,7 +163,7 @@ pub struct MioNet {
 
 impl MioNet {
     /// Opens every listener. Fails on the first that cannot be, naming it.
-    pub fn bind(addresses: &[Listen], pool: Pool) -> io::Result<MioNet> {
+    pub fn bind(addresses: &[Listen], bounds: Bounds) -> io::Result<MioNet> {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
         let mut net = MioNet {
@@ -173,16 +175,16 @@ impl MioNet {
             coarse_epoch: coarse_micros(),
             spare: spare(),
             waker,
-            workers: Workers::new(pool),
+            workers: Workers::new(bounds),
         };
-        net.listen_on(addresses, pool)?;
+        net.listen_on(addresses, bounds)?;
         Ok(net)
     }
 
     /// Listens on these addresses: opens those that are not open, leaves alone those that are, and
     /// returns the listeners that are not wanted any more. Fails on the first that cannot be opened;
     /// then nothing has changed.
-    pub fn listen_on(&mut self, addresses: &[Listen], pool: Pool) -> io::Result<Vec<usize>> {
+    pub fn listen_on(&mut self, addresses: &[Listen], bounds: Bounds) -> io::Result<Vec<usize>> {
         let is_open = |listener: &Listener| !matches!(listener.socket, Accepting::Closed);
         // Each open listener serves one wish: `0.0.0.0:0` twice is two ports.
         let mut unwanted: Vec<usize> = (0..self.listeners.len())
@@ -208,7 +210,12 @@ impl MioNet {
                 .register(source, token, Interest::READABLE)?;
             self.listeners.push(listener);
         }
-        self.workers.pool = pool;
+        for listener in &self.listeners {
+            if let Accepting::Tcp(l) = &listener.socket {
+                hold_little(l, bounds.unsent);
+            }
+        }
+        self.workers.bounds = bounds;
         Ok(unwanted)
     }
 
@@ -343,6 +350,15 @@ fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.listen(ACCEPT_QUEUE)?;
     Ok(TcpListener::from_std(socket.into()))
+}
+
+/// A client that hardly reads would have the kernel hold megabytes for it. Connections accepted from now on
+/// inherit it.
+fn hold_little(listener: &TcpListener, unsent: u32) {
+    #[cfg(target_os = "linux")]
+    if let Err(e) = SockRef::from(listener).set_tcp_notsent_lowat(unsent) {
+        log::debug!("TCP_NOTSENT_LOWAT: {e}");
+    }
 }
 
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
@@ -549,7 +565,7 @@ impl Drop for MioNet {
 /// Threads that take work from one bounded queue. Started when first needed; they end with the
 /// loop, each after the work it is at.
 struct Workers {
-    pool: Pool,
+    bounds: Bounds,
     started: usize,
     queue: Arc<WorkQueue>,
 }
@@ -568,9 +584,9 @@ struct WorkState {
 }
 
 impl Workers {
-    fn new(pool: Pool) -> Workers {
+    fn new(bounds: Bounds) -> Workers {
         Workers {
-            pool,
+            bounds,
             started: 0,
             queue: Arc::default(),
         }
@@ -582,10 +598,10 @@ impl Workers {
             .state
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if state.waiting.len() >= self.pool.queue {
+        if state.waiting.len() >= self.bounds.queue {
             return false;
         }
-        let short = state.waiting.len() >= state.idle && self.started < self.pool.threads.max(1);
+        let short = state.waiting.len() >= state.idle && self.started < self.bounds.threads.max(1);
         if short && let Err(e) = self.queue.start_thread(self.started) {
             if self.started == 0 {
                 log::error!("cannot start a thread for offloaded work: {e}");

@@ -535,7 +535,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return self.release(id);
         }
         if !conn.backlog.is_empty() && now >= conn.progress + self.timeouts.write {
-            return self.cut(id, "the client takes none of its answer: timeouts.write");
+            let (waits, limit) = (conn.backlog.bytes(), self.timeouts.write);
+            log::info!(
+                "{}: cut: the client takes none of the {waits} bytes that wait for it within timeouts.write = {limit:?}",
+                conn.peer
+            );
+            return self.cut(id, "timeouts.write");
         }
         match conn.http.expire(&self.bounds.waits, now) {
             Expired::Refuse(error) => {

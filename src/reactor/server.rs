@@ -15,7 +15,7 @@ use crate::app::settings::{Limits, Timeouts, bounds};
 use crate::app::site::Site;
 use crate::base::clock::{Instant, StockFields};
 use crate::net::Net;
-use crate::net::mio::{Listen, MioNet, Pool};
+use crate::net::mio::{self, Listen, MioNet};
 use crate::net::sim::SimNet;
 use crate::proto::h1::answer::FieldBlock;
 use slab::Slab;
@@ -95,7 +95,7 @@ impl Builder {
     /// the first listener that cannot be opened, named.
     pub fn build<S: 'static>(self, app: App<S>, state: S) -> io::Result<Server<S>> {
         let site = self.check(app).map_err(invalid)?;
-        let net = MioNet::bind(&self.addresses()?, self.pool())?;
+        let net = MioNet::bind(&self.addresses()?, self.net_bounds())?;
         Ok(self.within_file_limit().assemble(net, site, state))
     }
 
@@ -114,10 +114,11 @@ impl Builder {
         self.listen.iter().map(|text| text.parse()).collect()
     }
 
-    fn pool(&self) -> Pool {
-        Pool {
+    fn net_bounds(&self) -> mio::Bounds {
+        mio::Bounds {
             threads: self.limits.offload_threads,
             queue: self.limits.offload_queue,
+            unsent: u32::try_from(self.limits.unsent).unwrap_or(u32::MAX),
         }
     }
 
@@ -297,7 +298,9 @@ impl<S: 'static> Reactor<MioNet, S> {
             return Err(io::Error::new(io::ErrorKind::NotConnected, why));
         }
         let site = builder.check(app).map_err(invalid)?;
-        let unwanted = self.net.listen_on(&builder.addresses()?, builder.pool())?;
+        let unwanted = self
+            .net
+            .listen_on(&builder.addresses()?, builder.net_bounds())?;
         self.acceptable.resize(self.net.listeners(), true);
         for listener in unwanted {
             self.take_queue(listener);

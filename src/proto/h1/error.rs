@@ -3,6 +3,7 @@
 
 use http::StatusCode;
 use std::fmt;
+use std::time::Duration;
 
 /// Why a request was refused. After any of these the connection closes: where a message ends is in
 /// doubt, or the client has been told to go away.
@@ -44,11 +45,24 @@ pub enum Error {
     /// An expectation other than `100-continue`. 417.
     Expectation,
     /// The head did not arrive within `timeouts.head`. 408.
-    HeadTimeout,
+    HeadTimeout {
+        /// How long there was.
+        limit: Duration,
+    },
     /// The body paused for longer than `timeouts.body`. 408.
-    BodyTimeout,
+    BodyTimeout {
+        /// How long there was.
+        limit: Duration,
+    },
     /// The body arrives slower than `timeouts.body_rate`. 408.
-    BodyTooSlow,
+    BodyTooSlow {
+        /// Bytes seen in this time.
+        size: u64,
+        /// The time.
+        within: Duration,
+        /// Bytes a second wanted.
+        limit: u64,
+    },
 }
 
 impl Error {
@@ -64,7 +78,7 @@ impl Error {
             Error::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Error::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Error::Expectation => StatusCode::EXPECTATION_FAILED,
-            Error::HeadTimeout | Error::BodyTimeout | Error::BodyTooSlow => {
+            Error::HeadTimeout { .. } | Error::BodyTimeout { .. } | Error::BodyTooSlow { .. } => {
                 StatusCode::REQUEST_TIMEOUT
             }
         }
@@ -99,9 +113,26 @@ impl fmt::Display for Error {
             Error::Version => write!(f, "HTTP version not supported"),
             Error::TransferCoding => write!(f, "transfer coding not supported"),
             Error::Expectation => write!(f, "expectation not supported"),
-            Error::HeadTimeout => write!(f, "the head did not arrive within timeouts.head"),
-            Error::BodyTimeout => write!(f, "the body paused for longer than timeouts.body"),
-            Error::BodyTooSlow => write!(f, "the body arrives slower than timeouts.body_rate"),
+            Error::HeadTimeout { limit } => {
+                write!(
+                    f,
+                    "the head did not arrive within timeouts.head = {limit:?}"
+                )
+            }
+            Error::BodyTimeout { limit } => {
+                write!(
+                    f,
+                    "the body paused for longer than timeouts.body = {limit:?}"
+                )
+            }
+            Error::BodyTooSlow {
+                size,
+                within,
+                limit,
+            } => write!(
+                f,
+                "the body arrives too slowly: {size} bytes in {within:?}, under timeouts.body_rate = {limit} a second"
+            ),
         }
     }
 }

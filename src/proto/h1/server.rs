@@ -630,11 +630,17 @@ impl Server {
     /// The deadline has passed.
     pub fn expire(&self, waits: &Waits, now: Instant) -> Expired {
         match self.rx {
-            Rx::Head { begun: true, .. } => Expired::Refuse(Error::HeadTimeout),
-            Rx::Body(_) if now >= self.last_input + waits.body => {
-                Expired::Refuse(Error::BodyTimeout)
+            Rx::Head { begun: true, .. } => {
+                Expired::Refuse(Error::HeadTimeout { limit: waits.head })
             }
-            Rx::Body(_) => Expired::Refuse(Error::BodyTooSlow),
+            Rx::Body(_) if now >= self.last_input + waits.body => {
+                Expired::Refuse(Error::BodyTimeout { limit: waits.body })
+            }
+            Rx::Body(_) => Expired::Refuse(Error::BodyTooSlow {
+                size: self.rate_bytes,
+                within: now - self.since,
+                limit: waits.body_rate,
+            }),
             _ => Expired::Close,
         }
     }
