@@ -1,6 +1,6 @@
 //! What answers look like: RFC 9110 §6.4, §6.6.1, §8.6, §9.3 and §15, RFC 9112 §6.
 
-use crate::support::{Case, Got, check, check_one, run};
+use crate::support::{Case, Got, check, check_between, check_one, run};
 
 pub(crate) const COUNT: usize = HEADS.len() + BODILESS.len() + OTHER.len();
 
@@ -28,7 +28,6 @@ const HEADS: &[Case] = &[
 /// RFC 9110 §9.3.2: the answer to HEAD never has a body, and says what GET's says.
 #[test]
 fn head() {
-    use crate::support::check_between;
     check_between("HEAD ", HEADS, " HTTP/1.1|host: a||");
     for (path, _) in HEADS {
         let ask = |method: &str| {
@@ -97,7 +96,6 @@ const BODILESS: &[Case] = &[
 /// RFC 9110 §8.6, RFC 9112 §6.1: 204, 205 and 304 have no body, and say so as they must.
 #[test]
 fn no_body() {
-    use crate::support::check_between;
     check_between("GET ", BODILESS, " HTTP/1.1|host: a||");
     for kind in ["status", "open"] {
         for (status, length) in [(204, None), (205, Some("0")), (304, None)] {

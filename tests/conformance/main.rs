@@ -21,7 +21,6 @@ mod fields;
 mod framing;
 mod host;
 mod line;
-#[path = "../simulation/reader.rs"]
 mod reader;
 mod site;
 mod smuggling;
