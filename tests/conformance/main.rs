@@ -11,8 +11,8 @@
 //! ```
 //! Every row is sent over TCP at once, with a probe behind it: a request that must be answered if the
 //! connection goes on, and that nobody may see if it does not. Then by single bytes and by pieces of chance
-//! in the simulator; then to the state machine alone, split in two at every byte. All of them have to come
-//! out the same.
+//! in the simulator; then to the state machine alone, split in two at every byte (rows of more than 400 at
+//! every second, third, …). All of them have to come out the same.
 
 mod agreement;
 mod answers;
