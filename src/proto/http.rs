@@ -62,6 +62,15 @@ pub const fn is_value_byte(b: u8) -> bool {
     b == b'\t' || (b >= b' ' && b != 0x7f)
 }
 
+/// RFC 9110 §5.5: spaces and tabs around a value are no part of it. Nothing else is taken away: a line's
+/// end at a value's end is as wrong as within it.
+pub fn trim_ows(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
 /// Whether `name` may be a field name.
 pub fn is_token(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|&b| TOKEN[usize::from(b)])
@@ -110,7 +119,7 @@ pub fn is_authority(text: &[u8]) -> bool {
             .iter()
             .position(|&b| !HOST_BYTES[b as usize])
             .unwrap_or(text.len());
-        if end == 0 && !text.is_empty() {
+        if (end == 0 && !text.is_empty()) || !percent_encoding_is_whole(&text[..end]) {
             return false;
         }
         &text[end..]
@@ -157,12 +166,13 @@ mod tests {
             "[::1]:80",
             "a:",
             "a_b",
+            "a%41",
         ] {
             assert!(is_authority(good.as_bytes()), "{good}");
         }
         for bad in [
             "u@h", "a:b", "a:99999", "[::1", "[::1]x", "[x]", "a b", "a,b", "a/b", ":80", "a:1:2",
-            "::1", "[]", "a\u{e9}",
+            "::1", "[]", "a\u{e9}", "a%", "a%4:80",
         ] {
             assert!(!is_authority(bad.as_bytes()), "{bad}");
         }

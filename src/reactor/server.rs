@@ -15,7 +15,7 @@ use crate::app::settings::{Limits, Timeouts, bounds};
 use crate::app::site::Site;
 use crate::base::clock::{Instant, StockFields};
 use crate::net::Net;
-use crate::net::mio::{self, Listen, MioNet};
+use crate::net::mio::{Bounds, Listen, MioNet};
 use crate::net::sim::SimNet;
 use crate::proto::h1::answer::FieldBlock;
 use slab::Slab;
@@ -121,8 +121,8 @@ impl Builder {
         self.listen.iter().map(|text| text.parse()).collect()
     }
 
-    fn net_bounds(&self) -> mio::Bounds {
-        mio::Bounds {
+    fn net_bounds(&self) -> Bounds {
+        Bounds {
             threads: self.limits.offload_threads,
             queue: self.limits.offload_queue,
             unsent: u32::try_from(self.limits.unsent).unwrap_or(u32::MAX),

@@ -5,7 +5,7 @@
 //! else makes the block faulty, and a faulty block is answered with a 500 instead.
 
 use crate::base::clock::StockFields;
-use crate::proto::http::{is_token, is_value_byte, list};
+use crate::proto::http::{is_token, is_value_byte, list, trim_ows};
 use http::StatusCode;
 
 /// Field lines on their way out, as bytes, with a note of those that matter to the framing.
@@ -37,7 +37,7 @@ impl FieldBlock {
             self.fault = Some("a response header's name is not a token");
             return;
         }
-        let value = value.trim_ascii();
+        let value = trim_ows(value);
         // Without an early end, many bytes are looked at at once.
         if !value.iter().fold(true, |ok, &b| ok & is_value_byte(b)) {
             self.fault = Some("a response header's value holds a control character");
@@ -280,6 +280,8 @@ mod tests {
         for (name, value) in [
             ("x", "a\r\nb: c"),
             ("x", "a\nb"),
+            ("x", "a\r\n"),
+            ("x", "\na"),
             ("x", "a\0"),
             ("x y", "1"),
             ("x:", "1"),

@@ -16,11 +16,18 @@ pub const MAX_FIELDS: usize = 128;
 pub const MAX_HEAD: usize = 1 << 20;
 
 /// Where httparse writes the field lines it finds; for [`read`].
-pub type Slots<'a> = [MaybeUninit<httparse::Header<'a>>; MAX_FIELDS];
+pub struct Slots<'a> {
+    lines: [MaybeUninit<httparse::Header<'a>>; MAX_FIELDS],
+    /// The same for [`parse_later_minor`], which has to bring its own; empty for every other head.
+    spare: Vec<httparse::Header<'a>>,
+}
 
 /// An empty table for [`read`].
 pub const fn slots<'a>() -> Slots<'a> {
-    [const { MaybeUninit::uninit() }; MAX_FIELDS]
+    Slots {
+        lines: [const { MaybeUninit::uninit() }; MAX_FIELDS],
+        spare: Vec::new(),
+    }
 }
 
 /// What a head may cost.
@@ -133,21 +140,32 @@ fn find_end(
     if input.len() < limits.head {
         return Ok(None);
     }
-    // No line has ended: all of it is the request line, and nearly all of that the target.
-    let size = input.len();
-    Err(match line_start {
-        0 => Error::TargetTooLong {
-            size,
+    // Where no line has ended, what is behind the method is the target, or nearly so.
+    let method = memchr::memchr(b' ', input).filter(|_| line_start == 0);
+    let target = method.map_or(0, |end| input.len() - end - 1);
+    Err(if target > limits.target {
+        Error::TargetTooLong {
+            size: target,
             limit: limits.target,
-        },
-        _ => Error::HeadTooLarge {
-            size,
+        }
+    } else {
+        Error::HeadTooLarge {
+            size: input.len(),
             limit: limits.head,
-        },
+        }
     })
 }
 
 const LONE_LF: &str = "a line ends without CR";
+
+/// A head taken apart, and not yet checked.
+struct Parsed<'a, 's> {
+    raw: &'a [u8],
+    method: &'a str,
+    target: &'a str,
+    http_10: bool,
+    lines: &'s [httparse::Header<'a>],
+}
 
 /// Parses and checks a head; `None` if it is not all there.
 fn parse<'a, 's>(
@@ -156,15 +174,34 @@ fn parse<'a, 's>(
     limits: &HeadLimits,
 ) -> Result<Option<Head<'s>>, Error> {
     let mut request = httparse::Request::new(&mut []);
-    let slots = &mut slots[..limits.fields.min(MAX_FIELDS)];
-    let raw = match request.parse_with_uninit_headers(input, slots) {
-        Ok(httparse::Status::Complete(n)) => &input[..n],
+    let most = limits.fields.min(MAX_FIELDS);
+    let Slots { lines, spare } = slots;
+    let Parsed {
+        raw,
+        method,
+        target,
+        http_10,
+        lines,
+    } = match request.parse_with_uninit_headers(input, &mut lines[..most]) {
+        // It is complete, so all three are there; the fallbacks are refused below.
+        Ok(httparse::Status::Complete(n)) => Parsed {
+            raw: &input[..n],
+            method: request.method.unwrap_or(""),
+            target: request.path.unwrap_or(""),
+            http_10: request.version == Some(0),
+            lines: request.headers,
+        },
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(why) => return Err(refusal(why, input, limits)),
+        Err(httparse::Error::Version) => {
+            spare.clear();
+            spare.resize(most, httparse::EMPTY_HEADER);
+            match parse_later_minor(input, spare, limits)? {
+                Some(parsed) => parsed,
+                None => return Ok(None),
+            }
+        }
+        Err(why) => return Err(refusal(why, limits)),
     };
-    // httparse has said Complete, so all three are there; the fallbacks are refused below.
-    let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
-    let http_10 = request.version == Some(0);
     if target.len() > limits.target {
         return Err(Error::TargetTooLong {
             size: target.len(),
@@ -177,11 +214,11 @@ fn parse<'a, 's>(
             limit: limits.head,
         });
     }
-    if !lines_end_in_crlf(raw, request.headers) {
+    if !lines_end_in_crlf(raw, lines) {
         return Err(Error::Malformed(LONE_LF));
     }
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Error::Malformed("method"))?;
-    let fields = Fields::new(request.headers);
+    let fields = Fields::new(lines);
     let signals = Signals::read(&fields, http_10)?;
     let target = Target::read(target, &method)?;
     let keeps = !signals.close && (!http_10 || signals.keep_alive);
@@ -213,7 +250,51 @@ fn lines_end_in_crlf(raw: &[u8], fields: &[httparse::Header<'_>]) -> bool {
         .all(follows_crlf)
 }
 
-fn refusal(why: httparse::Error, input: &[u8], limits: &HeadLimits) -> Error {
+/// RFC 9110 §2.5: a minor version above ours is answered as ours, for what it adds may be ignored.
+/// httparse knows two versions and has stopped at this one; method and target have passed it.
+#[cold]
+fn parse_later_minor<'a, 's>(
+    input: &'a [u8],
+    spare: &'s mut [httparse::Header<'a>],
+    limits: &HeadLimits,
+) -> Result<Option<Parsed<'a, 's>>, Error> {
+    let bad = Error::Malformed("request line");
+    let Some(end) = memchr::memchr(b'\n', input) else {
+        return Ok(None);
+    };
+    let line = input[..end]
+        .strip_suffix(b"\r")
+        .ok_or(Error::Malformed(LONE_LF))?;
+    let line = std::str::from_utf8(line).map_err(|_| bad)?;
+    let mut words = line.split(' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(bad);
+    };
+    match version.as_bytes() {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => {}
+        // `HTTP/` DIGIT `.` DIGIT is another version; anything else is not HTTP.
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
+            return Err(Error::Version);
+        }
+        _ => return Err(Error::Malformed("HTTP version")),
+    }
+    let (fields, lines) = match httparse::parse_headers(&input[end + 1..], spare) {
+        Ok(httparse::Status::Complete(found)) => found,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(why) => return Err(refusal(why, limits)),
+    };
+    Ok(Some(Parsed {
+        raw: &input[..end + 1 + fields],
+        method,
+        target,
+        http_10: false,
+        lines,
+    }))
+}
+
+fn refusal(why: httparse::Error, limits: &HeadLimits) -> Error {
     match why {
         httparse::Error::TooManyHeaders => Error::TooManyFields {
             limit: limits.fields,
@@ -221,20 +302,6 @@ fn refusal(why: httparse::Error, input: &[u8], limits: &HeadLimits) -> Error {
         httparse::Error::HeaderName => Error::Malformed("field name"),
         httparse::Error::HeaderValue => Error::Malformed("field value"),
         httparse::Error::NewLine => Error::Malformed("a bare CR"),
-        httparse::Error::Token => Error::Malformed("request line"),
-        // `HTTP/` DIGIT `.` DIGIT is another version; anything else is not HTTP.
-        httparse::Error::Version => {
-            let line = input.split(|&b| b == b'\r').next().unwrap_or_default();
-            let version = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
-            match version {
-                [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-                    if major.is_ascii_digit() && minor.is_ascii_digit() =>
-                {
-                    Error::Version
-                }
-                _ => Error::Malformed("HTTP version"),
-            }
-        }
         _ => Error::Malformed("request line"),
     }
 }
@@ -397,6 +464,14 @@ impl<'a> Target<'a> {
         if authority.is_empty() || !is_authority(authority.as_bytes()) {
             return Err(Error::Malformed("request target's host"));
         }
+        // RFC 9112 §3.2.4: a proxy has made this of `*`, or forgotten to make `*` of it.
+        if rest.is_empty() && *method == Method::OPTIONS {
+            return Ok(Target {
+                authority: Some(authority.as_bytes()),
+                path: "*",
+                query: None,
+            });
+        }
         Target::origin_form(Some(authority.as_bytes()), rest)
     }
 
@@ -532,6 +607,14 @@ mod tests {
                 format!("CONNECT b:443 HTTP/1.1\r\n{h}\r\n"),
                 "CONNECT  @b:443 None keep",
             ),
+            (
+                format!("OPTIONS http://b HTTP/1.1\r\n{h}\r\n"),
+                "OPTIONS * @b None keep",
+            ),
+            (
+                format!("POST /x?q HTTP/1.2\r\n{h}content-length: 7\r\n\r\n"),
+                "POST /x ?q @a Length(7) keep",
+            ),
             ("GET / HTTP/1.0\r\n\r\n".into(), "GET / @ None close"),
             (
                 "GET / HTTP/1.0\r\nconnection: Keep-Alive\r\n\r\n".into(),
@@ -587,6 +670,8 @@ mod tests {
             (format!("GET / http/1.1\r\n{h}\r\n"), 400),
             (format!("GET /\r\n{h}\r\n"), 400),
             (format!("GET / HTTP/2.0\r\n{h}\r\n"), 505),
+            (format!("GET / a HTTP/1.1\r\n{h}\r\n"), 400),
+            (format!("GET / HTTP/1.2\n{h}\r\n"), 400),
             (format!("GET x HTTP/1.1\r\n{h}\r\n"), 400),
             (format!("GET * HTTP/1.1\r\n{h}\r\n"), 400),
             (format!("GET ftp://a/ HTTP/1.1\r\n{h}\r\n"), 400),

@@ -129,6 +129,7 @@ pub struct Server {
     keep_alive: bool,
     http_10: bool,
     is_head: bool,
+    is_connect: bool,
     expects_continue: bool,
     /// The client expects to go on after this exchange.
     client_keeps: bool,
@@ -160,6 +161,7 @@ impl Server {
             keep_alive: true,
             http_10: false,
             is_head: false,
+            is_connect: false,
             expects_continue: false,
             client_keeps: true,
             fresh: true,
@@ -325,7 +327,8 @@ impl Server {
                         self.close_unread();
                         continue;
                     };
-                    *input = &input[piece.len()..];
+                    let (taken, rest) = input.split_at(piece.len());
+                    *input = rest;
                     match piece {
                         Piece::NeedInput => return Ok(Event::NeedInput),
                         Piece::Framing(n) | Piece::Data(n) if *left < n as u64 => {
@@ -335,6 +338,8 @@ impl Server {
                             *left -= n as u64;
                             self.rate_bytes += n as u64;
                         }
+                        // As strict as if somebody wanted it: it says where the next request begins.
+                        Piece::End(_) if Trailers::check(taken).is_err() => self.close_unread(),
                         Piece::End(_) => self.await_next(now),
                     }
                 }
@@ -350,7 +355,9 @@ impl Server {
             Framing::Chunked => Rx::Body(Decoder::CHUNKED),
         };
         self.tx = Tx::Waiting;
-        self.keep_alive = head.keep_alive;
+        self.is_connect = head.method == Method::CONNECT;
+        // What follows a CONNECT may be meant for the tunnel that there is not: no request is read from it.
+        self.keep_alive = head.keep_alive && !self.is_connect;
         self.client_keeps = head.keep_alive;
         self.http_10 = head.http_10;
         self.is_head = head.method == Method::HEAD;
@@ -440,7 +447,9 @@ impl Server {
     ) {
         let is_bodiless = status.is_informational()
             || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED;
+            || status == StatusCode::NOT_MODIFIED
+            // RFC 9110 §9.3.6: what would follow is the tunnel.
+            || (self.is_connect && status.is_success());
         let (announce, encoder) = match extent {
             _ if is_bodiless => (Announce::Nothing, Encoder::Suppressed),
             // RFC 9110 §15.3.6: no content, and it has to say so.
