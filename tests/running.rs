@@ -584,6 +584,10 @@ fn a_client_that_is_stopped_in_the_middle_costs_the_others_nothing() {
     });
     curl.kill().expect("a stopped curl");
     curl.wait().expect("its end");
+    program.stop();
+}
+
+#[test]
 fn a_new_worker_runs_what_the_others_run() {
     let program = Program::start(&site(2, "old"));
     let address = program.address();

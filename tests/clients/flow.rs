@@ -127,7 +127,7 @@ fn little_is_settled_in_one_turn() {
     for commands_per_turn in [1, 3] {
         let limits = Limits {
             commands_per_turn,
-            output: 1 << 20,
+            output: 4 << 20,
             ..Limits::default()
         };
         let server = serve_with(local().limits(limits), || {
