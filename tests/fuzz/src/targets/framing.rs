@@ -161,7 +161,9 @@ fn has_fair_trailers(body: &[u8]) -> bool {
             at += size + 2;
             continue;
         }
+        let mut left = 32i32;
         while let Some(end) = line(at).filter(|&end| end > 0) {
+            left -= 1;
             let text = &body[at..at + end];
             let Some(colon) = text.iter().position(|&b| b == b':') else {
                 return false;
@@ -170,7 +172,8 @@ fn has_fair_trailers(body: &[u8]) -> bool {
             let framing: [&[u8]; 4] =
                 [b"content-length", b"transfer-encoding", b"host", b"trailer"];
             let is_value = |&b: &u8| b == b'\t' || (b >= b' ' && b != 0x7f);
-            if !is_token(&name)
+            if left < 0
+                || !is_token(&name)
                 || framing.contains(&&name[..])
                 || !text[colon..].iter().all(is_value)
             {

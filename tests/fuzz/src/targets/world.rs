@@ -8,6 +8,7 @@ use super::take;
 use loopwright::service::files::Files;
 use loopwright::sim::{Client, Faults, SimNet};
 use loopwright::{App, BodyWriter, Demand, Limits, Responder, Server};
+use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -102,6 +103,8 @@ struct Run {
     clients: [Option<Client>; CLIENTS],
     present: usize,
     turns: usize,
+    /// It was asked to stop, and has: there are no more turns.
+    has_stopped: bool,
 }
 
 pub(crate) fn run(mut data: &[u8]) {
@@ -129,6 +132,7 @@ pub(crate) fn run(mut data: &[u8]) {
         clients: [None; CLIENTS],
         present: 0,
         turns: 0,
+        has_stopped: false,
     };
     let mut literal = Vec::new();
     for &byte in data.iter().take(4096) {
@@ -184,24 +188,31 @@ impl Run {
     }
 
     fn turn(&mut self) {
+        self.turn_within(Duration::from_millis(5));
+    }
+
+    fn turn_within(&mut self, time: Duration) {
+        self.turn_with(|server| server.turn_within(time));
+    }
+
+    fn turn_with(&mut self, turn: impl FnOnce(&mut Server<State, SimNet>) -> io::Result<bool>) {
+        if self.has_stopped {
+            return;
+        }
         self.turns += 1;
         assert!(self.turns < MOST_TURNS, "it goes round in circles");
-        self.server
-            .turn_within(Duration::from_millis(5))
-            .expect("the simulator says what is ready");
-        assert!(self.server.net_mut().empty_polls() < 1000, "the loop spins");
+        let goes_on = turn(&mut self.server);
+        self.has_stopped = !goes_on.expect("the simulator says what is ready");
+        let empty = self.server.net_mut().empty_polls();
+        assert!(empty < 1000, "the loop spins");
     }
 
     fn wait(&mut self, time: Duration) {
         let end = self.server.net_mut().now() + time;
         for _ in 0..20 {
-            if self.server.net_mut().now() >= end {
-                return;
+            if self.server.net_mut().now() < end {
+                self.turn_within(time / 8);
             }
-            self.turns += 1;
-            self.server
-                .turn_within(time / 8)
-                .expect("the simulator says what is ready");
         }
     }
 
@@ -215,23 +226,16 @@ impl Run {
         let state = self.server.state_mut();
         state.held.clear();
         state.writers.clear();
-        let mut is_serving = true;
-        while is_serving && !self.server.net_mut().is_quiet() {
+        while !self.has_stopped && !self.server.net_mut().is_quiet() {
             // Requests that were on their way may hold answers anew.
             let state = self.server.state_mut();
             state.held.clear();
             state.writers.clear();
-            self.turns += 1;
-            assert!(self.turns < MOST_TURNS, "it goes round in circles");
-            is_serving = self
-                .server
-                .turn()
-                .expect("the simulator says what is ready");
-            assert!(self.server.net_mut().empty_polls() < 1000, "the loop spins");
+            self.turn_with(|server| server.turn());
         }
         let left = (self.server.connections(), self.server.open_exchanges());
         assert_eq!(left, (0, 0), "connections and exchanges are left");
-        if is_serving {
+        if !self.has_stopped {
             assert_eq!(self.server.timers(), 0, "timers are left");
         }
         let State { begun, done, .. } = *self.server.state();
