@@ -518,7 +518,10 @@ mod tests {
         // matchit takes a slash for the beginning of a name.
         for wrong in ["GET /{/x}", "GET /a{/x}/b", "GET /{{{/x}"] {
             let mistakes = router(&[wrong]).err().unwrap_or_default().concat();
-            assert!(mistakes.contains("a parameter needs a name"), "{wrong}: {mistakes}");
+            assert!(
+                mistakes.contains("a parameter needs a name"),
+                "{wrong}: {mistakes}"
+            );
         }
         assert!(router(&["GET /{{/x}}"]).is_ok());
         // Nothing is hidden without a word.
