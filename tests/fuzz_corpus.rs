@@ -44,6 +44,9 @@ fn corpus() {
         let all: Vec<u8> = (0..=255).collect();
         target(&all);
     }
+    // What `config` and `world` have put up for themselves.
+    let folder = format!("loopwright-fuzz-{}", std::process::id());
+    std::fs::remove_dir_all(std::env::temp_dir().join(folder)).expect("a folder");
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
