@@ -46,6 +46,8 @@ pub mod base;
 #[cfg(feature = "config")]
 pub mod config;
 #[doc(hidden)]
+pub mod fuzzing;
+#[doc(hidden)]
 pub mod net;
 #[cfg(feature = "cli")]
 pub mod process;

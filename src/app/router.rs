@@ -307,7 +307,12 @@ fn insert(
         let text = format!("route \"{pattern}\": more than {MOST_PARAMETERS} parameters");
         return complain(Place::Route(pattern.route), text);
     }
-    match tree.insert(path, pattern.route) {
+    // matchit takes a slash for the beginning of a name; `{{` is a brace.
+    let inserted = match path.replace("{{", "").contains("{/") {
+        true => Err(matchit::InsertError::InvalidParam),
+        false => tree.insert(path, pattern.route),
+    };
+    match inserted {
         Ok(()) => {}
         // One for this very path is there, and wins.
         Err(matchit::InsertError::Conflict { with })
@@ -582,6 +587,15 @@ mod tests {
             "route \"GET /a/{x}\" conflicts with route \"GET /a/{x}\""
         );
         assert!(router(&["ANY /x", "ANY /x"]).is_err());
+        // matchit takes a slash for the beginning of a name.
+        for wrong in ["GET /{/x}", "GET /a{/x}/b", "GET /{{{/x}"] {
+            let mistakes = router(&[wrong]).err().unwrap_or_default().concat();
+            assert!(
+                mistakes.contains("a parameter needs a name"),
+                "{wrong}: {mistakes}"
+            );
+        }
+        assert!(router(&["GET /{{/x}}"]).is_ok());
         // Nothing is hidden without a word.
         assert_eq!(
             router(&["GET /{*rest}", "ANY /{page}", "POST /{id}"])

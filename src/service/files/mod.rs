@@ -11,6 +11,8 @@
 mod answer;
 mod cache;
 mod conditional;
+#[doc(hidden)]
+pub mod fuzzing;
 mod listing;
 mod names;
 mod negotiation;

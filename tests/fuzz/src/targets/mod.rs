@@ -1,0 +1,61 @@
+//! The fuzz targets: each takes bytes, and panics if something is wrong. Run by libFuzzer
+//! (`tests/fuzz`, `scripts/fuzz`), and by `tests/fuzz_corpus.rs` with what is in `tests/fuzz/corpus`.
+
+mod access_log;
+mod chunked;
+mod config;
+mod connection;
+mod files;
+mod framing;
+mod machine;
+mod request;
+mod routes;
+mod world;
+
+/// Panics if something is wrong.
+pub(crate) type Target = fn(&[u8]);
+
+/// All there are; `tests/fuzz/corpus` has a folder for each.
+pub(crate) const TARGETS: [(&str, Target); 9] = [
+    ("access_log", access_log::run),
+    ("chunked", chunked::run),
+    ("config", config::run),
+    ("connection", connection::run),
+    ("files", files::run),
+    ("framing", framing::run),
+    ("request", request::run),
+    ("routes", routes::run),
+    ("world", world::run),
+];
+
+/// Takes the first byte away; 0 if there is none.
+fn take(data: &mut &[u8]) -> u8 {
+    match data {
+        [first, rest @ ..] => {
+            *data = rest;
+            *first
+        }
+        [] => 0,
+    }
+}
+
+/// Percent-decoding as one would write it down.
+fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let hex = |b: u8| (b as char).to_digit(16).map(|digit| digit as u8);
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        match text[at..] {
+            [b'%', a, b, ..] if hex(a).is_some() && hex(b).is_some() => {
+                out.push(hex(a).unwrap_or(0) * 16 + hex(b).unwrap_or(0));
+                at += 3;
+            }
+            [b, ..] => {
+                out.push(b);
+                at += 1;
+            }
+            [] => {}
+        }
+    }
+    out
+}
