@@ -149,6 +149,8 @@ fn each_refusal_names_limit_size_and_setting() {
             "400",
             &["malformed request: "],
         ),
+        // A browser told https:// where it is http://.
+        ("\u{16}\u{3}\u{1}\u{2}", "400", &["malformed request: TLS"]),
     ] {
         let mut stream = send(address, request.as_bytes());
         assert_eq!(status(&mut stream), want, "{request:?}");

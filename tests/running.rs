@@ -131,10 +131,13 @@ impl Drop for Program {
 }
 
 fn spawn(config: &Path) -> (Child, Arc<Mutex<String>>) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_loopwright"))
-        .arg("run")
-        .arg("-c")
-        .arg(config)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loopwright"));
+    collect(command.arg("run").arg("-c").arg(config))
+}
+
+/// Starts it, and collects what it says on standard error.
+fn collect(command: &mut Command) -> (Child, Arc<Mutex<String>>) {
+    let mut child = command
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -733,5 +736,40 @@ fn a_route_cannot_be_got_around_by_encoding() {
         let (status, body) = get(address, path);
         assert!(matches!(status, 403 | 404 | 400), "{path}: {status} {body}");
     }
+    program.stop();
+}
+
+#[test]
+fn a_small_file_limit_makes_clients_wait_and_nothing_worse() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("site.toml");
+    std::fs::write(&path, site(1, "old")).expect("the config");
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 256; exec \"$0\" run -c \"$1\"";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_loopwright")]);
+    let (child, log) = collect(command.arg(&path));
+    let program = Program { folder, child, log };
+    let address = program.address();
+    let mut clients: Vec<Client> = (0..250)
+        .map(|_| Client::connect(address).expect("a connection"))
+        .collect();
+    let request = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+    for client in &mut clients {
+        client.0.get_mut().write_all(request).expect("sent");
+    }
+    program.await_log("accepting pauses: limits.connections = 192");
+    // Who is in is served; the others get their turn when there is room.
+    let waiting = clients.split_off(192);
+    for mut client in clients {
+        let mut line = String::new();
+        client.0.read_line(&mut line).expect("an answer");
+        assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+    }
+    for mut client in waiting {
+        let mut line = String::new();
+        client.0.read_line(&mut line).expect("an answer");
+        assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+    }
+    assert!(program.log().matches("accepting pauses").count() <= 10);
     program.stop();
 }

@@ -277,6 +277,10 @@ impl Server {
                         // Not the beginning of a request, but perhaps of another empty line.
                         [b'\r'] if *blank_lines < 4 => return Ok(Event::NeedInput),
                         [b'\r' | b'\n', ..] => return Err(Error::Malformed("empty lines")),
+                        // RFC 8446 §5.1: the first bytes of a handshake.
+                        [0x16, 0x03, ..] => {
+                            return Err(Error::Malformed("TLS, on a port that speaks none"));
+                        }
                         _ => {}
                     }
                     let first_look = !std::mem::replace(begun, true);

@@ -85,10 +85,10 @@ fn compare(whole: &Connection, split: &Connection, bounds: Bounds) {
     // Of a body over its limit, what came before the limit may have been told.
     let told = |c: &Connection| -> Vec<Heard> {
         let mut heard = c.heard.clone();
-        if c.refused.is_some() {
-            if let Some(last) = heard.last_mut().filter(|last| last.end.is_none()) {
-                last.body.clear();
-            }
+        if c.refused.is_some()
+            && let Some(last) = heard.last_mut().filter(|last| last.end.is_none())
+        {
+            last.body.clear();
         }
         heard
     };
