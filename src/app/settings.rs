@@ -44,7 +44,7 @@ pub struct Limits {
     pub reads_per_turn: usize,
     /// Requests of one connection answered in one turn. Default 256.
     pub requests_per_turn: usize,
-    /// Bytes written to one connection in one turn. Default 1 MiB.
+    /// Bytes written to one connection in one turn. Default 256 KiB.
     pub writes_per_turn: usize,
     /// Commands of deferred answers settled, and timers called, in one turn: so many before, and so
     /// many while connections are served. Default 4,096.
@@ -73,7 +73,7 @@ impl Default for Limits {
             accepts_per_turn: 64,
             reads_per_turn: 4,
             requests_per_turn: 256,
-            writes_per_turn: 1 << 20,
+            writes_per_turn: 256 * 1024,
             commands_per_turn: 4096,
             posts: 65_536,
             offload_threads: 4,
