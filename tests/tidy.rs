@@ -152,6 +152,7 @@ fn some_names_have_one_place() {
             &[
                 "config/kinds.rs",
                 "net/mio.rs",
+                "process/bond.rs",
                 "process/serve.rs",
                 "process/signals.rs",
                 "process/sink.rs",

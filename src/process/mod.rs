@@ -1,6 +1,8 @@
 //! Floor 6: what a process is to its operating system: signals, the file limit, exit codes, logs, and
 //! the processes beside it.
 
+#[doc(hidden)]
+pub mod bond;
 pub mod log;
 #[doc(hidden)]
 pub mod serve;

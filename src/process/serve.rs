@@ -8,9 +8,9 @@
 //! a worker: the config comes from its parent instead, who has checked it
 //! ```
 
+use super::bond::{self, Bond};
 use super::log::{self, AccessTarget, LogSettings};
 use super::signals::Signals;
-use super::workers::Bond;
 use super::{exit, raise_file_limit};
 use crate::config::{Config, LogConfig, Report};
 use crate::{App, Builder, Handle, Listen, Server};
@@ -106,7 +106,7 @@ pub(super) fn loader(
 pub(super) fn hand_over(found: Result<Config, Report>, handle: &Handle, tell: &Sender<Config>) {
     match found {
         Ok(config) => {
-            if config.workers() > 1 && !super::workers::is_worker() {
+            if config.workers() > 1 && !bond::is_worker() {
                 let n = config.workers();
                 ::log::warn!("workers = {n}: from one to several needs a restart");
             }
