@@ -348,17 +348,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn accept(&mut self) {
         for listener in 0..self.acceptable.len() {
             for _ in 0..self.limits.accepts_per_turn {
-                if !self.acceptable[listener] || self.accept_paused || self.stopping.is_draining() {
-                    break;
-                }
-                if self.conns.len() >= self.limits.connections {
-                    self.warn_accept(&format!(
-                        "accepting pauses: limits.connections = {}",
-                        self.limits.connections
-                    ));
+                if !self.acceptable[listener] || !self.can_accept() {
                     break;
                 }
                 self.accept_one(listener);
+            }
+            // Said now: there may be no next turn before a connection ends.
+            let most = self.limits.connections;
+            if self.acceptable[listener] && self.conns.len() >= most {
+                self.warn_accept(&format!("accepting pauses: limits.connections = {most}"));
             }
         }
     }
