@@ -1355,7 +1355,7 @@ fn connections_per_address() {
         let third = world.client(GET);
         world.until("a third one is not", |world| world.net().is_finished(third));
         assert_eq!(world.seen().count, 2);
-        world.net().close(first);
+        world.net().finish(first);
         world.until("one has left", |world| world.server.connections() == 1);
         let fourth = world.client(GET);
         world.until("there is room again", |world| {
@@ -1369,8 +1369,8 @@ fn connections_per_address() {
         world.server.reload(builder, counting()).unwrap();
         let fifth = world.client(GET);
         world.until("it counts them", |world| world.net().is_finished(fifth));
-        world.net().close(second);
-        world.net().close(fourth);
+        world.net().finish(second);
+        world.net().finish(fourth);
         world.until("all have left", |world| world.server.connections() == 0);
         let sixth = world.client(GET);
         world.until("and lets them go", |world| world.statuses(sixth) == [200]);
