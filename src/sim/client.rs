@@ -6,6 +6,7 @@ use super::schedule::Operation;
 use super::trace::Trace;
 use crate::base::clock::Instant;
 use crate::net::sim::{self, SimNet};
+use memchr::memmem;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -44,6 +45,9 @@ pub(super) struct Client {
     /// Bytes of its answers that are read, and how many of them were final.
     read: usize,
     answers: usize,
+    /// Of the next answer: bytes seen when it was last looked at, and how many it takes, if it says so.
+    looked: usize,
+    wants: Option<usize>,
     has_leave: bool,
     gives_up: Option<Instant>,
     /// An answer has said that it is the last.
@@ -71,6 +75,8 @@ impl Client {
             sent: 0,
             read: 0,
             answers: 0,
+            looked: 0,
+            wants: None,
             has_leave: false,
             gives_up: None,
             is_dismissed: false,
@@ -133,6 +139,7 @@ impl Client {
             _ => {}
         }
         let conn = self.connect(0, net);
+        self.is_slow |= self.sent < self.bytes.len() && now - self.since >= self.quickest;
         self.listen(conn, net, trace)?;
         let is_over = net.is_finished(conn) || self.is_dismissed;
         if is_over && !self.is_deaf {
@@ -255,15 +262,25 @@ impl Client {
         let (has_ended, now) = (net.is_finished(conn), net.now());
         while let Some(request) = self.requests.get(self.answers).filter(|_| !self.is_dismissed) {
             let rest = &net.received(conn)[self.read..];
-            if rest.is_empty() {
+            if rest.is_empty() || !(has_ended || self.is_news(rest)) {
                 break;
             }
             let at = |why| format!("client {}, {}: {why}", self.n, request.line());
             let answer = Answer::read(rest, request.asked(), has_ended).map_err(at)?;
-            let Some(answer) = answer.filter(|answer| answer.is_whole) else {
-                break;
+            let answer = match answer {
+                Some(answer) if answer.is_whole => answer,
+                part => {
+                    self.looked = rest.len();
+                    let length = part.and_then(|answer| {
+                        let length: usize = answer.field("content-length")?.parse().ok()?;
+                        Some((answer.len - answer.body.len()).saturating_add(length))
+                    });
+                    self.wants = length;
+                    break;
+                }
             };
             self.read += answer.len;
+            (self.looked, self.wants) = (0, None);
             if answer.is_interim() {
                 self.has_leave = true;
                 continue;
@@ -275,6 +292,15 @@ impl Client {
             trace.add(net, || format!("client {} is answered {status}, {body}", self.n));
         }
         Ok(())
+    }
+
+    /// Whether an answer that was a part when it was last looked at may be whole now: its length is
+    /// here, or the empty line that ends a head and a chunked body. Long answers come in many pieces.
+    fn is_news(&self, rest: &[u8]) -> bool {
+        match self.wants {
+            Some(length) => rest.len() >= length,
+            None => memmem::find(&rest[self.looked.saturating_sub(3)..], b"\r\n\r\n").is_some(),
+        }
     }
 
     /// Breaks the connection, if there still is one: the world ends.
