@@ -257,9 +257,10 @@ impl SimNet {
         self.quiet
     }
 
-    /// No byte moves, whatever timers run.
+    /// No byte moves and nobody waits to be accepted, whatever timers run.
     pub fn is_still(&self) -> bool {
-        !self.is_moving() && self.work.is_empty()
+        let mut queues = self.listeners.iter().flatten();
+        !self.is_moving() && self.work.is_empty() && queues.all(VecDeque::is_empty)
     }
 
     /// How often in a row the loop has asked not to wait, when there was nothing to tell it. Few

@@ -149,7 +149,7 @@ impl Judge<'_> {
             || (is_blank && (outcome.is_stopped || unread))
             // What HEAD is answered looks whole, even if what would be its body was broken off.
             || (is_blank && seen.requests[..n].iter().any(|before| before.may_fail))
-            || (seen.was_reset && seen.requests.iter().any(ends))
+            || (seen.was_reset && (outcome.left_at_once || seen.requests.iter().any(ends)))
             // A producer over `limits.output` takes what waits before it along.
             || (seen.was_reset && seen.requests[n + 1..].iter().any(|later| later.may_fail))
             || (seen.was_reset && is_blank && is_refused)

@@ -127,6 +127,7 @@ impl Client {
         };
         match operation {
             Operation::Wait(time) => {
+                self.is_slow |= *time >= self.quickest;
                 self.next = now + *time;
                 net.wake_at(self.next);
                 self.program.pop_front();

@@ -33,6 +33,8 @@ pub struct Outcome {
     pub clients: Vec<Seen>,
     /// The server was told to stop.
     pub is_stopped: bool,
+    /// It was told twice, and left at once: what was on its way may be lost.
+    pub left_at_once: bool,
     /// Connections that were cut when it left.
     pub cut: usize,
     /// Requests that were dispatched.
@@ -58,6 +60,7 @@ pub(super) struct Run<'a, S> {
     told: &'a mut Option<String>,
     turns: usize,
     is_stopped: bool,
+    left_at_once: bool,
     /// Calls of `after`.
     afters: Rc<Cell<u64>>,
 }
@@ -106,6 +109,7 @@ impl<'a, S: 'static> Run<'a, S> {
             told,
             turns: 0,
             is_stopped: false,
+            left_at_once: false,
             afters,
         })
     }
@@ -132,6 +136,7 @@ impl<'a, S: 'static> Run<'a, S> {
             world: self.world.clone(),
             clients: self.clients.iter().map(|client| client.seen(net)).collect(),
             is_stopped: self.is_stopped,
+            left_at_once: self.left_at_once,
             cut: self.server.cut_connections(),
             requests: self.server.stats().requests,
             turns: self.turns,
@@ -193,6 +198,7 @@ impl<'a, S: 'static> Run<'a, S> {
                     net.wake_at(self.next);
                 }
                 Operation::Stop => {
+                    self.left_at_once = self.is_stopped;
                     self.is_stopped = true;
                     self.server.handle().stop();
                 }

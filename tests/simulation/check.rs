@@ -189,7 +189,8 @@ impl Judge<'_> {
         }
         self.check_ending(request, answer, &at);
         // An answer to HEAD looks whole to its client even if what would be its body was cut.
-        let cut_unseen = request.by_head && self.world.has_cut;
+        let is_broken = self.world.has_cut || self.seen.did_reset || self.seen.was_reset;
+        let cut_unseen = request.by_head && is_broken;
         let is_known = is_whole && !cut_unseen && !self.may_be_part(request);
         if let Some(entry) = self.entry(request).filter(|_| is_known) {
             assert_eq!(
@@ -280,7 +281,7 @@ impl Judge<'_> {
         let is_lossy = seen.did_reset
             || (seen.stalls || seen.is_slow)
             || world.has_cut
-            || (seen.was_reset && self.may_be_closed_on());
+            || (seen.was_reset && (world.outcome.left_at_once || self.may_be_closed_on()));
         // A producer over `limits.output` takes what waits before it along.
         let is_aborted = |request| {
             self.entry(request)
