@@ -55,6 +55,7 @@ pub mod process;
 pub mod proto;
 mod reactor;
 pub mod service;
+pub mod sim;
 
 pub use app::body::Body;
 pub use app::ctx::{Ctx, OffloadError, TimerId};
@@ -80,10 +81,6 @@ pub use bytes::Bytes;
 pub use cookie::Cookie;
 pub use http::{Method, StatusCode};
 
-/// The same server in a world made of a seed: virtual time, and a network that does what networks do.
-pub mod sim {
-    pub use crate::net::sim::{Client, Faults, SimNet};
-}
 
 /// The router over `routes` patterns, for the benchmark of its look-up alone.
 #[doc(hidden)]

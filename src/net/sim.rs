@@ -143,6 +143,13 @@ impl SimNet {
         }
     }
 
+    /// So many listeners, instead of one.
+    pub fn listeners(mut self, listeners: usize) -> SimNet {
+        self.listeners = (0..listeners).map(|_| Some(VecDeque::new())).collect();
+        self.listener_edges = vec![false; listeners];
+        self
+    }
+
     /// The generator behind everything, for the test's own choices.
     pub fn rng(&mut self) -> &mut Rng {
         &mut self.rng
@@ -248,6 +255,12 @@ impl SimNet {
     /// answered by now never will be.
     pub fn is_quiet(&self) -> bool {
         self.quiet
+    }
+
+    /// No byte moves and nobody waits to be accepted, whatever timers run.
+    pub fn is_still(&self) -> bool {
+        let mut queues = self.listeners.iter().flatten();
+        !self.is_moving() && self.work.is_empty() && queues.all(VecDeque::is_empty)
     }
 
     /// How often in a row the loop has asked not to wait, when there was nothing to tell it. Few

@@ -148,6 +148,12 @@ impl Conns {
         self.slab.len()
     }
 
+    /// The living.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Conn> {
+        let all = self.slab.iter().map(|(_, conn)| conn);
+        all.filter(|conn| conn.generation != 0)
+    }
+
     /// Whose they are, those of the dead included.
     pub(crate) fn peers(&self) -> impl Iterator<Item = Peer> {
         self.slab.iter().map(|(_, conn)| conn.peer)

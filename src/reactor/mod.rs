@@ -43,6 +43,7 @@ mod addresses;
 mod conn;
 mod dispatch;
 mod exchange;
+mod held;
 mod io;
 mod server;
 mod settle;

@@ -4,15 +4,14 @@
 //! to no other; where one is missing or broken off, the script knows why. For each request: `after`
 //! was called once if `before` was, a body's `end` once if its `fold` was.
 
-use crate::reader::{self, Answer, Asked, excerpt};
-use crate::script::{Request, Script};
-use crate::site::{self, Ending, Entry};
+use crate::site::{self, Ending, Entry, KINDS, Kind, Number};
+use loopwright::sim::{Answer, Asked, Outcome, Request, Seen};
 use std::collections::BTreeMap;
 
-/// What holds for all clients of a run.
+/// What holds for all clients of a run. `loopwright::sim` has checked already what holds for any App.
 pub(crate) struct World<'a> {
     pub(crate) ledger: &'a BTreeMap<String, Entry>,
-    pub(crate) scripts: Vec<&'a Script>,
+    pub(crate) outcome: &'a Outcome,
     /// Timeouts are so short that a client may be too slow by chance.
     pub(crate) is_tight: bool,
     pub(crate) refuses: bool,
@@ -21,27 +20,33 @@ pub(crate) struct World<'a> {
     pub(crate) has_cut: bool,
 }
 
-/// One client at the end of a run.
-pub(crate) struct Seen<'a> {
-    pub(crate) script: &'a Script,
-    pub(crate) received: &'a [u8],
-    /// Bytes of its requests that it has sent.
-    pub(crate) sent: usize,
-    pub(crate) has_ended: bool,
-    /// By itself, or by the server or the network.
-    pub(crate) did_reset: bool,
-    pub(crate) was_reset: bool,
-    pub(crate) did_finish: bool,
+static MALFORMED: Kind = Kind {
+    name: "malformed",
+    is_upload: false,
+    number: Number::Delay,
+    answer: site::Answer::Reason(400),
+    ending: Ending::Always,
+};
+
+fn kind(request: &Request) -> &'static Kind {
+    request.template.map_or(&MALFORMED, |n| &KINDS[n])
+}
+
+/// The connection breaks in the middle of its answer. (A length that the body falls short of is no
+/// matter without a body.)
+fn is_cut(request: &Request) -> bool {
+    let kind = kind(request);
+    kind.answer == site::Answer::Cut && !(request.by_head && kind.name == "sized_short")
 }
 
 impl World<'_> {
-    pub(crate) fn check(&self, clients: &[Seen<'_>]) {
+    pub(crate) fn check(&self) {
         for (path, entry) in self.ledger {
             let request = self
                 .request(path)
                 .unwrap_or_else(|| panic!("nobody asked for {path}"));
             // A body that is announced too large is refused before anybody is called.
-            let calls = if request.kind.name == "limited" {
+            let calls = if kind(request).name == "limited" {
                 entry.begun.max(entry.done.len() as u32)
             } else {
                 entry.begun
@@ -53,36 +58,30 @@ impl World<'_> {
             );
             assert!(entry.aborts <= entry.watched, "{path}: {entry:?}");
         }
-        for (n, seen) in clients.iter().enumerate() {
-            Judge {
-                world: self,
-                seen,
-                n,
-            }
-            .judge();
+        for (n, seen) in self.outcome.clients.iter().enumerate() {
+            let world = self;
+            Judge { world, seen, n }.judge();
         }
     }
 
     fn request(&self, path: &str) -> Option<&Request> {
-        self.scripts
-            .iter()
-            .flat_map(|script| &script.requests)
-            .find(|request| request.path == path)
+        let mut all = self.outcome.clients.iter().flat_map(|seen| &seen.requests);
+        all.find(|request| request.path == path)
     }
 }
 
 struct Judge<'a> {
     world: &'a World<'a>,
-    seen: &'a Seen<'a>,
+    seen: &'a Seen,
     n: usize,
 }
 
 impl Judge<'_> {
     fn judge(&self) {
-        let mut rest = self.seen.received;
+        let mut rest = &self.seen.received[..];
         let mut answered = 0;
         let mut is_over = false;
-        for (n, request) in self.seen.script.requests.iter().enumerate() {
+        for (n, request) in self.seen.requests.iter().enumerate() {
             let Some(answer) = self.next(&mut rest, n) else {
                 break;
             };
@@ -91,13 +90,13 @@ impl Judge<'_> {
                 self.excuse(n, "is broken off");
             }
             answered = n + 1;
-            is_over = answer.closes || !is_whole || request.is_cut();
+            is_over = answer.closes || !is_whole || is_cut(request);
             if is_over {
                 break;
             }
         }
         let at = self.at(answered);
-        let Some(next) = self.seen.script.requests.get(answered) else {
+        let Some(next) = self.seen.requests.get(answered) else {
             assert!(
                 rest.is_empty(),
                 "{at}: an answer nobody asked for: {}",
@@ -120,12 +119,12 @@ impl Judge<'_> {
 
     /// The next final answer, with what may come before it.
     fn next<'b>(&self, rest: &mut &'b [u8], n: usize) -> Option<Answer<'b>> {
-        let request = &self.seen.script.requests[n];
+        let request = &self.seen.requests[n];
         let asked = Asked {
             by_head: self.is_head(n),
             ..request.asked()
         };
-        let mut answer = reader::read(rest, asked, self.seen.has_ended)?;
+        let mut answer = read(rest, asked, self.seen.has_ended)?;
         if answer.is_interim() {
             assert!(
                 request.expects_leave,
@@ -134,7 +133,7 @@ impl Judge<'_> {
             );
             let after = &rest[answer.len..];
             answer =
-                reader::read(after, asked, self.seen.has_ended).filter(|_| !after.is_empty())?;
+                read(after, asked, self.seen.has_ended).filter(|_| !after.is_empty())?;
             assert!(
                 !answer.is_interim(),
                 "{}: leave is given once",
@@ -148,9 +147,9 @@ impl Judge<'_> {
 
     /// Says whether the answer is whole, which its framing alone need not tell.
     fn check_answer(&self, n: usize, answer: &Answer<'_>) -> bool {
-        let request = &self.seen.script.requests[n];
+        let request = &self.seen.requests[n];
         let at = self.at(n);
-        let is_late = answer.status == 408 && (self.world.is_tight || !self.is_whole(n));
+        let is_late = answer.status == 408 && (self.world.is_tight || self.seen.is_slow || !self.is_whole(n));
         let is_refused = request.is_malformed() && matches!(answer.status, 400 | 414 | 431);
         let (status, body) = match self.expected(request) {
             _ if is_late || is_refused => (answer.status, reason(answer.status)),
@@ -162,7 +161,7 @@ impl Judge<'_> {
         let is_until_close = request.by_http_10 && answer.field("content-length").is_none();
         let is_whole = answer.is_whole
             && answer.body.len() == body.len()
-            && !(request.is_cut() && status == 200);
+            && !(is_cut(request) && status == 200);
         assert!(
             body.starts_with(&answer.body),
             "{at}: {} instead of {}",
@@ -182,7 +181,7 @@ impl Judge<'_> {
         }
         if is_whole
             && status == 200
-            && request.kind.name == "summed"
+            && kind(request).name == "summed"
             && !request.by_head
             && !request.by_http_10
         {
@@ -190,7 +189,8 @@ impl Judge<'_> {
         }
         self.check_ending(request, answer, &at);
         // An answer to HEAD looks whole to its client even if what would be its body was cut.
-        let cut_unseen = request.by_head && self.world.has_cut;
+        let is_broken = self.world.has_cut || self.seen.did_reset || self.seen.was_reset;
+        let cut_unseen = request.by_head && is_broken;
         let is_known = is_whole && !cut_unseen && !self.may_be_part(request);
         if let Some(entry) = self.entry(request).filter(|_| is_known) {
             assert_eq!(
@@ -204,10 +204,10 @@ impl Judge<'_> {
 
     /// A connection ends if the client wants it so, and else only for a reason.
     fn check_ending(&self, request: &Request, answer: &Answer<'_>, at: &str) {
-        let is_wanted = request.closes || request.kind.ending == Ending::Always;
+        let is_wanted = request.closes || kind(request).ending == Ending::Always;
         let may_close = is_wanted
             || request.by_http_10 && answer.field("content-length").is_none()
-            || request.kind.ending == Ending::Early
+            || kind(request).ending == Ending::Early
             || answer.status == 408
             || self.seen.did_finish
             || self.world.drains;
@@ -223,15 +223,15 @@ impl Judge<'_> {
 
     /// Of a head that did not arrive whole, the server cannot know that it is HEAD's.
     fn is_head(&self, n: usize) -> bool {
-        let request = &self.seen.script.requests[n];
+        let request = &self.seen.requests[n];
         request.by_head && self.entry(request).is_some()
     }
 
     fn expected(&self, request: &Request) -> (u16, Vec<u8>) {
         let path = request.path.as_bytes();
-        match request.kind.answer {
+        match kind(request).answer {
             site::Answer::Sum
-                if request.kind.name == "limited"
+                if kind(request).name == "limited"
                     && request.body.len() as u64 > site::BODY_LIMIT =>
             {
                 (413, reason(413))
@@ -246,7 +246,7 @@ impl Judge<'_> {
             site::Answer::Echo => (200, request.body.clone()),
             site::Answer::Sum => {
                 // Only a fold is told of trailers.
-                let is_fold = matches!(request.kind.name, "fold" | "fold_slowly" | "relay");
+                let is_fold = matches!(kind(request).name, "fold" | "fold_slowly" | "relay");
                 let trailer = request.trailer.as_deref().filter(|_| is_fold);
                 (
                     200,
@@ -276,29 +276,29 @@ impl Judge<'_> {
     /// There is a reason why request `n` has no answer, or a part of one.
     fn excuse(&self, n: usize, what: &str) {
         let (world, seen) = (self.world, self.seen);
-        let request = &seen.script.requests[n];
+        let request = &seen.requests[n];
         let entry = self.entry(request);
         let is_lossy = seen.did_reset
-            || seen.script.stalls
+            || (seen.stalls || seen.is_slow)
             || world.has_cut
-            || (seen.was_reset && self.may_be_closed_on());
+            || (seen.was_reset && (world.outcome.left_at_once || self.may_be_closed_on()));
         // A producer over `limits.output` takes what waits before it along.
         let is_aborted = |request| {
             self.entry(request)
                 .is_some_and(|e| e.done.iter().any(|done| done.2))
         };
-        let later_is_cut = seen.was_reset && seen.script.requests[n + 1..].iter().any(is_aborted);
+        let later_is_cut = seen.was_reset && seen.requests[n + 1..].iter().any(is_aborted);
         let is_answered = entry.is_some_and(|entry| entry.done.iter().any(|done| !done.2));
         let ends_early = n
             .checked_sub(1)
-            .is_some_and(|last| seen.script.requests[last].kind.ending == Ending::Early);
+            .is_some_and(|last| kind(&seen.requests[last]).ending == Ending::Early);
         let reason = [
             (is_lossy, "the connection broke"),
-            (request.is_cut(), "its answer is cut"),
+            (is_cut(request), "its answer is cut"),
             (later_is_cut, "an answer behind it was cut"),
             (is_answered, ""),
             (
-                request.kind.ending == Ending::Overflow,
+                kind(request).ending == Ending::Overflow,
                 "its producer does not wait",
             ),
             (!self.is_whole(n), "it was not sent whole"),
@@ -313,7 +313,7 @@ impl Judge<'_> {
             ),
             (world.drains && entry.is_none(), "the server left"),
             (
-                world.is_tight && (entry.is_none() || request.kind.is_upload),
+                (world.is_tight || seen.is_slow) && (entry.is_none() || kind(request).is_upload),
                 "it was too slow",
             ),
         ];
@@ -337,7 +337,7 @@ impl Judge<'_> {
     /// does one that sends for longer than the server lingers.
     fn may_be_closed_on(&self) -> bool {
         let asks_for_the_end = |request: &Request| request.closes || request.by_http_10;
-        self.world.is_tight || self.seen.script.requests.iter().any(asks_for_the_end)
+        self.world.is_tight || self.seen.requests.iter().any(asks_for_the_end)
     }
 
     fn entry(&self, request: &Request) -> Option<&Entry> {
@@ -345,7 +345,7 @@ impl Judge<'_> {
     }
 
     fn end_of(&self, n: usize) -> usize {
-        self.seen.script.requests[..=n]
+        self.seen.requests[..=n]
             .iter()
             .map(|request| request.bytes.len())
             .sum()
@@ -356,11 +356,11 @@ impl Judge<'_> {
     }
 
     fn is_begun(&self, n: usize) -> bool {
-        self.seen.sent > self.end_of(n) - self.seen.script.requests[n].bytes.len()
+        self.seen.sent > self.end_of(n) - self.seen.requests[n].bytes.len()
     }
 
     fn at(&self, n: usize) -> String {
-        let request = self.seen.script.requests.get(n);
+        let request = self.seen.requests.get(n);
         let head = request.map_or("(the end)".to_string(), |request| {
             let line = request
                 .bytes
@@ -379,4 +379,20 @@ fn reason(status: u16) -> Vec<u8> {
         .and_then(|status| status.canonical_reason())
         .unwrap_or("")
         .into()
+}
+
+/// `loopwright::sim` has read it before, and found nothing wrong.
+fn read(input: &[u8], asked: Asked, ended: bool) -> Option<Answer<'_>> {
+    let answer = Answer::read(input, asked, ended).unwrap()?;
+    if !answer.is_interim() {
+        assert_eq!(answer.field("server"), Some("loopwright"));
+    }
+    Some(answer)
+}
+
+/// The first bytes, for a message.
+fn excerpt(bytes: &[u8]) -> String {
+    let end = bytes.len().min(120);
+    let text = String::from_utf8_lossy(&bytes[..end]);
+    format!("{text:?} ({} bytes)", bytes.len())
 }

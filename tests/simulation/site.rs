@@ -167,15 +167,7 @@ pub(crate) const KINDS: &[Kind] = {
     ]
 };
 
-/// Bytes that could come from nowhere else.
-pub(crate) fn noise(path: &str, len: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(len + 64);
-    while bytes.len() < len {
-        bytes.extend_from_slice(format!("{path}@{:x}\n", bytes.len()).as_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
+pub(crate) use loopwright::sim::noise;
 
 pub(crate) const FILE_SIZES: [usize; 3] = [0, 1000, 40_000];
 

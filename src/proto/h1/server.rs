@@ -228,6 +228,11 @@ impl Server {
         self.tx == Tx::Idle && matches!(self.rx, Rx::Head { begun: false, .. })
     }
 
+    /// The bound of the present (or last) request's body.
+    pub fn body_limit(&self) -> u64 {
+        self.body_limit
+    }
+
     /// Status of the present (or last) answer.
     pub fn status(&self) -> u16 {
         self.status

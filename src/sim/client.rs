@@ -1,0 +1,327 @@
+//! Floor 4. A client: it acts between two turns, as its schedule says, and reads what it is answered.
+
+use super::reader::{self, Answer};
+use super::request::{Request, Template};
+use super::schedule::Operation;
+use super::trace::Trace;
+use crate::base::clock::Instant;
+use crate::net::sim::{self, SimNet};
+use memchr::memmem;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What a client has sent and received, at the end of a run.
+pub struct Seen {
+    /// What it meant to send, in order.
+    pub requests: Vec<Request>,
+    /// Bytes of its requests that it has sent.
+    pub sent: usize,
+    /// All that it was answered.
+    pub received: Vec<u8>,
+    /// Nothing will follow.
+    pub has_ended: bool,
+    /// It broke the connection.
+    pub did_reset: bool,
+    /// The connection was broken: by it, by the server, or by the network.
+    pub was_reset: bool,
+    /// It closed its sending side.
+    pub did_finish: bool,
+    /// It stopped taking answers for good.
+    pub stalls: bool,
+    /// It was silent, or stalled, for as long as some timeout.
+    pub is_slow: bool,
+}
+
+pub(super) struct Client {
+    program: VecDeque<Operation>,
+    n: usize,
+    conn: Option<sim::Client>,
+    /// It does nothing before.
+    next: Instant,
+    requests: Vec<Request>,
+    /// The bytes of all requests, and how many of them are sent.
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Bytes of its answers that are read, and how many of them were final.
+    read: usize,
+    answers: usize,
+    /// Of the next answer: bytes seen when it was last looked at, and how many it takes, if it says so.
+    looked: usize,
+    wants: Option<usize>,
+    has_leave: bool,
+    gives_up: Option<Instant>,
+    /// An answer has said that it is the last.
+    is_dismissed: bool,
+    is_deaf: bool,
+    did_reset: bool,
+    did_finish: bool,
+    stalled: Option<Instant>,
+    /// It connected, or was last answered.
+    since: Instant,
+    is_slow: bool,
+    /// The shortest timeout.
+    quickest: Duration,
+}
+
+impl Client {
+    pub(super) fn new(n: usize, program: VecDeque<Operation>, quickest: Duration) -> Client {
+        Client {
+            program,
+            n,
+            conn: None,
+            next: Instant::default(),
+            requests: Vec::new(),
+            bytes: Vec::new(),
+            sent: 0,
+            read: 0,
+            answers: 0,
+            looked: 0,
+            wants: None,
+            has_leave: false,
+            gives_up: None,
+            is_dismissed: false,
+            is_deaf: false,
+            did_reset: false,
+            did_finish: false,
+            stalled: None,
+            since: Instant::default(),
+            is_slow: false,
+            quickest,
+        }
+    }
+
+    /// Takes the steps that it can take now. Says whether there were any.
+    pub(super) fn act(
+        &mut self,
+        net: &mut SimNet,
+        templates: &[Template],
+        trace: &mut Trace,
+    ) -> Result<bool, String> {
+        let mut has_acted = false;
+        while self.next <= net.now() && !self.program.is_empty() {
+            if !self.step(net, templates, trace)? {
+                break;
+            }
+            has_acted = true;
+        }
+        Ok(has_acted)
+    }
+
+    fn connect(&mut self, listener: usize, net: &mut SimNet) -> sim::Client {
+        *self.conn.get_or_insert_with(|| {
+            self.since = net.now();
+            net.connect(listener)
+        })
+    }
+
+    /// Takes a step. `false`: it has to wait.
+    fn step(
+        &mut self,
+        net: &mut SimNet,
+        templates: &[Template],
+        trace: &mut Trace,
+    ) -> Result<bool, String> {
+        let now = net.now();
+        let Some(operation) = self.program.front() else {
+            return Ok(false);
+        };
+        match operation {
+            Operation::Wait(time) => {
+                self.is_slow |= *time >= self.quickest;
+                self.next = now + *time;
+                net.wake_at(self.next);
+                self.program.pop_front();
+                return Ok(true);
+            }
+            Operation::Connect(listener) => {
+                let listener = *listener;
+                self.connect(listener, net);
+            }
+            _ => {}
+        }
+        let conn = self.connect(0, net);
+        self.is_slow |= self.sent < self.bytes.len() && now - self.since >= self.quickest;
+        self.listen(conn, net, trace)?;
+        let is_over = net.is_finished(conn) || self.is_dismissed;
+        if is_over && !self.is_deaf {
+            trace.add(net, || format!("client {} is done with", self.n));
+            self.rest(net);
+            self.did_finish = true;
+            net.finish(conn);
+            return Ok(true);
+        }
+        let has_all = self.answers >= self.whole() || is_over;
+        let Some(operation) = self.program.front() else {
+            return Ok(false);
+        };
+        match operation {
+            Operation::Await if !has_all => return Ok(false),
+            Operation::AwaitLeave(most)
+                if self.answers < self.requests.len() && !self.has_leave && !is_over =>
+            {
+                let is_first = self.gives_up.is_none();
+                let until = *self.gives_up.get_or_insert(now + *most);
+                if now < until {
+                    if is_first {
+                        net.wake_at(until);
+                    }
+                    return Ok(false);
+                }
+            }
+            _ => {}
+        }
+        let Some(operation) = self.program.pop_front() else {
+            return Ok(false);
+        };
+        trace.add(net, || format!("client {}: {operation}", self.n));
+        match operation {
+            Operation::Ask(ask) => {
+                let template = templates.get(ask.template);
+                let template = template.ok_or_else(|| format!("no template #{}", ask.template))?;
+                self.ask(template.request(&ask));
+            }
+            Operation::Malformed(n) => self.ask(Request::malformed(n)),
+            Operation::Send(n) => self.send(n, conn, net),
+            Operation::SendAll => self.send(usize::MAX, conn, net),
+            Operation::SendHead => {
+                let body = self.requests.last().map_or(0, |last| last.bytes.len() - last.head_len);
+                self.send((self.bytes.len() - body).saturating_sub(self.sent), conn, net);
+            }
+            Operation::AwaitLeave(_) => (self.has_leave, self.gives_up) = (false, None),
+            Operation::Stall => {
+                self.stalled.get_or_insert(now);
+                net.stall(conn, true);
+            }
+            Operation::Resume => {
+                self.is_slow |= self.stalled.is_some_and(|since| now - since >= self.quickest);
+                self.stalled = None;
+                net.stall(conn, false);
+            }
+            Operation::Finish => {
+                self.did_finish = true;
+                net.finish(conn);
+            }
+            Operation::Reset => {
+                self.did_reset = true;
+                net.reset(conn);
+            }
+            Operation::Deaf => self.is_deaf = true,
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn ask(&mut self, request: Request) {
+        self.bytes.extend_from_slice(&request.bytes);
+        self.requests.push(request);
+    }
+
+    fn send(&mut self, n: usize, conn: sim::Client, net: &mut SimNet) {
+        // Whoever has closed its sending side has.
+        let rest = if self.did_finish { &[] } else { &self.bytes[self.sent..] };
+        let piece = &rest[..rest.len().min(n)];
+        net.send(conn, piece);
+        self.sent += piece.len();
+        self.is_slow |= net.now() - self.since >= self.quickest;
+    }
+
+    /// How many requests are sent whole.
+    fn whole(&self) -> usize {
+        let ends = self.requests.iter().scan(0, |end, request| {
+            *end += request.bytes.len();
+            Some(*end)
+        });
+        ends.take_while(|end| *end <= self.sent).count()
+    }
+
+    /// Does nothing more but take what comes, if it ever would.
+    pub(super) fn rest(&mut self, net: &mut SimNet) {
+        let stalls = self.program.iter().rev().find_map(|operation| match operation {
+            Operation::Stall => Some(true),
+            Operation::Resume => Some(false),
+            _ => None,
+        });
+        self.program.clear();
+        let stalls = stalls.unwrap_or(self.stalled.is_some());
+        if let Some(conn) = self.conn {
+            net.stall(conn, stalls);
+            self.stalled = stalls.then(|| net.now());
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.program.is_empty()
+    }
+
+    /// Reads the answers that are whole by now.
+    fn listen(
+        &mut self,
+        conn: sim::Client,
+        net: &mut SimNet,
+        trace: &mut Trace,
+    ) -> Result<(), String> {
+        let (has_ended, now) = (net.is_finished(conn), net.now());
+        while let Some(request) = self.requests.get(self.answers).filter(|_| !self.is_dismissed) {
+            let rest = &net.received(conn)[self.read..];
+            if rest.is_empty() || !(has_ended || self.is_news(rest)) {
+                break;
+            }
+            let at = |why| format!("client {}, {}: {why}", self.n, request.line());
+            let answer = Answer::read(rest, request.asked(), has_ended).map_err(at)?;
+            let answer = match answer {
+                Some(answer) if answer.is_whole => answer,
+                part => {
+                    self.looked = rest.len();
+                    let length = part.and_then(|answer| {
+                        let length: usize = answer.field("content-length")?.parse().ok()?;
+                        Some((answer.len - answer.body.len()).saturating_add(length))
+                    });
+                    self.wants = length;
+                    break;
+                }
+            };
+            self.read += answer.len;
+            (self.looked, self.wants) = (0, None);
+            if answer.is_interim() {
+                self.has_leave = true;
+                continue;
+            }
+            self.answers += 1;
+            self.since = now;
+            self.is_dismissed = answer.closes;
+            let (status, body) = (answer.status, reader::excerpt(&answer.body));
+            trace.add(net, || format!("client {} is answered {status}, {body}", self.n));
+        }
+        Ok(())
+    }
+
+    /// Whether an answer that was a part when it was last looked at may be whole now: its length is
+    /// here, or the empty line that ends a head and a chunked body. Long answers come in many pieces.
+    fn is_news(&self, rest: &[u8]) -> bool {
+        match self.wants {
+            Some(length) => rest.len() >= length,
+            None => memmem::find(&rest[self.looked.saturating_sub(3)..], b"\r\n\r\n").is_some(),
+        }
+    }
+
+    /// Breaks the connection, if there still is one: the world ends.
+    pub(super) fn leave(&mut self, net: &mut SimNet) {
+        if let Some(conn) = self.conn.filter(|&conn| !net.is_released(conn)) {
+            net.reset(conn);
+        }
+    }
+
+    pub(super) fn seen(&self, net: &mut SimNet) -> Seen {
+        Seen {
+            requests: self.requests.clone(),
+            sent: self.sent,
+            received: self.conn.map(|conn| net.received(conn).to_vec()).unwrap_or_default(),
+            has_ended: self.conn.is_none_or(|conn| net.is_finished(conn)),
+            did_reset: self.did_reset,
+            was_reset: self.conn.is_some_and(|conn| net.was_reset(conn)),
+            did_finish: self.did_finish,
+            stalls: self.stalled.is_some(),
+            is_slow: self.is_slow,
+        }
+    }
+}
