@@ -692,3 +692,25 @@ fn what_middleware_sets_stays_on_failures() {
         assert!(!answer.contains("x-own"), "{request}: {answer}");
     }
 }
+
+/// What was refused before its method was looked at was answered as the request before it: after a HEAD,
+/// with a head alone that announced a body.
+#[test]
+fn a_refusal_after_a_head_request_has_its_body() {
+    for nonsense in ["\r\n\r\n\r\n\r\n\r\n\r\n", "\u{16}\u{3}\u{1}\u{2}"] {
+        let mut app = App::new();
+        app.get("/", |_, _, res| res.text("home"));
+        let mut world = calm(app);
+        let head = GET.replace("GET", "HEAD");
+        let client = client(&mut world, &format!("{head}{nonsense}"));
+        until(&mut world, "it is refused", |world| {
+            world.net_mut().is_finished(client)
+        });
+        let text = received(&mut world, client);
+        let (_, refusal) = text.split_once("HTTP/1.1 400 ").unwrap();
+        let (head, body) = refusal.split_once("\r\n\r\n").unwrap();
+        let announced = head.split("content-length: ").nth(1).unwrap();
+        let announced: usize = announced.lines().next().unwrap().parse().unwrap();
+        assert!(announced > 0 && announced == body.len(), "{text:?}");
+    }
+}

@@ -277,6 +277,8 @@ impl Server {
                         *blank_lines += 1;
                         *input = rest;
                     }
+                    // A refusal is answered as the method asks, too.
+                    self.is_head = input.starts_with(b"HEAD ");
                     match **input {
                         [] => return Ok(Event::NeedInput),
                         // Not the beginning of a request, but perhaps of another empty line.
@@ -293,8 +295,6 @@ impl Server {
                         self.since = now;
                     }
                     let mut from = *scanned as usize;
-                    // A refusal is answered as the method asks, too.
-                    self.is_head = input.starts_with(b"HEAD ");
                     let head = head::read(input, &mut from, first_look, slots, &bounds.head)?;
                     *scanned = from as u32;
                     let Some(head) = head else {
