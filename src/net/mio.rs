@@ -241,10 +241,11 @@ impl MioNet {
         let is_out = [Errno::MFILE, Errno::NFILE]
             .iter()
             .any(|errno| why.raw_os_error() == Some(errno.raw_os_error()));
-        if is_out && self.spare.take().is_some() {
-            if let Ok((stream, _)) = self.accept_from(listener) {
-                let _ = stream.sock().send(TURNED_AWAY);
-            }
+        if is_out
+            && self.spare.take().is_some()
+            && let Ok((stream, _)) = self.accept_from(listener)
+        {
+            let _ = stream.sock().send(TURNED_AWAY);
         }
         if self.spare.is_none() {
             self.spare = spare();
