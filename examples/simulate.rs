@@ -27,12 +27,14 @@ fn app() -> App<Notes> {
 
 fn main() {
     let simulation = Simulation::new(Notes::new, |_| app())
-        .ask(Template::new("POST", "/notes/{id}").body(0..=20_000).check(
-            |_, answer| match answer.status {
-                201 => Ok(()),
-                other => Err(format!("{other} instead of 201")),
-            },
-        ))
+        .ask(
+            Template::new("POST", "/notes/{id}")
+                .body(0..=20_000)
+                .check(|_, answer| match answer.status {
+                    201 => Ok(()),
+                    other => Err(format!("{other} instead of 201")),
+                }),
+        )
         .ask(Template::new("GET", "/slow/{n}").check(|request, answer| {
             let is_right = request.by_head || &*answer.body == b"at last";
             is_right.then_some(()).ok_or("another answer".to_string())

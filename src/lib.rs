@@ -20,7 +20,7 @@
 //!
 //! # Features
 //! `cli` the binary · `config` [`config`], for TOML files · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
-//! `cookies` [`Request::cookies`], [`Response::cookie`]. All are on by default; with
+//! `cookies` [`Request::cookies`], [`Response::cookie`] · `sim` [`sim::Simulation`]. All are on by default; with
 //! `default-features = false` the core is left.
 //!
 //! # To read it
@@ -32,6 +32,7 @@
 //! 2 app       what an embedder sees
 //! 3 reactor   the loop
 //! 4 service   files, fixed answers, access log, welcome site: written on `app` alone
+//!   sim       schedules, clients and checks for Apps in the simulation
 //! 5 config    `loopwright.toml` → Builder and App
 //! 6 process   workers, signals, reload, logs          main.rs   the binary
 //! ```
@@ -81,7 +82,6 @@ pub use bytes::Bytes;
 pub use cookie::Cookie;
 pub use http::{Method, StatusCode};
 
-
 /// The router over `routes` patterns, for the benchmark of its look-up alone.
 #[doc(hidden)]
 pub fn bench_router(routes: usize) -> impl Fn(&str) -> bool {
@@ -127,4 +127,7 @@ mod guides {
     struct Embedding;
     #[doc = include_str!("../docs/logging.md")]
     struct Logging;
+    #[cfg(feature = "sim")]
+    #[doc = include_str!("../docs/simulation.md")]
+    struct Simulation;
 }

@@ -100,7 +100,7 @@ fn callbacks_that_block_are_named() {
         });
         app
     });
-    let connect = || TcpStream::connect(address).expect("a connection");
+    let connect = move || TcpStream::connect(address).expect("a connection");
     let mut kept: Vec<TcpStream> = (0..3).map(|_| connect()).collect();
     for stream in &mut kept {
         assert!(ask(stream, "/").expect("an answer").ends_with("quick"));

@@ -20,7 +20,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     #[doc(hidden)]
     pub fn held(&self) -> impl Iterator<Item = Held> {
         self.conns.iter().map(|conn| {
-            let exchange = conn.exchange.and_then(|key| self.exchanges.get(key as usize));
+            let exchange = conn
+                .exchange
+                .and_then(|key| self.exchanges.get(key as usize));
             let body = match exchange.map(|exchange| &exchange.upload) {
                 Some(Upload::Collect(collect)) => collect.body.len(),
                 _ => 0,

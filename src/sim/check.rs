@@ -45,7 +45,11 @@ impl Judge<'_> {
                     true => Ok(()),
                     false => Err(at(format!(
                         "{}; {} of its {} bytes were sent, the connection {}",
-                        if is_blank { "no answer" } else { "a part of an answer" },
+                        if is_blank {
+                            "no answer"
+                        } else {
+                            "a part of an answer"
+                        },
                         seen.sent.min(end) - begin,
                         request.bytes.len(),
                         match (seen.was_reset, seen.has_ended) {
@@ -140,9 +144,13 @@ impl Judge<'_> {
         let ends = |request: &Request| request.closes || request.is_malformed();
         let world = &outcome.world;
         // Its body was refused, or is too long to be dropped: its answer came before.
-        let unread = n.checked_sub(1).map(|last| &seen.requests[last]).is_some_and(|last| {
-            last.has_body && (last.expects_leave || last.bytes.len() as u64 > world.limits.discard)
-        });
+        let unread = n
+            .checked_sub(1)
+            .map(|last| &seen.requests[last])
+            .is_some_and(|last| {
+                last.has_body
+                    && (last.expects_leave || last.bytes.len() as u64 > world.limits.discard)
+            });
         let is_refused = n == 0 && (world.faults.accept_errors > 0 || outcome.is_stopped);
         outcome.cut > 0
             || self.is_slow()
@@ -151,7 +159,7 @@ impl Judge<'_> {
             || (is_blank && seen.requests[..n].iter().any(|before| before.may_fail))
             || (seen.was_reset && (outcome.left_at_once || seen.requests.iter().any(ends)))
             // A producer over `limits.output` takes what waits before it along.
-            || (seen.was_reset && seen.requests[n + 1..].iter().any(|later| later.may_fail))
+            || seen.requests[n + 1..].iter().any(|later| later.may_fail)
             || (seen.was_reset && is_blank && is_refused)
     }
 

@@ -184,8 +184,15 @@ impl Client {
             Operation::Send(n) => self.send(n, conn, net),
             Operation::SendAll => self.send(usize::MAX, conn, net),
             Operation::SendHead => {
-                let body = self.requests.last().map_or(0, |last| last.bytes.len() - last.head_len);
-                self.send((self.bytes.len() - body).saturating_sub(self.sent), conn, net);
+                let body = self
+                    .requests
+                    .last()
+                    .map_or(0, |last| last.bytes.len() - last.head_len);
+                self.send(
+                    (self.bytes.len() - body).saturating_sub(self.sent),
+                    conn,
+                    net,
+                );
             }
             Operation::AwaitLeave(_) => (self.has_leave, self.gives_up) = (false, None),
             Operation::Stall => {
@@ -193,7 +200,9 @@ impl Client {
                 net.stall(conn, true);
             }
             Operation::Resume => {
-                self.is_slow |= self.stalled.is_some_and(|since| now - since >= self.quickest);
+                self.is_slow |= self
+                    .stalled
+                    .is_some_and(|since| now - since >= self.quickest);
                 self.stalled = None;
                 net.stall(conn, false);
             }
@@ -218,7 +227,11 @@ impl Client {
 
     fn send(&mut self, n: usize, conn: sim::Client, net: &mut SimNet) {
         // Whoever has closed its sending side has.
-        let rest = if self.did_finish { &[] } else { &self.bytes[self.sent..] };
+        let rest = if self.did_finish {
+            &[]
+        } else {
+            &self.bytes[self.sent..]
+        };
         let piece = &rest[..rest.len().min(n)];
         net.send(conn, piece);
         self.sent += piece.len();
@@ -236,11 +249,15 @@ impl Client {
 
     /// Does nothing more but take what comes, if it ever would.
     pub(super) fn rest(&mut self, net: &mut SimNet) {
-        let stalls = self.program.iter().rev().find_map(|operation| match operation {
-            Operation::Stall => Some(true),
-            Operation::Resume => Some(false),
-            _ => None,
-        });
+        let stalls = self
+            .program
+            .iter()
+            .rev()
+            .find_map(|operation| match operation {
+                Operation::Stall => Some(true),
+                Operation::Resume => Some(false),
+                _ => None,
+            });
         self.program.clear();
         let stalls = stalls.unwrap_or(self.stalled.is_some());
         if let Some(conn) = self.conn {
@@ -261,7 +278,11 @@ impl Client {
         trace: &mut Trace,
     ) -> Result<(), String> {
         let (has_ended, now) = (net.is_finished(conn), net.now());
-        while let Some(request) = self.requests.get(self.answers).filter(|_| !self.is_dismissed) {
+        while let Some(request) = self
+            .requests
+            .get(self.answers)
+            .filter(|_| !self.is_dismissed)
+        {
             let rest = &net.received(conn)[self.read..];
             if rest.is_empty() || !(has_ended || self.is_news(rest)) {
                 break;
@@ -290,7 +311,9 @@ impl Client {
             self.since = now;
             self.is_dismissed = answer.closes;
             let (status, body) = (answer.status, reader::excerpt(&answer.body));
-            trace.add(net, || format!("client {} is answered {status}, {body}", self.n));
+            trace.add(net, || {
+                format!("client {} is answered {status}, {body}", self.n)
+            });
         }
         Ok(())
     }
@@ -315,7 +338,10 @@ impl Client {
         Seen {
             requests: self.requests.clone(),
             sent: self.sent,
-            received: self.conn.map(|conn| net.received(conn).to_vec()).unwrap_or_default(),
+            received: self
+                .conn
+                .map(|conn| net.received(conn).to_vec())
+                .unwrap_or_default(),
             has_ended: self.conn.is_none_or(|conn| net.is_finished(conn)),
             did_reset: self.did_reset,
             was_reset: self.conn.is_some_and(|conn| net.was_reset(conn)),

@@ -65,7 +65,10 @@ impl<'a> Answer<'a> {
             return Err("an empty line where an answer should begin".to_string());
         };
         let status = status(status_line)?;
-        let fields = lines.iter().map(|line| field(line)).collect::<Result<Vec<_>>>()?;
+        let fields = lines
+            .iter()
+            .map(|line| field(line))
+            .collect::<Result<Vec<_>>>()?;
         let answer = Answer {
             status,
             closes: connection(&fields, asked)?,
@@ -92,7 +95,8 @@ impl<'a> Answer<'a> {
     /// The first field of this name.
     pub fn field(&self, name: &str) -> Option<&'a str> {
         let mut all = self.fields.iter();
-        all.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|&(_, value)| value)
+        all.find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|&(_, value)| value)
     }
 
     /// A status below 200: the final answer is still to come.
@@ -106,22 +110,35 @@ impl<'a> Answer<'a> {
 }
 
 fn value<'a>(fields: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>> {
-    let mut values = fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|&(_, value)| value);
+    let mut values = fields
+        .iter()
+        .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|&(_, value)| value);
     let first = values.next();
-    must(values.next().is_none(), || format!("{name} twice in {fields:?}"))?;
+    must(values.next().is_none(), || {
+        format!("{name} twice in {fields:?}")
+    })?;
     Ok(first)
 }
 
-fn with_body<'a>(mut answer: Answer<'a>, rest: &'a [u8], asked: Asked, ended: bool) -> Result<Answer<'a>> {
+fn with_body<'a>(
+    mut answer: Answer<'a>,
+    rest: &'a [u8],
+    asked: Asked,
+    ended: bool,
+) -> Result<Answer<'a>> {
     let length = match answer.one("content-length")? {
-        Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
-            Some(text.parse::<usize>().map_err(|e| format!("content-length {text:?}: {e}"))?)
-        }
+        Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => Some(
+            text.parse::<usize>()
+                .map_err(|e| format!("content-length {text:?}: {e}"))?,
+        ),
         Some(text) => return Err(format!("content-length {text:?}")),
         None => None,
     };
     let coding = answer.one("transfer-encoding")?;
-    must(length.is_none() || coding.is_none(), || format!("both lengths: {answer:?}"))?;
+    must(length.is_none() || coding.is_none(), || {
+        format!("both lengths: {answer:?}")
+    })?;
     if matches!(answer.status, 204 | 304) {
         // RFC 9110 §8.6 and RFC 9112 §6.1.
         let is_bare = coding.is_none() && (answer.status == 304 || length.is_none());
@@ -138,7 +155,9 @@ fn with_body<'a>(mut answer: Answer<'a>, rest: &'a [u8], asked: Asked, ended: bo
             answer.len += answer.body.len();
         }
         (None, Some(coding)) => {
-            must(coding == "chunked" && !asked.by_http_10, || format!("{answer:?}"))?;
+            must(coding == "chunked" && !asked.by_http_10, || {
+                format!("{answer:?}")
+            })?;
             let chunked = chunked(rest)?;
             answer.body = Cow::Owned(chunked.body);
             answer.trailers = chunked.trailers;
@@ -146,7 +165,9 @@ fn with_body<'a>(mut answer: Answer<'a>, rest: &'a [u8], asked: Asked, ended: bo
             answer.len += chunked.len;
         }
         (None, None) => {
-            must(answer.closes, || format!("neither a length nor a close: {answer:?}"))?;
+            must(answer.closes, || {
+                format!("neither a length nor a close: {answer:?}")
+            })?;
             answer.body = Cow::Borrowed(rest);
             answer.is_whole = ended;
             answer.len += rest.len();
@@ -174,15 +195,20 @@ fn chunked(input: &[u8]) -> Result<Chunked<'_>> {
         let Some((line, size_len)) = line(&input[at..])? else {
             return Ok(all);
         };
-        must(!line.is_empty() && line.bytes().all(|b| b.is_ascii_hexdigit()), || {
-            format!("chunk size {line:?}")
-        })?;
-        let size = usize::from_str_radix(line, 16).map_err(|e| format!("chunk size {line:?}: {e}"))?;
+        must(
+            !line.is_empty() && line.bytes().all(|b| b.is_ascii_hexdigit()),
+            || format!("chunk size {line:?}"),
+        )?;
+        let size =
+            usize::from_str_radix(line, 16).map_err(|e| format!("chunk size {line:?}: {e}"))?;
         if size == 0 {
             let Some((lines, len)) = section(&input[at + size_len..])? else {
                 return Ok(all);
             };
-            all.trailers = lines.iter().map(|line| field(line)).collect::<Result<_>>()?;
+            all.trailers = lines
+                .iter()
+                .map(|line| field(line))
+                .collect::<Result<_>>()?;
             all.is_whole = true;
             all.len = at + size_len + len;
             return Ok(all);
@@ -211,7 +237,9 @@ fn connection(fields: &[(&str, &str)], asked: Asked) -> Result<bool> {
 }
 
 fn status(line: &str) -> Result<u16> {
-    let code = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.split_once(' '));
+    let code = line
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.split_once(' '));
     code.map(|(code, _reason)| code)
         .filter(|code| code.len() == 3 && code.bytes().all(|b| b.is_ascii_digit()))
         .and_then(|code| code.parse().ok())
@@ -231,7 +259,9 @@ fn line(input: &[u8]) -> Result<Option<(&str, usize)>> {
     let Some(end) = input.iter().position(|&b| b == b'\n') else {
         return Ok(None);
     };
-    let line = input[..end].strip_suffix(b"\r").filter(|line| !line.contains(&b'\r'));
+    let line = input[..end]
+        .strip_suffix(b"\r")
+        .filter(|line| !line.contains(&b'\r'));
     let line = line.ok_or_else(|| format!("a bare CR or LF in {}", excerpt(input)))?;
     let line = std::str::from_utf8(line).map_err(|e| format!("{}: {e}", excerpt(line)))?;
     Ok(Some((line, end + 1)))
@@ -255,7 +285,11 @@ fn section(input: &[u8]) -> Result<Option<Section<'_>>> {
 /// The first bytes, for a message.
 pub(crate) fn excerpt(bytes: &[u8]) -> String {
     let end = bytes.len().min(120);
-    format!("{:?} ({} bytes)", String::from_utf8_lossy(&bytes[..end]), bytes.len())
+    format!(
+        "{:?} ({} bytes)",
+        String::from_utf8_lossy(&bytes[..end]),
+        bytes.len()
+    )
 }
 
 #[cfg(test)]
@@ -264,67 +298,69 @@ mod tests {
 
     /// The judge is judged, too.
     #[test]
-fn the_reader_reads() {
-    let head = "HTTP/1.1 200 OK\r\ndate: Fri, 15 Jan 2027 08:00:00 GMT\r\nserver: loopwright\r\n";
-    let get = Asked {
-        by_head: false,
-        by_http_10: false,
-    };
-    let whole = |rest: &str, asked| {
-        let text = format!("{head}{rest}");
-        let answer = Answer::read(text.as_bytes(), asked, true).unwrap()?;
-        Some((
-            answer.is_whole,
-            text.len() - answer.len,
-            String::from_utf8_lossy(&answer.body).into_owned(),
-        ))
-    };
-    assert_eq!(
-        whole("content-length: 3\r\n\r\nabcHTTP", get),
-        Some((true, 4, "abc".into()))
-    );
-    assert_eq!(
-        whole("content-length: 3\r\n\r\nab", get),
-        Some((false, 0, "ab".into()))
-    );
-    assert_eq!(
-        whole(
-            "content-length: 3\r\n\r\nHTTP",
-            Asked {
-                by_head: true,
-                ..get
-            }
-        ),
-        Some((true, 4, "".into()))
-    );
-    assert_eq!(whole("content-length: 3\r\n", get), None);
-    let chunked = "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n";
-    assert_eq!(
-        whole(&format!("{chunked}\r\nH"), get),
-        Some((true, 1, "abcd".into()))
-    );
-    assert_eq!(
-        whole(&format!("{chunked}a: b\r\n\r\n"), get),
-        Some((true, 0, "abcd".into()))
-    );
-    assert_eq!(whole(chunked, get), Some((false, 0, "abcd".into())));
-    assert_eq!(
-        whole("connection: close\r\n\r\nabc", get),
-        Some((true, 0, "abc".into()))
-    );
-    for bad in [
-        "content-length: 3\r\ncontent-length: 3\r\n\r\nabc",
-        "content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
-        "content-length: +3\r\n\r\nabc",
-        "transfer-encoding: chunked\r\n\r\n3\r\nabcX",
-        "transfer-encoding: chunked\r\n\r\n\r\n",
-        "x:y\r\n\r\n",
-        "x: y\n\r\n",
-        "connection: upgrade\r\n\r\n",
-        "\r\nuntil when?",
-    ] {
-        let read = Answer::read(&[head.as_bytes(), bad.as_bytes()].concat(), get, true).map(drop);
-        assert!(read.is_err(), "{bad:?}");
+    fn the_reader_reads() {
+        let head =
+            "HTTP/1.1 200 OK\r\ndate: Fri, 15 Jan 2027 08:00:00 GMT\r\nserver: loopwright\r\n";
+        let get = Asked {
+            by_head: false,
+            by_http_10: false,
+        };
+        let whole = |rest: &str, asked| {
+            let text = format!("{head}{rest}");
+            let answer = Answer::read(text.as_bytes(), asked, true).unwrap()?;
+            Some((
+                answer.is_whole,
+                text.len() - answer.len,
+                String::from_utf8_lossy(&answer.body).into_owned(),
+            ))
+        };
+        assert_eq!(
+            whole("content-length: 3\r\n\r\nabcHTTP", get),
+            Some((true, 4, "abc".into()))
+        );
+        assert_eq!(
+            whole("content-length: 3\r\n\r\nab", get),
+            Some((false, 0, "ab".into()))
+        );
+        assert_eq!(
+            whole(
+                "content-length: 3\r\n\r\nHTTP",
+                Asked {
+                    by_head: true,
+                    ..get
+                }
+            ),
+            Some((true, 4, "".into()))
+        );
+        assert_eq!(whole("content-length: 3\r\n", get), None);
+        let chunked = "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n";
+        assert_eq!(
+            whole(&format!("{chunked}\r\nH"), get),
+            Some((true, 1, "abcd".into()))
+        );
+        assert_eq!(
+            whole(&format!("{chunked}a: b\r\n\r\n"), get),
+            Some((true, 0, "abcd".into()))
+        );
+        assert_eq!(whole(chunked, get), Some((false, 0, "abcd".into())));
+        assert_eq!(
+            whole("connection: close\r\n\r\nabc", get),
+            Some((true, 0, "abc".into()))
+        );
+        for bad in [
+            "content-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+            "content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+            "content-length: +3\r\n\r\nabc",
+            "transfer-encoding: chunked\r\n\r\n3\r\nabcX",
+            "transfer-encoding: chunked\r\n\r\n\r\n",
+            "x:y\r\n\r\n",
+            "x: y\n\r\n",
+            "connection: upgrade\r\n\r\n",
+            "\r\nuntil when?",
+        ] {
+            let read =
+                Answer::read(&[head.as_bytes(), bad.as_bytes()].concat(), get, true).map(drop);
+            assert!(read.is_err(), "{bad:?}");
+        }
     }
-}
 }

@@ -111,7 +111,10 @@ impl Template {
     }
 
     pub(super) fn request(&self, ask: &Ask) -> Request {
-        let fill = |text: &str| text.replace("{id}", &ask.id).replace("{n}", &ask.n.to_string());
+        let fill = |text: &str| {
+            text.replace("{id}", &ask.id)
+                .replace("{n}", &ask.n.to_string())
+        };
         let method = if ask.by_head { "HEAD" } else { &self.method };
         let target = fill(&self.target);
         let path = target.split('?').next().unwrap_or("").to_string();

@@ -85,7 +85,9 @@ impl<'a, S: 'static> Run<'a, S> {
         told: &'a mut Option<String>,
     ) -> Result<Run<'a, S>, String> {
         let builder = Server::builder();
-        let builder = builder.limits(world.limits.clone()).timeouts(world.timeouts.clone());
+        let builder = builder
+            .limits(world.limits.clone())
+            .timeouts(world.timeouts.clone());
         let (state, afters) = ((simulation.state)(), Rc::default());
         let app = app(simulation, &state, &afters);
         let net = SimNet::new(seed, world.faults).listeners(world.listeners);
@@ -94,7 +96,9 @@ impl<'a, S: 'static> Run<'a, S> {
         server.net_mut().let_clients_react();
         let program = |client| {
             let steps = schedule.steps.iter().filter(|step| step.client == client);
-            steps.map(|step| step.operation.clone()).collect::<VecDeque<_>>()
+            steps
+                .map(|step| step.operation.clone())
+                .collect::<VecDeque<_>>()
         };
         let client = |n| Client::new(n, program(Some(n)), world.quickest());
         Ok(Run {
@@ -115,14 +119,14 @@ impl<'a, S: 'static> Run<'a, S> {
     }
 
     pub(super) fn run(mut self) -> Result<Outcome, String> {
-        let result = self.to_the_end();
+        let result = self.whole();
         *self.told = self.trace.0.take();
         let mut outcome = result?;
         outcome.trace = self.told.clone().unwrap_or_default();
         Ok(outcome)
     }
 
-    fn to_the_end(&mut self) -> Result<Outcome, String> {
+    fn whole(&mut self) -> Result<Outcome, String> {
         let has_left = self.live()?;
         if has_left {
             // What the server has written before it left still arrives.
@@ -180,7 +184,8 @@ impl<'a, S: 'static> Run<'a, S> {
     fn is_still(&mut self) -> bool {
         let is_done = self.program.is_empty() && self.clients.iter().all(Client::is_done);
         let is_empty = self.server.connections() == 0 && self.server.open_exchanges() == 0;
-        self.server.net_mut().is_quiet() || (is_done && is_empty && self.server.net_mut().is_still())
+        self.server.net_mut().is_quiet()
+            || (is_done && is_empty && self.server.net_mut().is_still())
     }
 
     /// What the server is told.
@@ -190,7 +195,8 @@ impl<'a, S: 'static> Run<'a, S> {
             && let Some(operation) = self.program.pop_front()
         {
             has_acted = true;
-            self.trace.add(self.server.net_mut(), || format!("server: {operation}"));
+            self.trace
+                .add(self.server.net_mut(), || format!("server: {operation}"));
             match operation {
                 Operation::Wait(time) => {
                     let net = self.server.net_mut();
@@ -217,7 +223,9 @@ impl<'a, S: 'static> Run<'a, S> {
     /// Lets the end of a run arrive. A server that has left does not wait any more.
     fn last_turns(&mut self) -> Result<(), String> {
         for _ in 0..LAST_TURNS {
-            self.server.turn().map_err(|e| format!("a turn fails: {e}"))?;
+            self.server
+                .turn()
+                .map_err(|e| format!("a turn fails: {e}"))?;
         }
         Ok(())
     }
@@ -225,13 +233,18 @@ impl<'a, S: 'static> Run<'a, S> {
     /// A turn, and what must be true after each.
     fn turn(&mut self) -> Result<bool, String> {
         let (before, is_runnable) = (self.server.net_mut().now(), self.server.is_runnable());
-        let goes_on = self.server.turn().map_err(|e| format!("a turn fails: {e}"))?;
+        let goes_on = self
+            .server
+            .turn()
+            .map_err(|e| format!("a turn fails: {e}"))?;
         self.turns += 1;
         let waited = self.server.net_mut().now() - before;
         must(!is_runnable || waited < NO_WAIT, || {
             format!("the loop slept for {waited:?} with somebody runnable")
         })?;
-        must(self.turns < MOST_TURNS, || "it goes round in circles".to_string())?;
+        must(self.turns < MOST_TURNS, || {
+            "it goes round in circles".to_string()
+        })?;
         let empty = self.server.net_mut().empty_polls();
         must(empty < MOST_EMPTY_POLLS, || "the loop spins".to_string())?;
         self.memory()?;
@@ -242,19 +255,31 @@ impl<'a, S: 'static> Run<'a, S> {
         let limits = &self.world.limits;
         let connections = self.server.connections();
         must(connections <= limits.connections, || {
-            format!("{connections} connections, limits.connections = {}", limits.connections)
+            format!(
+                "{connections} connections, limits.connections = {}",
+                limits.connections
+            )
         })?;
         let most_input = limits.head + ONE_READ;
         let most_output = limits.output + self.world.largest_piece;
         for held in self.server.held() {
             must(held.input <= most_input, || {
-                format!("{} bytes of input are kept, of at most {most_input}", held.input)
+                format!(
+                    "{} bytes of input are kept, of at most {most_input}",
+                    held.input
+                )
             })?;
             must(held.output <= most_output, || {
-                format!("{} bytes of output wait, of at most {most_output}", held.output)
+                format!(
+                    "{} bytes of output wait, of at most {most_output}",
+                    held.output
+                )
             })?;
             must(held.body.0 as u64 <= held.body.1, || {
-                format!("a body of {} bytes is gathered, its limit is {}", held.body.0, held.body.1)
+                format!(
+                    "a body of {} bytes is gathered, its limit is {}",
+                    held.body.0, held.body.1
+                )
             })?;
         }
         let own = self.server.held_by_loop();
@@ -266,12 +291,17 @@ impl<'a, S: 'static> Run<'a, S> {
     fn nothing_is_left(&mut self, has_left: bool) -> Result<(), String> {
         let left = (self.server.connections(), self.server.open_exchanges());
         must(left == (0, 0), || {
-            format!("at the end there are {} connections and {} exchanges", left.0, left.1)
+            format!(
+                "at the end there are {} connections and {} exchanges",
+                left.0, left.1
+            )
         })?;
         // An App may have timers of its own; then the world is never quiet.
         let is_quiet = !has_left && self.server.net_mut().is_quiet();
         let timers = self.server.timers();
-        must(!is_quiet || timers == 0, || format!("{timers} timers that nobody needs"))?;
+        must(!is_quiet || timers == 0, || {
+            format!("{timers} timers that nobody needs")
+        })?;
         let (afters, requests) = (self.afters.get(), self.server.stats().requests);
         must(afters == requests, || {
             format!("{requests} requests were dispatched, `after` was called {afters} times")

@@ -10,8 +10,8 @@
 //! ```
 //! Steps of one actor follow each other; different actors do not wait for each other.
 
-use super::simulation::World;
 use super::request::{MALFORMED, Template};
+use super::simulation::World;
 use fastrand::Rng;
 use std::fmt;
 use std::str::FromStr;
@@ -206,14 +206,22 @@ fn requests(
     steps: &mut Vec<Operation>,
 ) {
     use Operation::*;
-    let count = if templates.is_empty() { 0 } else { rng.usize(1..=6) };
+    let count = if templates.is_empty() {
+        0
+    } else {
+        rng.usize(1..=6)
+    };
     let waits = rng.u32(1..5);
     for n in 0..count {
         let template = rng.usize(..templates.len());
         let id = format!("{client}-{n}");
         let ask = templates[template].draw(rng, template, id, world.longest);
         if ask.expects {
-            let patience = if one_in(rng, 3) { Duration::from_millis(15) } else { FOREVER };
+            let patience = if one_in(rng, 3) {
+                Duration::from_millis(15)
+            } else {
+                FOREVER
+            };
             steps.extend([SendAll, Await, Ask(ask), SendHead, AwaitLeave(patience)]);
             send(rng, steps);
             continue;
@@ -251,7 +259,10 @@ fn send(rng: &mut Rng, steps: &mut Vec<Operation>) {
 /// Stops anywhere, in the middle of a request most likely.
 fn cut(rng: &mut Rng, steps: &mut Vec<Operation>) {
     steps.truncate(rng.usize(2..=steps.len()));
-    let last = steps.iter_mut().rev().find(|step| **step == Operation::SendAll);
+    let last = steps
+        .iter_mut()
+        .rev()
+        .find(|step| **step == Operation::SendAll);
     if let Some(last) = last {
         *last = Operation::Send(rng.usize(1..500));
     }
@@ -296,8 +307,8 @@ impl fmt::Display for Ask {
             (self.says, " says"),
             (self.expects, " expects"),
         ];
-        let set = flags.iter().filter(|(is_set, _)| *is_set);
-        set.map(|(_, name)| f.write_str(name)).collect()
+        let mut set = flags.iter().filter(|(is_set, _)| *is_set);
+        set.try_for_each(|(_, name)| f.write_str(name))
     }
 }
 

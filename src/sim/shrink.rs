@@ -64,11 +64,14 @@ fn halves(steps: &mut Vec<Step>, fails: &mut impl FnMut(&[Step]) -> bool) {
 fn numbers(steps: &mut Vec<Step>, fails: &mut impl FnMut(&[Step]) -> bool) {
     for at in 0..steps.len() {
         // Each is simpler than the one before, so this ends.
-        while let Some(shorter) = simpler(&steps[at].operation).into_iter().find_map(|operation| {
-            let mut shorter = steps.clone();
-            shorter[at].operation = operation;
-            fails(&shorter).then_some(shorter)
-        }) {
+        while let Some(shorter) = simpler(&steps[at].operation)
+            .into_iter()
+            .find_map(|operation| {
+                let mut shorter = steps.clone();
+                shorter[at].operation = operation;
+                fails(&shorter).then_some(shorter)
+            })
+        {
             *steps = shorter;
         }
     }

@@ -88,8 +88,15 @@ impl World {
             commands_per_turn: any(rng, [1, 8, default.commands_per_turn]),
             ..default
         };
-        let timeouts = if rng.u32(..4) == 0 { tight(&self.timeouts) } else { self.timeouts };
-        let longest = self.longest.min(300 * faults.send_buffer.0).min(300 * segment);
+        let timeouts = if rng.u32(..4) == 0 {
+            tight(&self.timeouts)
+        } else {
+            self.timeouts
+        };
+        let longest = self
+            .longest
+            .min(300 * faults.send_buffer.0)
+            .min(300 * segment);
         World {
             limits,
             timeouts,
@@ -104,7 +111,15 @@ impl World {
     /// The shortest time that a client or the network could exceed.
     pub(super) fn quickest(&self) -> Duration {
         let t = &self.timeouts;
-        let all = [t.head, t.body, t.body_grace, t.write, t.idle, t.linger, t.drain_idle];
+        let all = [
+            t.head,
+            t.body,
+            t.body_grace,
+            t.write,
+            t.idle,
+            t.linger,
+            t.drain_idle,
+        ];
         all.into_iter().min().unwrap_or_default()
     }
 
@@ -130,6 +145,7 @@ fn tight(default: &Timeouts) -> Timeouts {
     }
 }
 
+type MakeApp<S> = Box<dyn Fn(&S) -> App<S>>;
 type Draw = Box<dyn Fn(&mut Rng) -> World>;
 type Check<S> = Box<dyn Fn(&mut S, &Outcome) -> Result<(), String>>;
 
@@ -160,7 +176,7 @@ type Check<S> = Box<dyn Fn(&mut S, &Outcome) -> Result<(), String>>;
 /// ```
 pub struct Simulation<S> {
     pub(super) state: Box<dyn Fn() -> S>,
-    pub(super) app: Box<dyn Fn(&S) -> App<S>>,
+    pub(super) app: MakeApp<S>,
     pub(super) templates: Vec<Template>,
     pub(super) when_quiet: Box<dyn Fn(&mut S) -> bool>,
     pub(super) checks: Vec<Check<S>>,
@@ -233,10 +249,12 @@ impl<S: 'static> Simulation<S> {
     /// What failed, shrunk.
     pub fn run(&self, seed: u64) -> Result<Outcome, Box<Failure>> {
         let (world, schedule) = self.draw(seed);
-        let result = self.once(seed, &world, &schedule, false).and_then(|outcome| {
-            let second = self.once(seed, &world, &schedule, false)?;
-            repeats(&outcome, &second).map(|()| outcome)
-        });
+        let result = self
+            .once(seed, &world, &schedule, false)
+            .and_then(|outcome| {
+                let second = self.once(seed, &world, &schedule, false)?;
+                repeats(&outcome, &second).map(|()| outcome)
+            });
         result.map_err(|first| {
             let drawn = schedule.steps.len();
             let fails = |schedule: &Schedule| self.once(seed, &world, schedule, false).is_err();
@@ -363,7 +381,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seed, reason, steps) = (self.seed, &self.reason, self.schedule.steps.len());
         writeln!(f, "seed {seed} fails: {reason}")?;
-        writeln!(f, "\nThe schedule, {steps} of {} steps:\n\n{}", self.drawn, self.schedule)?;
+        writeln!(
+            f,
+            "\nThe schedule, {steps} of {} steps:\n\n{}",
+            self.drawn, self.schedule
+        )?;
         write!(f, "What happens:\n\n{}", self.trace)
     }
 }

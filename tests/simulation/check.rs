@@ -132,8 +132,7 @@ impl Judge<'_> {
                 request.path
             );
             let after = &rest[answer.len..];
-            answer =
-                read(after, asked, self.seen.has_ended).filter(|_| !after.is_empty())?;
+            answer = read(after, asked, self.seen.has_ended).filter(|_| !after.is_empty())?;
             assert!(
                 !answer.is_interim(),
                 "{}: leave is given once",
@@ -149,7 +148,8 @@ impl Judge<'_> {
     fn check_answer(&self, n: usize, answer: &Answer<'_>) -> bool {
         let request = &self.seen.requests[n];
         let at = self.at(n);
-        let is_late = answer.status == 408 && (self.world.is_tight || self.seen.is_slow || !self.is_whole(n));
+        let is_late =
+            answer.status == 408 && (self.world.is_tight || self.seen.is_slow || !self.is_whole(n));
         let is_refused = request.is_malformed() && matches!(answer.status, 400 | 414 | 431);
         let (status, body) = match self.expected(request) {
             _ if is_late || is_refused => (answer.status, reason(answer.status)),
@@ -287,7 +287,7 @@ impl Judge<'_> {
             self.entry(request)
                 .is_some_and(|e| e.done.iter().any(|done| done.2))
         };
-        let later_is_cut = seen.was_reset && seen.requests[n + 1..].iter().any(is_aborted);
+        let later_is_cut = seen.requests[n + 1..].iter().any(is_aborted);
         let is_answered = entry.is_some_and(|entry| entry.done.iter().any(|done| !done.2));
         let ends_early = n
             .checked_sub(1)

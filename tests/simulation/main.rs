@@ -44,7 +44,10 @@ fn seeds() {
     let from = number("LOOPWRIGHT_SIM_FROM").unwrap_or(0);
     let count = number("LOOPWRIGHT_SIM_SEEDS").unwrap_or(SEEDS);
     if let Some(failure) = sweep(from, count, &files) {
-        panic!("{failure}\nreplay: LOOPWRIGHT_SIM_SEED={} cargo test --test simulation -- --nocapture", failure.seed);
+        panic!(
+            "{failure}\nreplay: LOOPWRIGHT_SIM_SEED={} cargo test --test simulation -- --nocapture",
+            failure.seed
+        );
     }
 }
 
@@ -115,7 +118,9 @@ fn progress(done: u64, count: u64, begun: Instant) {
 fn hide_meant_panics() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let of_checker = panic.location().is_some_and(|at| at.file().ends_with("check.rs"));
+        let of_checker = panic
+            .location()
+            .is_some_and(|at| at.file().ends_with("check.rs"));
         if !of_checker && !panic.to_string().ends_with(site::MEANT) {
             hook(panic);
         }
@@ -186,14 +191,20 @@ fn template(kind: &site::Kind) -> Template {
         Number::Delay if rng.u32(..3) == 0 => [20, 30, 40][rng.usize(..3)],
         Number::Delay => rng.usize(..40),
     };
-    let mut template = Template::new(method, &target).field("x-tag", "{id}").number(draw);
+    let mut template = Template::new(method, &target)
+        .field("x-tag", "{id}")
+        .number(draw);
     if kind.is_upload {
         let least = usize::from(kind.name == "panic_in_step");
         template = template.body(least..=200_000);
     }
     let may_fail = matches!(kind.answer, site::Answer::Cut | site::Answer::Relayed)
         || kind.ending == site::Ending::Overflow;
-    if may_fail { template.may_fail() } else { template }
+    if may_fail {
+        template.may_fail()
+    } else {
+        template
+    }
 }
 
 fn judge(state: &State, outcome: &Outcome) {
