@@ -10,8 +10,8 @@ mod site;
 
 use check::World;
 use fastrand::Rng;
-use loopwright::sim::{Failure, Outcome, Schedule, Simulation, Template};
-use site::{KINDS, Number, State};
+use loopwright::sim::{self, Failure, Outcome, Schedule, Simulation, Template};
+use site::{Ending, KINDS, Number, State};
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -166,6 +166,15 @@ fn subject(files: &Files) -> Subject {
     };
     let simulation = Simulation::new(state, |state: &State| site::app(&state.alive))
         .when_quiet(State::let_go)
+        .world(|rng| {
+            let world = sim::World::default().vary(rng);
+            // The largest answer given at once, with its head; or the longest body handed on.
+            let largest_piece = world.longest.max(site::FILE_SIZES[2]) + 4096;
+            sim::World {
+                largest_piece,
+                ..world
+            }
+        })
         .check(|state, outcome| {
             judge(state, outcome);
             Ok(())
@@ -180,11 +189,16 @@ fn template(kind: &site::Kind) -> Template {
     let method = if kind.is_upload { "POST" } else { "GET" };
     let target = format!("/{}/{{id}}/{{n}}?tag={{id}}", kind.name);
     let number = kind.number;
+    // A producer that does not wait has to come past `limits.output`, and past what may wait besides.
+    let times = match kind.ending {
+        Ending::Overflow => 4,
+        _ => 1,
+    };
     let draw = move |rng: &mut Rng, longest| match number {
         // Mostly small, sometimes as large as can be.
         Number::Bytes => {
             let most = [longest, 5000, 5000, 400, 400, 400, 400, 0][rng.usize(..8)];
-            rng.usize(..=most.min(longest))
+            times * rng.usize(..=most.min(longest))
         }
         Number::Delay if rng.u32(..20) == 0 => rng.usize(1000..100_000),
         // The timeouts of a tight plan: timers of the loop and of callbacks fall together.
