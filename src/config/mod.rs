@@ -20,7 +20,7 @@ pub use report::Report;
 use crate::service::access_log::Format;
 use crate::{App, Builder};
 use decode::{Decode, Reader};
-use model::{Access, Document};
+use model::Document;
 use report::Mistake;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -157,11 +157,7 @@ impl Config {
         let log = &self.document.log;
         LogConfig {
             level: log.level.value.clone(),
-            access: match log.access {
-                Access::Off => None,
-                Access::Combined => Some(Format::Combined),
-                Access::Json => Some(Format::Json),
-            },
+            access: log.access.format(),
             access_file: log.access_file.as_ref().map(|file| file.value.clone()),
             buffer: log.buffer.value.into(),
             flush: log.flush.into(),

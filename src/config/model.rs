@@ -3,6 +3,7 @@
 
 use super::decode::{At, Named, OneOrMany, choice, table};
 use super::kinds::{Count, ServerHeader, Size, Status, Wait, Workers};
+use crate::service::access_log::Format;
 use crate::{Limits, Timeouts};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -134,6 +135,16 @@ pub(super) enum Access {
     Off,
     Combined,
     Json,
+}
+
+impl Access {
+    pub(super) fn format(self) -> Option<Format> {
+        match self {
+            Access::Off => None,
+            Access::Combined => Some(Format::Combined),
+            Access::Json => Some(Format::Json),
+        }
+    }
 }
 
 choice! { Access { "off" => Access::Off, "combined" => Access::Combined, "json" => Access::Json } }

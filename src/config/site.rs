@@ -7,10 +7,10 @@
 use super::checks::{error_status, is_file_below, path_mistake};
 use super::decode::{At, Named, Value};
 use super::kinds::{ServerHeader, Size};
-use super::model::{Access, CacheRule, Document, FilesAction, RespondAction, RouteSection};
+use super::model::{CacheRule, Document, FilesAction, RespondAction, RouteSection};
 use super::pages::{self, Page};
 use super::report::{Mistake, Span};
-use crate::service::access_log::{Format, access_log};
+use crate::service::access_log::access_log;
 use crate::service::files::Files;
 use crate::service::respond::redirect;
 use crate::{App, Builder, Bytes, Ctx, Listen, Request, Response, Route, Server};
@@ -141,12 +141,7 @@ impl<'d> Making<'d> {
 
     fn log(&mut self) {
         let log = &self.document.log;
-        let format = match log.access {
-            Access::Off => None,
-            Access::Combined => Some(Format::Combined),
-            Access::Json => Some(Format::Json),
-        };
-        if let Some(format) = format {
+        if let Some(format) = log.access.format() {
             self.app.after(access_log(format));
         }
         const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

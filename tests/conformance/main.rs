@@ -21,7 +21,6 @@ mod fields;
 mod framing;
 mod host;
 mod line;
-mod reader;
 mod site;
 mod smuggling;
 mod support;

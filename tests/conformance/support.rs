@@ -1,12 +1,11 @@
 //! Feeds a row in every way there is, and says what came of it.
 
-use crate::reader::{self, Asked};
 use crate::site::{Log, limits, site};
 use loopwright::base::clock::StockFields;
 use loopwright::proto::h1::answer::FieldBlock;
 use loopwright::proto::h1::head::{self, HeadLimits};
 use loopwright::proto::h1::server::{Bounds, Event, Extent, Server as Machine, Waits};
-use loopwright::sim::{Faults, SimNet};
+use loopwright::sim::{Answer, Asked, Faults, SimNet};
 use loopwright::{Handle, Instant, Listen, Server, StatusCode};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -215,9 +214,16 @@ fn answers(asked: &[u8], mut received: &[u8], ended: bool) -> Vec<Got> {
             by_head: is_first && asked.trim_ascii_start().starts_with(b"HEAD "),
             by_http_10: is_first && first_line.ends_with(b"HTTP/1.0"),
         };
-        let Some(answer) = reader::read(received, asked, ended) else {
+        let read = Answer::read(received, asked, ended).unwrap_or_else(|why| panic!("{why}"));
+        let Some(answer) = read else {
             break;
         };
+        if !answer.is_interim() {
+            let servers = answer.fields.iter();
+            let servers = servers.filter(|(name, _)| name.eq_ignore_ascii_case("server"));
+            let servers: Vec<&str> = servers.map(|&(_, value)| value).collect();
+            assert_eq!(servers, ["loopwright"]);
+        }
         if !answer.is_whole {
             break;
         }
