@@ -3,3 +3,4 @@
 
 pub mod h1;
 pub mod http;
+pub mod ws;
