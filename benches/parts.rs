@@ -8,6 +8,9 @@ use loopwright::base::wheel::Wheel;
 use loopwright::proto::h1::answer::{Announce, FieldBlock, Persistence, encode};
 use loopwright::proto::h1::body::{Decoder, Piece};
 use loopwright::proto::h1::head::{self, HeadLimits};
+use loopwright::proto::ws::frame::{self, Header};
+use loopwright::proto::ws::send::Outbound;
+use loopwright::proto::ws::session::{Event, Inbound, Kind, Session};
 use loopwright::service::access_log::{Format, access_log};
 use std::time::{Duration, SystemTime};
 
@@ -84,6 +87,73 @@ fn h1_chunked_decode_64_kib(bencher: Bencher<'_, '_>) {
                     _ => return body,
                 }
             }
+        });
+}
+
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// A masked frame to the message that is handed out, in place. Copying it there is part of the time.
+#[divan::bench(args = [64, 1024, 65536], consts = [false, true])]
+fn ws_receive<const TEXT: bool>(bencher: Bencher<'_, '_>, len: usize) {
+    let kind = if TEXT { Kind::Text } else { Kind::Binary };
+    let (opcode, mask) = (kind.opcode(), Some(KEY));
+    let mut wire = Vec::new();
+    Header {
+        opcode,
+        fin: true,
+        rsv1: false,
+        mask,
+        len: len as u64,
+    }
+    .encode(&mut wire);
+    let start = wire.len();
+    wire.resize(start + len, b'x');
+    frame::mask(&mut wire[start..], &mut { KEY });
+    let (mut session, mut inbound) = (Session::server(None), Inbound::default());
+    let mut inbox = wire.clone();
+    bencher
+        .counter(divan::counter::BytesCount::new(len))
+        .bench_local(|| {
+            inbox.copy_from_slice(black_box(&wire));
+            let mut input = &mut inbox[..];
+            match session.poll_event(&mut input, &mut inbound, 1 << 20) {
+                Ok(Some(Event::Binary(data))) => black_box(data).len(),
+                Ok(Some(Event::Text(text))) => black_box(text).len(),
+                _ => 0,
+            }
+        });
+}
+
+/// The unmasking alone.
+#[divan::bench(args = [64, 1024, 65536])]
+fn ws_mask(bencher: Bencher<'_, '_>, len: usize) {
+    let mut payload = vec![b'x'; len];
+    bencher
+        .counter(divan::counter::BytesCount::new(len))
+        .bench_local(|| frame::mask(black_box(&mut payload), &mut { KEY }));
+}
+
+/// To frame a message of a server, plain and compressed.
+#[divan::bench(args = [64, 1024, 65536], consts = [false, true])]
+fn ws_send<const COMPRESSED: bool>(bencher: Bencher<'_, '_>, len: usize) {
+    use loopwright::proto::ws::extension::{Agreed, Direction};
+    let both = Direction {
+        takeover: false,
+        window_bits: 15,
+    };
+    let deflate = COMPRESSED.then_some(Agreed {
+        server: both,
+        client: both,
+    });
+    let (mut session, mut outbound) = (Session::server(deflate), Outbound::new(1, 0));
+    let text: Vec<u8> = (0..len).map(|n| BROWSER[n * 7 % BROWSER.len()]).collect();
+    let mut out = Vec::new();
+    bencher
+        .counter(divan::counter::BytesCount::new(len))
+        .bench_local(|| {
+            out.clear();
+            let sent = session.send(Kind::Text, black_box(&text), &mut out, &mut outbound);
+            sent.map(|()| out.len())
         });
 }
 

@@ -10,13 +10,14 @@ mod framing;
 mod machine;
 mod request;
 mod routes;
+mod websocket;
 mod world;
 
 /// Panics if something is wrong.
 pub(crate) type Target = fn(&[u8]);
 
 /// All there are; `tests/fuzz/corpus` has a folder for each.
-pub(crate) const TARGETS: [(&str, Target); 9] = [
+pub(crate) const TARGETS: [(&str, Target); 10] = [
     ("access_log", access_log::run),
     ("chunked", chunked::run),
     ("config", config::run),
@@ -25,6 +26,7 @@ pub(crate) const TARGETS: [(&str, Target); 9] = [
     ("framing", framing::run),
     ("request", request::run),
     ("routes", routes::run),
+    ("websocket", websocket::run),
     ("world", world::run),
 ];
 
