@@ -1,7 +1,10 @@
 //! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
-//! timers, a small file that is in memory, the access log's lines. A process of its own, for it counts every
-//! allocation there is.
+//! timers, a small file that is in memory, the access log's lines, a WebSocket's message. A process of its own,
+//! for it counts every allocation there is.
 
+use loopwright::proto::ws::extension::{Agreed, Direction};
+use loopwright::proto::ws::send::Outbound;
+use loopwright::proto::ws::session::{Event, Inbound, Kind, Session};
 use loopwright::service::access_log::{Format, access_log};
 use loopwright::service::files::Files;
 use loopwright::{App, Server};
@@ -40,10 +43,114 @@ fn exchange(server: &mut Server, client: &mut TcpStream, request: &[u8], answer:
     }
 }
 
+/// Takes what arrives, in two reads, and appends its echo.
+fn echo(session: &mut Session, wire: &[u8], cut: usize, shared: &mut Loop) {
+    shared.out.clear();
+    shared.kept.clear();
+    for piece in [&wire[..cut], &wire[cut..]] {
+        shared.kept.extend_from_slice(piece);
+        let mut input = &mut shared.kept[..];
+        while let Some(event) = session
+            .poll_event(&mut input, &mut shared.inbound, 1 << 20)
+            .unwrap()
+        {
+            let Event::Binary(data) = event else {
+                unreachable!("{event:?}")
+            };
+            session
+                .send_binary(data, &mut shared.out, &mut shared.outbound)
+                .unwrap();
+        }
+        let left = input.len();
+        let used = shared.kept.len() - left;
+        shared.kept.drain(..used);
+    }
+    assert!(shared.kept.is_empty() && !shared.out.is_empty());
+}
+
+/// What a loop has once.
+struct Loop {
+    inbound: Inbound,
+    outbound: Outbound,
+    out: Vec<u8>,
+    kept: Vec<u8>,
+}
+
+fn agreed(takeover: bool, window_bits: u8) -> Option<Agreed> {
+    let both = Direction {
+        takeover,
+        window_bits,
+    };
+    Some(Agreed {
+        server: both,
+        client: both,
+    })
+}
+
+/// A message that is echoed allocates nothing, and a session that has echoed one holds nothing, unless
+/// messages may refer to those before.
+fn websocket_messages() {
+    let mut shared = Loop {
+        inbound: Inbound::default(),
+        outbound: Outbound::new(1, 0),
+        out: Vec::new(),
+        kept: Vec::new(),
+    };
+    let payload: Vec<u8> = (0..4000u32).map(|n| (n * n % 251) as u8).collect();
+    for deflate in [None, agreed(false, 15)] {
+        let mut wire = Vec::new();
+        let mut client = Session::client(deflate, 7);
+        client
+            .send(Kind::Binary, &payload, &mut wire, &mut Outbound::new(1, 0))
+            .unwrap();
+        for cut in [0, 1, wire.len() / 2, wire.len()] {
+            let mut sessions: Vec<_> = (0..100).map(|_| Session::server(deflate)).collect();
+            // The loop's own buffers grow to what they need, once: two take turns.
+            for session in &mut sessions[..2] {
+                echo(session, &wire, cut, &mut shared);
+            }
+            let region = Region::new(ALLOCATOR);
+            for session in &mut sessions {
+                echo(session, &wire, cut, &mut shared);
+            }
+            let counted = region.change();
+            let made = counted.allocations + counted.reallocations;
+            // The part of an unfinished message is lent, and comes back.
+            assert_eq!(
+                (made, counted.bytes_allocated),
+                (0, 0),
+                "{deflate:?}, cut at {cut}"
+            );
+        }
+    }
+    for (window_bits, most) in [(15, 430), (12, 320), (9, 310)] {
+        let mut wire = Vec::new();
+        let mut client = Session::client(agreed(true, window_bits), 7);
+        client
+            .send(Kind::Binary, &payload, &mut wire, &mut Outbound::new(1, 0))
+            .unwrap();
+        // The first has the pool's compressor.
+        echo(
+            &mut Session::server(agreed(true, window_bits)),
+            &wire,
+            0,
+            &mut shared,
+        );
+        let region = Region::new(ALLOCATOR);
+        let mut session = Session::server(agreed(true, window_bits));
+        echo(&mut session, &wire, 0, &mut shared);
+        let counted = region.change();
+        let kept = (counted.bytes_allocated - counted.bytes_deallocated) / 1024;
+        println!("a connection that keeps contexts of {window_bits} bits: {kept} KiB");
+        assert!((most / 2..=most).contains(&kept), "{kept} KiB");
+    }
+}
+
 /// Without the test harness, whose own thread allocates now and then.
 fn main() {
     log::set_logger(&Nowhere).unwrap();
     log::set_max_level(log::LevelFilter::Info);
+    websocket_messages();
     let mut app: App = App::new();
     app.after(access_log(Format::Combined));
     app.after(access_log(Format::Json));

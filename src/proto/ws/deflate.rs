@@ -14,7 +14,7 @@ mod codec {
     use super::{Error, TAIL};
     use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-    /// A decompressor: some 40 KiB.
+    /// A decompressor: some 46 KiB.
     #[derive(Debug)]
     pub struct Inflater(Decompress);
 
@@ -66,7 +66,7 @@ mod codec {
         }
     }
 
-    /// A compressor: some 300 KiB, less with a smaller window.
+    /// A compressor: some 370 KiB; 280 with the smallest window.
     #[derive(Debug)]
     pub struct Deflater {
         stream: Compress,
