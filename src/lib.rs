@@ -61,6 +61,7 @@ pub mod sim;
 pub use app::body::Body;
 pub use app::ctx::{Ctx, OffloadError, TimerId};
 pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
+pub use app::link::{Link, LinkHandle};
 pub use app::mailbox::{Handle, PostError};
 pub use app::request::Request;
 pub use app::response::{Responder, Response};
@@ -68,10 +69,13 @@ pub use app::routes::{App, Done, Route};
 pub use app::settings::{Limits, Timeouts};
 pub use app::stats::LoopStats;
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
+pub use app::websocket::{
+    Closed, Compression, Fragment, Handshake, Message, Sent, Slow, Socket, SocketHandle, WebSocket,
+};
 pub use base::backlog::FileSlice;
 pub use base::clock::Instant;
 pub use base::id::RequestId;
-pub use net::Peer;
+pub use net::{Peer, Target};
 pub use net::mio::Listen;
 pub use proto::h1::body::Trailers;
 pub use proto::http::Fields;

@@ -4,10 +4,12 @@
 //! in it. What a callback wants from those is queued as a [`Job`] or a command, and settled after it
 //! has returned.
 
+use super::link::{Link, Origin};
 use super::mailbox::{Handle, Mailbox, Post};
 use super::outbox::Outbox;
 use super::stats::LoopStats;
 use super::stream::{BodySink, Open};
+use super::websocket::{Line, Slow, Socket, SocketSettings};
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, RequestId, StreamRef};
 use crate::base::wheel::{TimerId as WheelId, Wheel};
@@ -62,8 +64,23 @@ pub(crate) enum Job<S> {
     OnAbort { to: StreamRef, call: Callback<S> },
     /// Tell me when there is room again.
     OnDrain { to: StreamRef, call: Callback<S> },
+    /// This connection speaks WebSocket from here on.
+    Socket(Box<NewSocket<S>>),
+    /// A connection to be made.
+    Link {
+        from: Origin,
+        link: Box<dyn Link<S>>,
+    },
     /// Do this elsewhere.
     Offload { work: crate::net::Work, slot: usize },
+}
+
+/// A connection whose handshake is answered.
+pub(crate) struct NewSocket<S> {
+    pub(crate) to: ConnId,
+    pub(crate) socket: Box<dyn Socket<S>>,
+    pub(crate) line: Line,
+    pub(crate) request: RequestId,
 }
 
 pub(crate) struct Core<S> {
@@ -79,6 +96,8 @@ pub(crate) struct Core<S> {
     pub(crate) mailbox: Arc<Mailbox<S>>,
     pub(crate) requests: u64,
     pub(crate) stats: LoopStats,
+    /// What holds for a socket unless its handshake says otherwise.
+    pub(crate) sockets: SocketSettings,
 }
 
 impl<S> Core<S> {
@@ -95,6 +114,12 @@ impl<S> Core<S> {
             mailbox,
             requests: seed,
             stats: LoopStats::default(),
+            sockets: SocketSettings {
+                message: 0,
+                output: 0,
+                slow: Slow::default(),
+                fragments: false,
+            },
         }
     }
 

@@ -4,6 +4,7 @@
 pub(crate) mod body;
 pub(crate) mod ctx;
 pub(crate) mod failure;
+pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod mistake;
 pub(crate) mod outbox;
@@ -15,3 +16,4 @@ pub(crate) mod settings;
 pub(crate) mod site;
 pub(crate) mod stats;
 pub(crate) mod stream;
+pub(crate) mod websocket;

@@ -5,8 +5,9 @@
 //! callback has returned.
 
 use crate::app::body::Body;
-use crate::base::id::StreamRef;
+use crate::base::id::{ConnId, StreamRef};
 use crate::proto::h1::answer::FieldBlock;
+use crate::proto::ws::session::Kind;
 use bytes::Bytes;
 use http::StatusCode;
 use std::cell::Cell;
@@ -45,6 +46,23 @@ pub(crate) enum Command {
     Discard { from: StreamRef },
     /// The body goes on after `Demand::Hold`.
     Resume { from: StreamRef },
+    /// Something for a WebSocket.
+    Socket { to: ConnId, act: SocketAct },
+    /// Something for a connection of ours.
+    Link { to: ConnId, act: LinkAct },
+}
+
+/// What a [`super::websocket::SocketHandle`] does.
+pub(crate) enum SocketAct {
+    Send(Kind, Bytes),
+    Ping(Bytes),
+    Close(u16, String),
+}
+
+/// What a [`super::link::LinkHandle`] does.
+pub(crate) enum LinkAct {
+    Write(Bytes),
+    Close,
 }
 
 /// A queue many handles share. Take, push, set: it cannot be entered twice, so it cannot panic.

@@ -5,6 +5,7 @@ use crate::base::id::RequestId;
 use crate::net::Peer;
 use crate::proto::h1::head::Head;
 use crate::proto::http::Fields;
+use crate::proto::ws::handshake;
 use http::Method;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -110,6 +111,11 @@ impl<'a> Request<'a> {
     /// The request's name in logs.
     pub fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// Whether it asks to go on as a WebSocket (RFC 6455 §4.1), rightly or not.
+    pub fn wants_websocket(&self) -> bool {
+        handshake::is_upgrade(self.head)
     }
 
     /// The media type of the body, lower-cased, without parameters; empty if there is none.

@@ -4,15 +4,17 @@
 //! it, whatever the order in which they were registered.
 
 use super::ctx::Ctx;
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Outcome, StatusError};
 use super::request::Request;
 use super::response::Response;
 use super::stream::Incoming;
+use super::websocket::{Handshake, Message, OnMessage, Socket, WebSocket};
 use crate::base::id::RequestId;
 use crate::net::Peer;
 use crate::proto::h1::head::Head;
 use crate::proto::http::Fields;
 use http::Method;
+use std::rc::Rc;
 use std::time::Duration;
 
 pub(crate) type Handler<S> =
@@ -306,6 +308,63 @@ impl<S: 'static> App<S> {
         );
         let method = self.token(method.as_ref());
         self.add(Some(method), path, Endpoint::Stream(handler))
+    }
+
+    /// A WebSocket (RFC 6455): `f` is called with each message of each client. For sockets with data of
+    /// their own, and for more than messages: [`App::sockets`].
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.ws("/echo", |_, ws, message| ws.send(message));
+    /// ```
+    pub fn ws<R>(
+        &mut self,
+        path: &str,
+        f: impl Fn(&mut Ctx<'_, S>, &mut WebSocket<'_>, Message<'_>) -> R + 'static,
+    ) -> &mut Route<S> {
+        let f = Rc::new(f);
+        self.sockets(path, move |_, _, _| Ok(OnMessage(f.clone())))
+    }
+
+    /// A WebSocket (RFC 6455) with data of its own: `accept` looks at the request, says what holds for
+    /// this client, and returns its [`Socket`], or the error it is refused with. Middleware runs before,
+    /// as for any route.
+    ///
+    /// ```
+    /// use loopwright::{App, Ctx, Message, Socket, StatusError, WebSocket};
+    ///
+    /// struct Player { score: u32 }
+    ///
+    /// impl Socket for Player {
+    ///     fn message(&mut self, _: &mut Ctx<'_>, ws: &mut WebSocket<'_>, message: Message<'_>) {
+    ///         self.score += u32::from(message == Message::Text("hit"));
+    ///         ws.send(&self.score.to_string());
+    ///     }
+    /// }
+    ///
+    /// let mut app: App = App::new();
+    /// app.sockets("/game", |_, req, handshake| {
+    ///     if req.query_param("ticket").is_none() {
+    ///         return Err(StatusError::new(403, "no ticket"));
+    ///     }
+    ///     handshake.message_limit(1024);
+    ///     Ok(Player { score: 0 })
+    /// });
+    /// ```
+    pub fn sockets<T: Socket<S>>(
+        &mut self,
+        path: &str,
+        mut accept: impl FnMut(
+            &mut Ctx<'_, S>,
+            &Request<'_>,
+            &mut Handshake<'_>,
+        ) -> Result<T, StatusError>
+        + 'static,
+    ) -> &mut Route<S> {
+        self.get(path, move |cx, req, res| {
+            res.websocket(cx, req, |cx, handshake| accept(cx, req, handshake))
+        })
     }
 
     /// Routes under a common prefix, with middleware of their own.

@@ -29,6 +29,14 @@ pub struct Limits {
     pub high_water: usize,
     /// Output of one connection past which it is cut, because a producer did not wait. Default 16 MiB.
     pub output: usize,
+    /// A WebSocket message, unless its socket sets another limit; closed with 1009 past it. Default 1 MiB.
+    pub message: usize,
+    /// Messages that wait for one WebSocket client, in bytes; past it its [`crate::Slow`] policy decides.
+    /// Default 1 MiB.
+    pub socket_output: usize,
+    /// WebSocket messages shorter than this are sent uncompressed, whatever was agreed on. 0: none are.
+    /// Default 256 B.
+    pub compress_from: usize,
     /// Output of one connection that the kernel holds and has not sent (`TCP_NOTSENT_LOWAT`): what a
     /// client that hardly reads costs, beside `high_water`. Default 512 KiB.
     pub unsent: usize,
@@ -67,6 +75,9 @@ impl Default for Limits {
             discard: 256 * 1024,
             high_water: 64 * 1024,
             output: 16 << 20,
+            message: 1 << 20,
+            socket_output: 1 << 20,
+            compress_from: 256,
             unsent: 512 * 1024,
             connections: 65_536,
             connections_per_address: 65_536,
@@ -105,6 +116,12 @@ pub struct Timeouts {
     pub write: Duration,
     /// Between two requests on a kept connection; then close. Default 75 s.
     pub idle: Duration,
+    /// For anything from a WebSocket client; then it is asked with a ping. Default 60 s.
+    pub socket_idle: Duration,
+    /// For the answer to that; then the socket is closed with 1001. Default 30 s.
+    pub pong: Duration,
+    /// For a connection that the server makes. Default 3 s.
+    pub connect: Duration,
     /// For open exchanges when the server is asked to stop; then they are cut. Default 30 s.
     pub drain: Duration,
     /// For connections that are idle when the server is asked to stop: a request already on its
@@ -129,6 +146,9 @@ impl Default for Timeouts {
             body_grace: Duration::from_secs(10),
             write: Duration::from_secs(30),
             idle: Duration::from_secs(75),
+            socket_idle: Duration::from_secs(60),
+            pong: Duration::from_secs(30),
+            connect: Duration::from_secs(3),
             drain: Duration::from_secs(30),
             drain_idle: Duration::from_secs(1),
             linger: Duration::from_secs(5),
@@ -170,6 +190,9 @@ impl Timeouts {
             ("body", self.body),
             ("write", self.write),
             ("idle", self.idle),
+            ("socket_idle", self.socket_idle),
+            ("pong", self.pong),
+            ("connect", self.connect),
         ];
         let nobody_makes_it = waits.iter().filter(|(_, wait)| wait.is_zero());
         nobody_makes_it
@@ -207,6 +230,13 @@ impl Limits {
             refuse("high_water", self.high_water, "1 B or more");
         } else if self.output < self.high_water {
             refuse("output", self.output, "no less than limits.high_water");
+        }
+        if self.socket_output < self.high_water {
+            let want = "no less than limits.high_water";
+            refuse("socket_output", self.socket_output, want);
+        }
+        if self.message == 0 {
+            refuse("message", 0, "1 B or more");
         }
         if !(1..MAX_CONNECTIONS).contains(&self.connections) {
             refuse("connections", self.connections, "1 to 4294967294");

@@ -134,6 +134,16 @@ impl Backlog {
         self.segments = VecDeque::new();
     }
 
+    /// Drops what comes behind the front, which may be partly sent. `false`: there is nothing.
+    pub fn drop_second(&mut self) -> bool {
+        match self.segments.remove(1) {
+            Some(Segment::Bytes(bytes)) => self.bytes -= bytes.len(),
+            Some(Segment::File(_)) => self.bytes -= FILE_COST,
+            None => return false,
+        }
+        true
+    }
+
     /// Drops everything.
     pub fn clear(&mut self) {
         *self = Backlog::default();

@@ -5,7 +5,7 @@
 //! options are inherited from the listener), one epoll_ctl when a connection first has to wait, one
 //! more when a write first falls short, and none ever again.
 
-use super::{ACCEPT_QUEUE, Net, Peer, Ready, Sock, Source, Waker, Work};
+use super::{ACCEPT_QUEUE, Net, Peer, Ready, Sock, Source, Target, Waker, Work};
 use crate::base::clock::Instant;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
@@ -487,6 +487,37 @@ impl Net for MioNet {
         if let Some(stream) = self.streams.try_remove(sock.0 as usize) {
             let _ = stream.sock().send(TURNED_AWAY);
         }
+    }
+
+    fn connect(&mut self, to: &Target) -> io::Result<(Sock, Peer)> {
+        let (stream, peer) = match to {
+            Target::Inet(addr) => {
+                let stream = TcpStream::connect(*addr)?;
+                stream.set_nodelay(true)?;
+                (Stream::Tcp(stream), Peer::Inet(*addr))
+            }
+            Target::Unix(path) => (Stream::Unix(UnixStream::connect(path)?), Peer::Unix),
+        };
+        Ok((Sock(self.streams.insert(stream) as u32), peer))
+    }
+
+    fn finish_connect(&mut self, sock: Sock) -> io::Result<()> {
+        let stream = self.stream(sock)?;
+        if let Some(e) = stream.sock().take_error()? {
+            return Err(e);
+        }
+        match stream.sock().peer_addr() {
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    fn adopt(&mut self, stream: std::os::unix::net::UnixStream) -> io::Result<(Sock, Peer)> {
+        stream.set_nonblocking(true)?;
+        let stream = Stream::Unix(UnixStream::from_std(stream));
+        Ok((Sock(self.streams.insert(stream) as u32), Peer::Unix))
     }
 
     fn listeners(&self) -> usize {

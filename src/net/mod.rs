@@ -13,6 +13,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -86,6 +88,29 @@ impl fmt::Display for Peer {
     }
 }
 
+/// Where a connection of our own goes to.
+///
+/// ```
+/// use loopwright::Target;
+/// assert_eq!(Target::Unix("/run/redis.sock".into()).to_string(), "unix:/run/redis.sock");
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// TCP.
+    Inet(SocketAddr),
+    /// A Unix socket, by its path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Inet(addr) => addr.fmt(f),
+            Target::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// Ends a wait of [`Net::poll`] from any thread.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
@@ -108,6 +133,12 @@ pub trait Net {
     fn accept(&mut self, listener: usize) -> io::Result<(Sock, Peer)>;
     /// Tells a connection just accepted that there are too many, and closes it.
     fn refuse(&mut self, sock: Sock);
+    /// Begins to connect; room to write tells that it is done, one way or the other.
+    fn connect(&mut self, to: &Target) -> io::Result<(Sock, Peer)>;
+    /// How connecting went: `WouldBlock` while it goes on.
+    fn finish_connect(&mut self, sock: Sock) -> io::Result<()>;
+    /// Takes over a connection that somebody else has made.
+    fn adopt(&mut self, stream: UnixStream) -> io::Result<(Sock, Peer)>;
     /// How many listeners there are.
     fn listeners(&self) -> usize;
     /// Closes a listener for good.

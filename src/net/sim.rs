@@ -12,13 +12,14 @@
 //! Invariant: nothing here looks at a real clock, a map's order or another source of chance than the
 //! one generator, so a seed repeats bit for bit.
 
-use super::{Net, Peer, Ready, Sock, Source, Waker, Work};
+use super::{Net, Peer, Ready, Sock, Source, Target, Waker, Work};
 use crate::base::clock::Instant;
 use fastrand::Rng;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,6 +116,7 @@ pub struct SimNet {
     wires: Vec<Wire>,
     listeners: Vec<Option<VecDeque<Client>>>,
     listener_edges: Vec<bool>,
+    dialled: VecDeque<Client>,
     /// Accepts that still fail for want of a descriptor.
     exhausted: u32,
     work: Vec<(Instant, Work)>,
@@ -134,6 +136,7 @@ impl SimNet {
             wires: Vec::new(),
             listeners: vec![Some(VecDeque::new())],
             listener_edges: vec![false],
+            dialled: VecDeque::new(),
             exhausted: 0,
             work: Vec::new(),
             clients_react: false,
@@ -172,6 +175,11 @@ impl SimNet {
             _ => self.wire(client).reset = true,
         }
         client
+    }
+
+    /// The other end of the next connection that the server has made; [`SimNet::reset`] refuses it.
+    pub fn dialled(&mut self) -> Option<Client> {
+        self.dialled.pop_front()
     }
 
     fn wire(&mut self, client: Client) -> &mut Wire {
@@ -427,6 +435,31 @@ impl Net for SimNet {
 
     fn refuse(&mut self, sock: Sock) {
         self.close(sock, false);
+    }
+
+    fn connect(&mut self, _: &Target) -> io::Result<(Sock, Peer)> {
+        let (least, most) = self.faults.send_buffer;
+        let wire = Wire {
+            send_room: self.rng.usize(least..=most.max(least)),
+            accepted: true,
+            ..Wire::default()
+        };
+        let client = Client(self.wires.len() as u32);
+        self.wires.push(wire);
+        self.dialled.push_back(client);
+        Ok((Sock(client.0), Peer::Inet(([192, 0, 2, 2], 6379).into())))
+    }
+
+    fn finish_connect(&mut self, sock: Sock) -> io::Result<()> {
+        match self.wire(Client(sock.0)).reset {
+            true => Err(io::ErrorKind::ConnectionRefused.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn adopt(&mut self, _: UnixStream) -> io::Result<(Sock, Peer)> {
+        // A real socket has no place in this world.
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn listeners(&self) -> usize {

@@ -7,6 +7,8 @@
 //! accept ─► open ──────────────► closing (answers are out) ─► lingering ─► dead ─► reaped
 //!             └──── broken, cut, refused by time ──────────────────────────▲
 //! ```
+//! A WebSocket begins as HTTP: `http` has then switched, and `socket` names what speaks in its place.
+//!
 //! Invariants: a dead connection is out of everybody's reach, for its generation is taken from it
 //! at once; `exchange` is there exactly while an answer is being waited for or streamed.
 
@@ -30,6 +32,10 @@ pub(crate) struct Conn {
     pub(crate) backlog: Backlog,
     /// Number of the exchange whose answer is still open.
     pub(crate) exchange: Option<u32>,
+    /// Number of the WebSocket that it has become.
+    pub(crate) socket: Option<u32>,
+    /// Number of the link that it was made for.
+    pub(crate) link: Option<u32>,
     timer: Option<(TimerId, Instant)>,
     pub(crate) deadline: Option<Instant>,
     /// The backlog last got shorter.
@@ -67,6 +73,8 @@ impl Conn {
             kept: Vec::new(),
             backlog: Backlog::default(),
             exchange: None,
+            socket: None,
+            link: None,
             timer: None,
             deadline: None,
             progress: now,
@@ -154,9 +162,10 @@ impl Conns {
         all.filter(|conn| conn.generation != 0)
     }
 
-    /// Whose they are, those of the dead included.
+    /// Whose the clients' are, those of the dead included.
     pub(crate) fn peers(&self) -> impl Iterator<Item = Peer> {
-        self.slab.iter().map(|(_, conn)| conn.peer)
+        let clients = self.slab.iter().filter(|(_, conn)| conn.link.is_none());
+        clients.map(|(_, conn)| conn.peer)
     }
 
     /// The living, in the order of their slots.

@@ -9,6 +9,7 @@
 
 use super::Reactor;
 use super::conn::Conn;
+use super::socket::BROKEN;
 use crate::base::backlog::{Output, Segment};
 use crate::base::id::ConnId;
 use crate::net::Net;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 /// Why serving a connection's input ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stop {
+pub(super) enum Stop {
     /// All of it is used; more may be read.
     NeedInput,
     /// The rest has to wait: for an answer, for room, for the app, for the next turn.
@@ -47,6 +48,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if conn.linger_until.is_some() {
             return self.linger_on(id);
         }
+        if conn.link.is_some() && !self.is_linked(id) {
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         self.running = Some(id);
         let mut kept = std::mem::take(&mut conn.kept);
         let mut inbox = std::mem::take(&mut self.inbox);
@@ -55,9 +62,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !kept.is_empty() || conn.http.has_body_to_come() {
             // What is kept may have become useful: an answer is out, a hold is over. And the end of a
             // body of announced length needs no byte of its own.
-            let mut input = &kept[..];
-            stop = self.serve(id, &mut input, &mut requests);
-            let used = kept.len() - input.len();
+            let used;
+            (used, stop) = self.serve(id, &mut kept, &mut requests);
             kept.drain(..used);
         }
         let mut reads = self.limits.reads_per_turn;
@@ -69,15 +75,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             reads -= 1;
             match self.read(id, &mut inbox) {
                 Got::Bytes(n) if kept.is_empty() => {
-                    let mut input = &inbox[..n];
-                    stop = self.serve(id, &mut input, &mut requests);
-                    kept.extend_from_slice(input);
+                    let used;
+                    (used, stop) = self.serve(id, &mut inbox[..n], &mut requests);
+                    kept.extend_from_slice(&inbox[used..n]);
                 }
                 Got::Bytes(n) => {
                     kept.extend_from_slice(&inbox[..n]);
-                    let mut input = &kept[..];
-                    stop = self.serve(id, &mut input, &mut requests);
-                    let used = kept.len() - input.len();
+                    let used;
+                    (used, stop) = self.serve(id, &mut kept, &mut requests);
                     kept.drain(..used);
                 }
                 Got::Nothing => break,
@@ -99,8 +104,30 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.conclude(id);
     }
 
+    /// Takes what there is of the input, and says how much that was.
+    fn serve(&mut self, id: ConnId, input: &mut [u8], budget: &mut usize) -> (usize, Stop) {
+        let (mut used, mut stop) = (0, Stop::Over);
+        if let Some(conn) = self.conns.get(id)
+            && conn.link.is_some()
+        {
+            return (input.len(), self.serve_link(id, input));
+        }
+        if self.conns.get(id).is_some_and(|conn| conn.socket.is_none()) {
+            let mut rest = &*input;
+            stop = self.serve_http(id, &mut rest, budget);
+            used = input.len() - rest.len();
+        }
+        // It may have become one just now.
+        if self.conns.get(id).is_some_and(|conn| conn.socket.is_some()) {
+            let more;
+            (more, stop) = self.serve_socket(id, &mut input[used..], budget);
+            used += more;
+        }
+        (used, stop)
+    }
+
     /// Takes events from the input until it is used up, or has to wait.
-    fn serve(&mut self, id: ConnId, input: &mut &[u8], requests: &mut usize) -> Stop {
+    fn serve_http(&mut self, id: ConnId, input: &mut &[u8], requests: &mut usize) -> Stop {
         loop {
             // What callbacks ask for from here on would wait in memory: the input waits instead.
             if self.commands_left == 0 {
@@ -139,6 +166,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 Ok(Event::NeedInput) => return Stop::NeedInput,
                 Ok(Event::Paused) => return Stop::Wait,
                 Ok(Event::Closed) => return Stop::Over,
+                // Until what it has become is there: that may be the next turn's.
+                Ok(Event::Switched) => return Stop::Wait,
                 Err(error) => {
                     self.refuse(id, error);
                     return Stop::Over;
@@ -149,7 +178,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// Much has been answered: what the socket takes now need not wait, and need not be kept.
-    fn make_room(&mut self, id: ConnId) -> Stop {
+    pub(super) fn make_room(&mut self, id: ConnId) -> Stop {
         self.flush(id);
         let Some(conn) = self.conns.get_mut(id) else {
             return Stop::Over;
@@ -195,6 +224,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
+        if let Some(key) = conn.socket {
+            return self.on_socket_eof(id, key);
+        }
+        if conn.link.is_some() {
+            return self.cut(id, "the other side has closed it");
+        }
         let cut_off = conn.http.handle_eof();
         if cut_off && conn.exchange.is_some() {
             // The body will never be whole, so there is nothing to answer.
@@ -276,7 +311,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// Has readiness reported, from the first time a connection has to wait. `false`: it is gone.
-    fn register(&mut self, id: ConnId) -> bool {
+    pub(super) fn register(&mut self, id: ConnId) -> bool {
         let Some(conn) = self.conns.get_mut(id) else {
             return false;
         };
@@ -297,6 +332,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let waits = conn.backlog.bytes();
+        if let Some(key) = conn.socket {
+            if conn.wants_room && waits <= self.limits.high_water / 2 {
+                self.wake(id);
+            }
+            return self.after_socket_flush(id, key, waits);
+        }
+        if conn.link.is_some() {
+            return self.after_link_flush(id, waits);
+        }
         let Some(key) = conn.exchange else {
             if conn.wants_room && waits <= self.limits.high_water / 2 {
                 self.wake(id);
@@ -331,6 +375,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if conn.is_spent() {
             return self.release(id);
         }
+        if conn.link.is_some() && conn.backlog.is_empty() && self.is_link_spent(id) {
+            return self.cut(id, "closed");
+        }
         if !self.register(id) {
             return;
         }
@@ -346,14 +393,19 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         conn.waits = waits;
         let reading = !(conn.held && conn.http.has_body_to_come());
-        let input = conn.http.next_deadline(&self.bounds.waits, reading);
-        let output = (!conn.backlog.is_empty()).then(|| conn.progress + self.timeouts.write);
+        let (socket, progress, holds) = (conn.socket, conn.progress, conn.http.has_body_to_come());
+        let input = match socket {
+            None => conn.http.next_deadline(&self.bounds.waits, reading),
+            Some(key) => self.socket_deadline(key),
+        };
+        let output = waits.then(|| progress + self.timeouts.write);
         // While its output waits, a client is not asked for more.
         let deadline = match output {
-            Some(output) if !conn.http.has_body_to_come() => Some(output),
+            Some(output) if !holds => Some(output),
             _ => input.into_iter().chain(output).min(),
         };
-        let deadline = if self.stopping.is_draining() && !waits && conn.http.is_idle() {
+        let is_idle = self.conns.get(id).is_some_and(|conn| conn.http.is_idle());
+        let deadline = if self.stopping.is_draining() && !waits && is_idle {
             Some(self.now + self.timeouts.drain_idle)
         } else {
             deadline
@@ -441,6 +493,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         conn.backlog.clear();
         conn.http.abort();
         self.abandon(id);
+        self.end_socket(id, BROKEN);
+        self.end_link(id, why);
         self.conns.kill(id);
     }
 }

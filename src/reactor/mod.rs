@@ -45,10 +45,12 @@ mod dispatch;
 mod exchange;
 mod held;
 mod io;
+mod link;
 mod server;
 mod settle;
 mod shutdown;
 mod sites;
+mod socket;
 mod upload;
 mod watch;
 
@@ -64,12 +66,16 @@ use crate::base::id::{ConnId, StreamRef};
 use crate::net::{Net, Ready, Source};
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::server::{Bounds, Expired};
+use crate::proto::ws::send::Outbound;
+use crate::proto::ws::session::Inbound;
 use addresses::Addresses;
 use conn::{Conn, Conns};
 use exchange::Exchange;
+use link::Linked;
 use shutdown::Stopping;
 use sites::Sites;
 use slab::Slab;
+use socket::Attached;
 use std::collections::VecDeque;
 use std::io as std_io;
 use std::rc::Rc;
@@ -84,6 +90,8 @@ pub struct Reactor<N: Net, S> {
     net: N,
     conns: Conns,
     exchanges: Slab<Exchange<S>>,
+    sockets: Slab<Attached<S>>,
+    links: Slab<Linked<S>>,
     sites: Sites<S>,
     state: S,
     core: Core<S>,
@@ -109,6 +117,9 @@ pub struct Reactor<N: Net, S> {
     /// Response fields of the callback that runs.
     fields: FieldBlock,
     scratch: Vec<u8>,
+    /// What WebSockets share: for what arrives, and for what is sent.
+    inbound: Inbound,
+    outbound: Outbound,
     /// The connection whose answers go into `cork`.
     running: Option<ConnId>,
     commands_left: usize,
@@ -541,6 +552,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             );
             return self.cut(id, "timeouts.write");
         }
+        if let Some(key) = conn.socket {
+            return self.on_socket_deadline(id, key);
+        }
+        if conn.link.is_some() {
+            return self.cut(id, "not connected within timeouts.connect");
+        }
         match conn.http.expire(&self.bounds.waits, now) {
             Expired::Refuse(error) => {
                 self.refuse(id, error);
@@ -558,7 +575,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if let Some((timer, _)) = conn.timer().take() {
                 self.core.timers.cancel(timer);
             }
-            self.addresses.leave(&conn.peer);
+            if conn.link.is_none() {
+                self.addresses.leave(&conn.peer);
+            }
             self.net.close(conn.sock, conn.reset);
         }
         self.sites.reap();

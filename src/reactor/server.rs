@@ -13,11 +13,14 @@ use crate::app::mistake::{Mistake, Place};
 use crate::app::routes::App;
 use crate::app::settings::{Limits, Timeouts, bounds};
 use crate::app::site::Site;
+use crate::app::websocket::{Slow, SocketSettings};
 use crate::base::clock::{Instant, StockFields};
 use crate::net::Net;
 use crate::net::mio::{Bounds, Listen, MioNet};
 use crate::net::sim::SimNet;
 use crate::proto::h1::answer::FieldBlock;
+use crate::proto::ws::send::Outbound;
+use crate::proto::ws::session::Inbound;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
@@ -62,6 +65,8 @@ pub struct Builder {
 
 /// Descriptors kept for files, pipes and everything else that is no client.
 const RESERVED_FILES: u64 = 64;
+/// The level of compression of messages: quick.
+const COMPRESSION: u8 = 1;
 
 impl Builder {
     /// Another address to listen on: `ip:port`, `[ipv6]:port`, `localhost:port` (127.0.0.1), `unix:/path`. Port 0 takes a free one.
@@ -185,7 +190,8 @@ impl Builder {
         let mailbox = Arc::new(Mailbox::new(net.waker(), self.limits.posts));
         // Request ids of two lives of a server should not meet in one log.
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
-        let core = Core::new(mailbox, seed);
+        let mut core = Core::new(mailbox, seed);
+        core.sockets = sockets(&self.limits);
         core.outbox.high_water.set(self.limits.high_water);
         let mut stock = StockFields::new(self.server_header);
         stock.refresh(net.now(), || net.wall_clock());
@@ -194,6 +200,10 @@ impl Builder {
             net,
             conns: Conns::default(),
             exchanges: Slab::new(),
+            sockets: Slab::new(),
+            links: Slab::new(),
+            inbound: Inbound::default(),
+            outbound: Outbound::new(COMPRESSION, self.limits.compress_from),
             sites: Sites::new(site),
             state,
             outbox: core.outbox.clone(),
@@ -228,6 +238,16 @@ impl Builder {
     }
 }
 
+/// What holds for sockets whose handshake does not say otherwise.
+fn sockets(limits: &Limits) -> SocketSettings {
+    SocketSettings {
+        message: limits.message,
+        output: limits.socket_output,
+        slow: Slow::default(),
+        fragments: false,
+    }
+}
+
 /// For those who get no more than an error.
 fn invalid(mistakes: Vec<Mistake>) -> io::Error {
     let lines: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
@@ -245,6 +265,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.bounds = bounds(&builder.limits, &builder.timeouts);
         self.watch.threshold = builder.timeouts.stall;
         self.core.outbox.high_water.set(builder.limits.high_water);
+        self.core.sockets = sockets(&builder.limits);
+        self.outbound = Outbound::new(COMPRESSION, builder.limits.compress_from);
         self.core.mailbox.set_limit(builder.limits.posts);
         self.stock = StockFields::new(builder.server_header);
         let (now, net) = (self.net.now(), &self.net);

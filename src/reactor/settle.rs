@@ -63,6 +63,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     self.wake(to.conn);
                 }
             }
+            Job::Socket(new) => self.open_socket(*new),
+            Job::Link { from, link } => self.begin_link(from, link),
             Job::Offload { work, slot } => {
                 if !self.net.offload(work) {
                     self.finish_offload(slot, false);
@@ -93,6 +95,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Command::Pipe { from, to } => self.pipe(from, to),
             Command::Discard { from } => self.take_body(from, Upload::Discard),
             Command::Resume { from } => self.resume(from),
+            Command::Socket { to, act } => self.settle_socket(to, act),
+            Command::Link { to, act } => self.settle_link(to, act),
         }
     }
 

@@ -8,6 +8,7 @@
 //! ```
 
 use super::Reactor;
+use super::socket::LEAVING;
 use crate::app::ctx::Timer;
 use crate::net::Net;
 
@@ -40,6 +41,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         for id in self.conns.ids() {
             if let Some(conn) = self.conns.get_mut(id) {
                 conn.http.drain();
+                if conn.socket.is_some() {
+                    self.close_socket(id, LEAVING);
+                }
             }
         }
         let now = self.now;
@@ -91,6 +95,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if conn.http.is_answering() || !conn.backlog.is_empty() {
                 self.cut_answers += 1;
             }
+            self.end_socket(id, LEAVING);
             self.cut(id, "the server leaves");
         }
         self.stopping = Stopping::Stopped;
@@ -99,7 +104,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn is_stopped(&self) -> bool {
         match self.stopping {
             Stopping::No => false,
-            Stopping::Draining => self.conns.len() == 0,
+            // Links are ours: nobody waits for them.
+            Stopping::Draining => self.conns.len() == self.links.len(),
             Stopping::Stopped => true,
         }
     }

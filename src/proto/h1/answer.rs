@@ -165,6 +165,8 @@ pub enum Persistence {
     KeepAlive,
     /// `connection: close`.
     Close,
+    /// `connection: upgrade`: it stays, and speaks another protocol from here on (RFC 9110 §7.8).
+    Switch,
 }
 
 /// Appends a response head to `out`.
@@ -201,6 +203,7 @@ pub fn encode(
         Persistence::Implied => b"\r\n",
         Persistence::KeepAlive => b"connection: keep-alive\r\n\r\n",
         Persistence::Close => b"connection: close\r\n\r\n",
+        Persistence::Switch => b"connection: upgrade\r\n\r\n",
     });
 }
 

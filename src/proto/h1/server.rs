@@ -9,6 +9,7 @@
 //!        │                 ▼             │                 └────── end ──── Body(encoder)
 //!        │              Discard ──end──► ┤
 //!        └────── both sides done ────────┘        no more of this client: rx = Closed
+//!                                                  it speaks another protocol: rx = Switched
 //! ```
 //! Order of use: `poll_event` with whatever input there is, until it says `NeedInput`, `Paused` or
 //! `Closed`; after `Request`, `limit_body`, and one `begin_answer … end_answer`, now or later; then
@@ -66,6 +67,8 @@ pub enum Event<'a> {
     Paused,
     /// The connection takes no more requests; input is worthless.
     Closed,
+    /// Another protocol was agreed on: what is left of the input is its.
+    Switched,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +85,7 @@ enum Rx {
     },
     Ended,
     Closed,
+    Switched,
 }
 
 impl Rx {
@@ -176,6 +180,11 @@ impl Server {
         }
     }
 
+    /// Nothing of this connection is HTTP.
+    pub fn hand_over(&mut self) {
+        (self.rx, self.tx) = (Rx::Switched, Tx::Idle);
+    }
+
     // ---- what a caller may ask
 
     /// The number of the present (or last) exchange.
@@ -266,6 +275,7 @@ impl Server {
                     return Ok(Event::Closed);
                 }
                 Rx::Ended => return Ok(Event::Paused),
+                Rx::Switched => return Ok(Event::Switched),
                 Rx::Head {
                     scanned,
                     begun,
@@ -424,7 +434,7 @@ impl Server {
         let cut = matches!(self.rx, Rx::Body(_) | Rx::Head { begun: true, .. });
         self.last = true;
         self.client_keeps = false;
-        if !matches!(self.rx, Rx::Ended) {
+        if !matches!(self.rx, Rx::Ended | Rx::Switched) {
             self.rx = Rx::Closed;
         }
         cut
@@ -484,6 +494,21 @@ impl Server {
         } else {
             encoder
         });
+    }
+
+    /// Answers 101: what follows on this connection, both ways, is another protocol's (RFC 9110 §7.8).
+    /// `fields` name it. Only for a request without a body, whose answer has not begun.
+    pub fn switch_protocols(
+        &mut self,
+        out: &mut Vec<u8>,
+        fields: &FieldBlock,
+        stock: &StockFields,
+    ) {
+        let status = StatusCode::SWITCHING_PROTOCOLS;
+        let (nothing, switch) = (Announce::Nothing, Persistence::Switch);
+        answer::encode(out, status, fields, stock, nothing, switch);
+        self.status = status.as_u16();
+        (self.rx, self.tx) = (Rx::Switched, Tx::Idle);
     }
 
     /// Whether the rest of the request's body is short enough to be read and dropped. A client
@@ -617,7 +642,7 @@ impl Server {
             Rx::Head { .. } => Some(self.since + waits.head),
             Rx::Body(_) if reading => Some(self.body_deadline(waits)),
             Rx::Discard { .. } => Some(self.body_deadline(waits)),
-            Rx::Body(_) | Rx::Ended | Rx::Closed => None,
+            Rx::Body(_) | Rx::Ended | Rx::Closed | Rx::Switched => None,
         }
     }
 

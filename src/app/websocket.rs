@@ -1,0 +1,731 @@
+//! Floor 2. WebSockets as an embedder sees them: a [`Socket`] is told what arrives, a [`WebSocket`]
+//! sends now, a [`SocketHandle`] later.
+//!
+//! ```text
+//! GET ─ app.ws, app.sockets, Response::websocket ─► accept ─┬─ Err: its status, as for any request
+//!                                                           └─ Ok(socket) ─► 101 ─► open
+//! open ─► message, fragment, pong, drained … ─► close (exactly once, however it ends)
+//! ```
+//! The same step from now to later as with answers: a `WebSocket` borrows the connection's output and
+//! ends with its callback; a handle leaves commands, which the loop settles.
+
+use super::ctx::{Ctx, Job, NewSocket};
+use super::failure::StatusError;
+use super::outbox::{Command, Flow, Outbox, SocketAct};
+use super::request::Request;
+use super::response::{Fate, Response};
+use crate::base::backlog::Output;
+use crate::base::id::ConnId;
+use crate::proto::ws::error::is_close_code;
+use crate::proto::ws::extension;
+use crate::proto::ws::handshake::{self, Refusal};
+use crate::proto::ws::send::{Outbound, Prepared, SendError};
+use crate::proto::ws::session::{Kind, Session};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// A message: text, which is UTF-8, or bytes.
+///
+/// ```
+/// use loopwright::Message;
+/// assert_eq!(Message::from("hello"), Message::Text("hello"));
+/// assert_eq!(Message::from(&[1, 2][..]).as_bytes(), [1, 2]);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Message<'a> {
+    /// Text.
+    Text(&'a str),
+    /// Bytes.
+    Binary(&'a [u8]),
+}
+
+impl<'a> Message<'a> {
+    /// The payload, whatever its kind.
+    pub fn as_bytes(self) -> &'a [u8] {
+        match self {
+            Message::Text(text) => text.as_bytes(),
+            Message::Binary(bytes) => bytes,
+        }
+    }
+
+    /// The text, if it is one.
+    pub fn as_text(self) -> Option<&'a str> {
+        match self {
+            Message::Text(text) => Some(text),
+            Message::Binary(_) => None,
+        }
+    }
+
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Message::Text(_) => Kind::Text,
+            Message::Binary(_) => Kind::Binary,
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Message<'a> {
+    fn from(text: &'a str) -> Self {
+        Message::Text(text)
+    }
+}
+
+impl<'a> From<&'a String> for Message<'a> {
+    fn from(text: &'a String) -> Self {
+        Message::Text(text)
+    }
+}
+
+impl<'a> From<&'a [u8]> for Message<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Message::Binary(bytes)
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Message<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        Message::Binary(bytes)
+    }
+}
+
+/// A part of a message, for a socket that takes them as they come ([`Handshake::fragments`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fragment<'a> {
+    /// Whether the message is text. Each fragment of one is valid UTF-8 up to a character that the
+    /// next one completes.
+    pub is_text: bool,
+    /// Its bytes; the last may be empty.
+    pub bytes: &'a [u8],
+    /// It begins a message.
+    pub is_first: bool,
+    /// It ends one.
+    pub is_last: bool,
+}
+
+/// How a socket ended (RFC 6455 §7.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Closed<'a> {
+    /// What the other side said: 1000 for a normal end, 1001 if it goes away, 1005 if it gave none; or
+    /// ours, where we ended it: 1002, 1007 and 1009 for what it sent, 1001 for silence and for a
+    /// server that leaves; 1006 if the connection broke.
+    pub code: u16,
+    /// What was said of it.
+    pub reason: &'a str,
+}
+
+/// What became of something sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// On its way.
+    Yes,
+    /// On its way, and more than `limits.high_water` waits for this client: wait for
+    /// [`Socket::drained`] if you can.
+    Waits,
+    /// Not sent: more than `limits.socket_output` would wait, and its [`Slow`] policy says so.
+    Dropped,
+    /// Not sent: the socket is closing, or gone.
+    Closed,
+}
+
+/// What happens to a message for a client that takes less than it is sent, once more than
+/// `limits.socket_output` would wait for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Slow {
+    /// The message is dropped; what waits is kept. Right for chatter.
+    DropNewest,
+    /// The oldest messages that wait make room. Right for prices, positions, and all else of which only
+    /// the latest counts. Excludes compression with a context, which cannot do without its past.
+    DropOldest,
+    /// The socket is closed, with 1008. Right where a gap would be wrong: the client comes back and
+    /// asks for what it has missed.
+    #[default]
+    Close,
+    /// The message is dropped, and [`Socket::missed`] is called with it.
+    Tell,
+}
+
+/// Whether messages are compressed, with clients that offer it (RFC 7692). Those shorter than
+/// `limits.compress_from` are left as they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Compression {
+    /// Never.
+    Off,
+    /// Each on its own: an idle socket keeps nothing.
+    #[default]
+    On,
+    /// With what was sent before as dictionary: better for small messages that resemble each other,
+    /// at some 300 KiB a socket.
+    Context,
+}
+
+impl Compression {
+    fn settings(self) -> Option<extension::Settings> {
+        let forgets = self != Compression::Context;
+        (self != Compression::Off).then(|| extension::Settings {
+            server_no_context_takeover: forgets,
+            client_no_context_takeover: forgets,
+            ..extension::Settings::default()
+        })
+    }
+}
+
+/// One client's WebSocket, from its handshake to its end: yours, with whatever data belongs to it.
+///
+/// ```
+/// use loopwright::{App, Closed, Ctx, Message, Socket, WebSocket};
+///
+/// struct Guest { name: String }
+///
+/// impl Socket for Guest {
+///     fn message(&mut self, _: &mut Ctx<'_>, ws: &mut WebSocket<'_>, message: Message<'_>) {
+///         ws.send(&format!("{} said {} bytes", self.name, message.as_bytes().len()));
+///     }
+///     fn close(&mut self, _: &mut Ctx<'_>, closed: Closed<'_>) {
+///         log::info!("{} left: {}", self.name, closed.code);
+///     }
+/// }
+///
+/// let mut app: App = App::new();
+/// app.sockets("/guests/{name}", |_, req, _| Ok(Guest { name: req.param("name").to_string() }));
+/// ```
+pub trait Socket<S: 'static = ()>: 'static {
+    /// The handshake is answered.
+    fn open(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>) {
+        let _ = (cx, ws);
+    }
+
+    /// A message has arrived, whole.
+    fn message(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>, message: Message<'_>);
+
+    /// A part of a message has arrived: instead of `message`, after [`Handshake::fragments`].
+    fn fragment(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>, fragment: Fragment<'_>) {
+        let _ = (cx, ws, fragment);
+    }
+
+    /// The answer to a ping, or one nobody asked for.
+    fn pong(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>, payload: &[u8]) {
+        let _ = (cx, ws, payload);
+    }
+
+    /// After something was [`Sent::Waits`], less than half of `limits.high_water` waits.
+    fn drained(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>) {
+        let _ = (cx, ws);
+    }
+
+    /// A message could not be sent, under [`Slow::Tell`].
+    fn missed(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>, message: Message<'_>) {
+        let _ = (cx, ws, message);
+    }
+
+    /// It is over. Called exactly once, last.
+    fn close(&mut self, cx: &mut Ctx<'_, S>, closed: Closed<'_>) {
+        let _ = (cx, closed);
+    }
+}
+
+/// The small case: one closure for all messages of a route.
+pub(crate) struct OnMessage<F>(pub(crate) Rc<F>);
+
+impl<S, F, R> Socket<S> for OnMessage<F>
+where
+    S: 'static,
+    F: Fn(&mut Ctx<'_, S>, &mut WebSocket<'_>, Message<'_>) -> R + 'static,
+{
+    fn message(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>, message: Message<'_>) {
+        (self.0)(cx, ws, message);
+    }
+}
+
+/// What holds for one socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketSettings {
+    pub(crate) message: usize,
+    pub(crate) output: usize,
+    pub(crate) slow: Slow,
+    pub(crate) fragments: bool,
+}
+
+/// A client that wants a WebSocket: look at it, say what holds for it, accept by returning a socket.
+///
+/// ```
+/// use loopwright::{App, Ctx, Message, Slow, Socket, StatusError, WebSocket};
+/// # struct Trader;
+/// # impl Socket for Trader {
+/// #     fn message(&mut self, _: &mut Ctx<'_>, _: &mut WebSocket<'_>, _: Message<'_>) {}
+/// # }
+/// let mut app: App = App::new();
+/// app.sockets("/prices", |_, _, handshake| {
+///     handshake.origins(&["https://shop.example.org"])?; // else 403
+///     if handshake.protocols(&["prices.v2", "prices.v1"]).is_none() {
+///         return Err(StatusError::new(400, "speak prices.v2 or prices.v1"));
+///     }
+///     handshake.message_limit(4 * 1024).slow(Slow::DropOldest);
+///     Ok(Trader)
+/// });
+/// ```
+pub struct Handshake<'a> {
+    req: &'a Request<'a>,
+    agreed: handshake::Settings,
+    compression: Compression,
+    settings: SocketSettings,
+}
+
+impl Handshake<'_> {
+    /// Only for pages of these origins: `https://example.org`, scheme, host and port as a browser says
+    /// them (RFC 6454 §7). A client that says none is no browser, and passes. Without this call any page
+    /// in the world may have its reader's browser connect to you, cookies included.
+    ///
+    /// # Errors
+    /// 403, to be returned with `?`.
+    pub fn origins(&mut self, allowed: &[&str]) -> Result<(), StatusError> {
+        self.agreed.origins = Some(allowed.iter().map(|origin| origin.to_string()).collect());
+        match handshake::accept(self.req.head, &self.agreed) {
+            Err(refusal @ Refusal::Origin) => Err(StatusError::new(403, refusal.reason())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Chooses the subprotocol: the first of `ours` that the client offers. `None`, if it offers none
+    /// of them; the client then decides whether to go on without.
+    pub fn protocols<'p>(&mut self, ours: &[&'p str]) -> Option<&'p str> {
+        self.agreed.protocols = ours.iter().map(|name| name.to_string()).collect();
+        let accepted = handshake::accept(self.req.head, &self.agreed).ok()?;
+        ours.get(accepted.protocol?).copied()
+    }
+
+    /// The longest message taken, in bytes, decompressed; closed with 1009 past it. `limits.message`
+    /// otherwise.
+    pub fn message_limit(&mut self, bytes: usize) -> &mut Self {
+        self.settings.message = bytes;
+        self
+    }
+
+    /// How much may wait for this client; past it, its [`Slow`] policy decides. `limits.socket_output`
+    /// otherwise.
+    pub fn output_limit(&mut self, bytes: usize) -> &mut Self {
+        self.settings.output = bytes;
+        self
+    }
+
+    /// What happens to messages for it if it is slow. [`Slow::Close`] otherwise.
+    pub fn slow(&mut self, policy: Slow) -> &mut Self {
+        self.settings.slow = policy;
+        self
+    }
+
+    /// Whether messages are compressed if the client offers it. [`Compression::On`] otherwise.
+    pub fn compression(&mut self, compression: Compression) -> &mut Self {
+        self.compression = compression;
+        self
+    }
+
+    /// Messages are handed on as they come, to [`Socket::fragment`], and never gathered; their length
+    /// has no limit then.
+    pub fn fragments(&mut self) -> &mut Self {
+        self.settings.fragments = true;
+        self
+    }
+}
+
+impl Response<'_> {
+    /// Makes a WebSocket of the request's connection, or says why not: what [`crate::App::sockets`] does
+    /// for a route, for a handler that also answers otherwise.
+    ///
+    /// 405, 426 or 400 for what is no opening handshake (RFC 6455 §4.2.2), the error's status where
+    /// `accept` returns one, 503 while the server leaves.
+    ///
+    /// ```
+    /// use loopwright::{App, Ctx, Message, Socket, WebSocket};
+    /// # struct Visitor;
+    /// # impl Socket for Visitor {
+    /// #     fn message(&mut self, _: &mut Ctx<'_>, _: &mut WebSocket<'_>, _: Message<'_>) {}
+    /// # }
+    /// let mut app: App = App::new();
+    /// app.get("/", |cx, req, res| match req.wants_websocket() {
+    ///     true => res.websocket(cx, req, |_, _| Ok(Visitor)),
+    ///     false => res.html("<h1>Come in</h1>"),
+    /// });
+    /// ```
+    pub fn websocket<S: 'static, T: Socket<S>>(
+        self,
+        cx: &mut Ctx<'_, S>,
+        req: &Request<'_>,
+        accept: impl FnOnce(&mut Ctx<'_, S>, &mut Handshake<'_>) -> Result<T, StatusError>,
+    ) {
+        let mut handshake = Handshake {
+            req,
+            agreed: handshake::Settings::default(),
+            compression: Compression::default(),
+            settings: cx.core.sockets,
+        };
+        // What is no handshake is refused before the embedder is asked; origin and protocol are theirs.
+        if let Err(refusal) = handshake::accept(req.head, &handshake.agreed) {
+            return self.refuse_websocket(refusal);
+        }
+        if cx.is_stopping() {
+            return self.status(503).close().text("the server is about to leave");
+        }
+        let socket = match accept(cx, &mut handshake) {
+            Ok(socket) => socket,
+            Err(e) => return self.status(e.status().as_u16()).text(e.to_string()),
+        };
+        let settings = handshake.settings;
+        let mut agreed = handshake.agreed;
+        agreed.deflate = match (settings.slow, handshake.compression) {
+            // What is dropped must not be what the next message refers to.
+            (Slow::DropOldest, Compression::Context) => Compression::On.settings(),
+            (_, compression) => compression.settings(),
+        };
+        let accepted = match handshake::accept(req.head, &agreed) {
+            Ok(accepted) => accepted,
+            Err(refusal) => return self.refuse_websocket(refusal),
+        };
+        let sending = self.sending;
+        for (name, value) in accepted.fields(&agreed) {
+            sending.fields.push(name.as_bytes(), value.as_bytes());
+        }
+        if let Some(fault) = sending.fields.fault() {
+            return sending.fate.set(Fate::Faulty(fault));
+        }
+        sending.fate.set(Fate::Answered);
+        let tx = &mut sending.tx;
+        tx.protocol
+            .switch_protocols(tx.out.cork, sending.fields, tx.stock);
+        let mut session = Session::server(accepted.deflate);
+        session.set_streamed(settings.fragments);
+        cx.core.jobs.push_back(Job::Socket(Box::new(NewSocket {
+            to: sending.to.conn,
+            socket: Box::new(socket),
+            line: Line::new(session, settings),
+            request: req.id,
+        })));
+    }
+
+    fn refuse_websocket(mut self, refusal: Refusal) {
+        for (name, value) in refusal.fields() {
+            self = self.header(name, value);
+        }
+        self.status(refusal.status().as_u16()).text(refusal.reason())
+    }
+}
+
+/// What a socket sends through, for as long as it lives.
+pub(crate) struct Line {
+    pub(crate) session: Session,
+    pub(crate) settings: SocketSettings,
+    /// More than high water waits, and nobody has been told that it does not any more.
+    pub(crate) is_full: bool,
+    /// Known to handles, if there are any.
+    pub(crate) flow: Option<Rc<Flow>>,
+    /// Why we have closed it.
+    pub(crate) ended: Option<Box<(u16, String)>>,
+    /// Messages behind one that is being sent in fragments.
+    behind: Option<Box<VecDeque<(Kind, Bytes)>>>,
+}
+
+impl Line {
+    pub(crate) fn new(session: Session, settings: SocketSettings) -> Line {
+        Line {
+            session,
+            settings,
+            is_full: false,
+            flow: None,
+            ended: None,
+            behind: None,
+        }
+    }
+
+    /// Nobody sends through it any more.
+    pub(crate) fn hang_up(&self) {
+        if let Some(flow) = &self.flow {
+            flow.closed.set(true);
+        }
+    }
+}
+
+/// A WebSocket, within a callback of its own: what is sent leaves when the callback has returned, in one
+/// write with all else that goes to this client.
+///
+/// ```
+/// use loopwright::{App, Message};
+/// let mut app: App = App::new();
+/// app.ws("/", |_, ws, message| match message {
+///     Message::Text("bye") => ws.close(1000, "as you wish"),
+///     message => drop(ws.send(message)),
+/// });
+/// ```
+pub struct WebSocket<'a> {
+    pub(crate) line: &'a mut Line,
+    pub(crate) out: Output<'a>,
+    pub(crate) outbound: &'a mut Outbound,
+    pub(crate) outbox: &'a Rc<Outbox>,
+    pub(crate) high_water: usize,
+    pub(crate) id: ConnId,
+}
+
+impl WebSocket<'_> {
+    /// Sends a message: text from what is a `str`, binary from bytes. One that is sent while another is
+    /// on its way in fragments comes behind that.
+    pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) -> Sent {
+        let message = message.into();
+        self.transmit(message.kind(), message.as_bytes())
+    }
+
+    /// Sends bytes as a binary message, whatever they are.
+    pub fn send_binary(&mut self, bytes: impl AsRef<[u8]>) -> Sent {
+        self.transmit(Kind::Binary, bytes.as_ref())
+    }
+
+    /// Sends a part of a message: the first begins it, `is_last` ends it. For what is too large to be
+    /// made at once: after [`Sent::Waits`], go on in [`Socket::drained`]. A text may be cut anywhere.
+    ///
+    /// ```
+    /// use loopwright::{App, Ctx, Message, Sent, Socket, WebSocket};
+    /// /// A gigabyte, in one message, as fast as the client takes it.
+    /// struct Gigabyte(u32);
+    /// impl Socket for Gigabyte {
+    ///     fn message(&mut self, cx: &mut Ctx<'_>, ws: &mut WebSocket<'_>, _: Message<'_>) {
+    ///         self.0 = 65_536;
+    ///         self.drained(cx, ws);
+    ///     }
+    ///     fn drained(&mut self, _: &mut Ctx<'_>, ws: &mut WebSocket<'_>) {
+    ///         while self.0 > 0 {
+    ///             self.0 -= 1;
+    ///             let part = [b'x'; 16 * 1024];
+    ///             if ws.send_fragment(Message::Binary(&part), self.0 == 0) != Sent::Yes { break }
+    ///         }
+    ///     }
+    /// }
+    /// let mut app: App = App::new();
+    /// app.sockets("/gigabyte", |_, _, _| Ok(Gigabyte(0)));
+    /// ```
+    pub fn send_fragment(&mut self, part: Message<'_>, is_last: bool) -> Sent {
+        let (kind, bytes) = (part.kind(), part.as_bytes());
+        let session = &mut self.line.session;
+        if !session.is_open() {
+            return Sent::Closed;
+        }
+        let sent = session.send_fragment(kind, bytes, is_last, self.out.cork, self.outbound);
+        if let Err(e) = sent {
+            return self.failed(e);
+        }
+        if is_last && let Some(behind) = self.line.behind.take() {
+            for (kind, bytes) in *behind {
+                self.transmit(kind, &bytes);
+            }
+        }
+        self.count()
+    }
+
+    /// Asks for a sign of life; the answer comes to [`Socket::pong`]. At most 125 bytes, more are cut off.
+    /// The loop does so by itself after `timeouts.socket_idle`.
+    pub fn ping(&mut self, payload: impl AsRef<[u8]>) {
+        let payload = payload.as_ref();
+        let payload = &payload[..payload.len().min(125)];
+        let _ = self.line.session.ping(payload, self.out.cork);
+    }
+
+    /// Closes it: 1000 for a normal end, 3000 to 4999 for what you make of them (RFC 6455 §7.4). A code
+    /// that may not be sent becomes 1011, and a reason is cut at 123 bytes. [`Socket::close`] follows.
+    pub fn close(&mut self, code: u16, reason: &str) {
+        let code = if is_close_code(code) { code } else { 1011 };
+        let mut end = reason.len().min(123);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (line, cork) = (&mut *self.line, &mut *self.out.cork);
+        if line.session.close(code, &reason[..end], cork).is_ok() {
+            line.ended = Some(Box::new((code, reason[..end].to_string())));
+        }
+    }
+
+    /// How many bytes wait for this client.
+    pub fn buffered(&self) -> usize {
+        self.out.cork.len() + self.out.backlog.bytes()
+    }
+
+    /// It can be sent to: neither side has said that it ends.
+    pub fn is_open(&self) -> bool {
+        self.line.session.is_open()
+    }
+
+    /// To send from other callbacks: a timer's, another socket's, a request's.
+    pub fn handle(&mut self) -> SocketHandle {
+        let flow = self.line.flow.get_or_insert_with(|| {
+            let flow = Rc::<Flow>::default();
+            flow.high_water.set(self.high_water);
+            flow
+        });
+        SocketHandle {
+            to: self.id,
+            outbox: self.outbox.clone(),
+            flow: flow.clone(),
+        }
+    }
+
+    pub(crate) fn transmit(&mut self, kind: Kind, payload: &[u8]) -> Sent {
+        if !self.line.session.is_open() {
+            return Sent::Closed;
+        }
+        if let Some(refused) = self.refused(payload.len()) {
+            return refused;
+        }
+        let cork = &mut *self.out.cork;
+        match self.line.session.send(kind, payload, cork, self.outbound) {
+            Ok(()) => self.count(),
+            Err(SendError::Fragmented) => self.put_behind(kind, Bytes::copy_from_slice(payload)),
+            Err(e) => self.failed(e),
+        }
+    }
+
+    /// Sends a message that is made for many.
+    pub(crate) fn transmit_prepared(
+        &mut self,
+        kind: Kind,
+        payload: &Bytes,
+        prepared: &Prepared,
+    ) -> Sent {
+        if !self.line.session.is_open() {
+            return Sent::Closed;
+        }
+        if let Some(refused) = self.refused(payload.len()) {
+            return refused;
+        }
+        match self.line.session.prepared(prepared) {
+            Ok(frame) => {
+                self.out.seal();
+                self.out.backlog.push(frame);
+                self.count()
+            }
+            Err(SendError::Fragmented) => self.put_behind(kind, payload.clone()),
+            Err(e) => self.failed(e),
+        }
+    }
+
+    /// Would too much wait, with so much more? Then the policy says what happens.
+    fn refused(&mut self, more: usize) -> Option<Sent> {
+        let limit = self.line.settings.output;
+        let waits = self.buffered();
+        // One message may be longer than the limit: then it waits alone.
+        if waits == 0 || waits + more <= limit {
+            return None;
+        }
+        match self.line.settings.slow {
+            Slow::DropNewest | Slow::Tell => return Some(Sent::Dropped),
+            Slow::DropOldest => {
+                self.out.seal();
+                while self.buffered() + more > limit {
+                    if !self.out.backlog.drop_second() {
+                        break;
+                    }
+                }
+            }
+            Slow::Close => {
+                log::info!("a WebSocket is closed: {waits} bytes wait, over its limit of {limit} (limits.socket_output)");
+                self.out.seal();
+                while self.out.backlog.drop_second() {}
+                self.close(1008, "too slow");
+                return Some(Sent::Dropped);
+            }
+        }
+        (self.buffered() + more > limit).then_some(Sent::Dropped)
+    }
+
+    fn put_behind(&mut self, kind: Kind, payload: Bytes) -> Sent {
+        let behind = self.line.behind.get_or_insert_default();
+        let waits: usize = behind.iter().map(|(_, bytes)| bytes.len()).sum();
+        if waits + payload.len() > self.line.settings.output {
+            return Sent::Dropped;
+        }
+        behind.push_back((kind, payload));
+        Sent::Waits
+    }
+
+    fn failed(&mut self, why: SendError) -> Sent {
+        log::error!("a WebSocket's message cannot be sent: {why}");
+        Sent::Dropped
+    }
+
+    fn count(&mut self) -> Sent {
+        let waits = self.buffered();
+        if let Some(flow) = &self.line.flow {
+            flow.buffered.set(waits);
+        }
+        if waits <= self.high_water {
+            return Sent::Yes;
+        }
+        self.line.is_full = true;
+        Sent::Waits
+    }
+}
+
+/// A WebSocket, for other callbacks than its own. Once it is gone, nothing happens. `!Send`, as it belongs
+/// to its loop: other threads go through [`crate::Handle::post`].
+///
+/// ```
+/// use loopwright::{App, Ctx, Message, Socket, SocketHandle, WebSocket};
+/// use std::time::Duration;
+/// struct Clock;
+/// impl Socket for Clock {
+///     fn open(&mut self, cx: &mut Ctx<'_>, ws: &mut WebSocket<'_>) { tick(cx, ws.handle(), 0) }
+///     fn message(&mut self, _: &mut Ctx<'_>, _: &mut WebSocket<'_>, _: Message<'_>) {}
+/// }
+/// fn tick(cx: &mut Ctx<'_>, ws: SocketHandle, n: u32) {
+///     if ws.is_closed() { return }
+///     ws.send(&n.to_string());
+///     cx.after(Duration::from_secs(1), move |cx| tick(cx, ws, n + 1));
+/// }
+/// let mut app: App = App::new();
+/// app.sockets("/clock", |_, _, _| Ok(Clock));
+/// ```
+#[derive(Clone)]
+pub struct SocketHandle {
+    to: ConnId,
+    outbox: Rc<Outbox>,
+    flow: Rc<Flow>,
+}
+
+impl SocketHandle {
+    /// Sends a message. What is for a slow client, its [`Slow`] policy decides. `false`: it is gone.
+    pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> bool {
+        let message = message.into();
+        let bytes = Bytes::copy_from_slice(message.as_bytes());
+        let buffered = self.flow.buffered.get() + bytes.len();
+        self.flow.buffered.set(buffered);
+        self.act(SocketAct::Send(message.kind(), bytes))
+    }
+
+    /// Asks for a sign of life; at most 125 bytes.
+    pub fn ping(&self, payload: &[u8]) -> bool {
+        self.act(SocketAct::Ping(Bytes::copy_from_slice(payload)))
+    }
+
+    /// Closes it, as [`WebSocket::close`].
+    pub fn close(&self, code: u16, reason: &str) -> bool {
+        self.act(SocketAct::Close(code, reason.to_string()))
+    }
+
+    /// How many bytes wait for this client.
+    pub fn buffered(&self) -> usize {
+        self.flow.buffered.get()
+    }
+
+    /// Whether more than `limits.high_water` waits.
+    pub fn is_full(&self) -> bool {
+        self.flow.buffered.get() > self.flow.high_water.get()
+    }
+
+    /// It is gone.
+    pub fn is_closed(&self) -> bool {
+        self.flow.closed.get()
+    }
+
+    fn act(&self, act: SocketAct) -> bool {
+        if self.flow.closed.get() {
+            return false;
+        }
+        self.outbox.push(Command::Socket { to: self.to, act });
+        true
+    }
+}

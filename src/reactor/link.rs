@@ -1,0 +1,212 @@
+//! Floor 3. Connections that the loop makes itself: connecting, bytes in, bytes out, the end.
+//!
+//! ```text
+//! connecting ── writable, no error ─► open ─► closing (what waits goes out) ─► dead
+//!     └── refused, timeouts.connect ──────────► dead
+//! ```
+//! A link's connection runs as a client's does, up to the point where bytes are looked at.
+
+use super::Reactor;
+use super::conn::Conn;
+use super::io::Stop;
+use crate::app::link::{Link, LinkHandle, Origin};
+use crate::app::outbox::{Flow, LinkAct};
+use crate::base::id::ConnId;
+use crate::net::Net;
+use std::io;
+use std::rc::Rc;
+
+pub(super) struct Linked<S> {
+    link: Box<dyn Link<S>>,
+    flow: Rc<Flow>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Open,
+    Closing,
+}
+
+impl<N: Net, S: 'static> Reactor<N, S> {
+    pub(super) fn begin_link(&mut self, from: Origin, link: Box<dyn Link<S>>) {
+        let (made, state) = match from {
+            Origin::Connect(to) => (self.net.connect(&to), State::Connecting),
+            Origin::Adopt(stream) => (self.net.adopt(stream), State::Open),
+        };
+        let (sock, peer) = match made {
+            Ok(made) => made,
+            Err(e) => return self.close_link(link, &format!("cannot connect: {e}")),
+        };
+        let flow = Rc::<Flow>::default();
+        flow.high_water.set(self.limits.high_water);
+        let key = self.links.insert(Linked { link, flow, state });
+        let mut conn = Conn::new(sock, peer, self.now);
+        conn.http.hand_over();
+        conn.link = Some(key as u32);
+        conn.blocked = state == State::Connecting;
+        let id = self.conns.insert(conn);
+        match state {
+            State::Connecting => self.await_connection(id),
+            _ => self.open_link(id),
+        }
+    }
+
+    /// Room to write tells that the connection is made.
+    fn await_connection(&mut self, id: ConnId) {
+        if !self.register(id) {
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.wants_write = true;
+        if let Err(e) = self.net.want_write(conn.sock, id.token()) {
+            return self.cut(id, &format!("it cannot be waited for: {e}"));
+        }
+        self.arm(id, Some(self.now + self.timeouts.connect));
+    }
+
+    fn linked(&mut self, id: ConnId) -> Option<&mut Linked<S>> {
+        let key = self.conns.get(id)?.link?;
+        self.links.get_mut(key as usize)
+    }
+
+    fn open_link(&mut self, id: ConnId) {
+        let (to, outbox) = (id, self.outbox.clone());
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.link) else {
+            return;
+        };
+        let Some(linked) = self.links.get_mut(key as usize) else {
+            return;
+        };
+        linked.state = State::Open;
+        let flow = linked.flow.clone();
+        let handle = LinkHandle { to, outbox, flow };
+        let mut cx = cx!(self);
+        self.watch.guarded(&self.net, "the beginning of a link", || {
+            linked.link.open(&mut cx, handle)
+        });
+        self.wake(id);
+        self.settle();
+    }
+
+    /// Before it runs. `false`: there is nothing to run yet.
+    pub(super) fn is_linked(&mut self, id: ConnId) -> bool {
+        let is_connecting = |linked: &mut Linked<S>| linked.state == State::Connecting;
+        if !self.linked(id).is_some_and(is_connecting) {
+            return true;
+        }
+        let Some(conn) = self.conns.get(id) else {
+            return false;
+        };
+        if conn.blocked {
+            return false;
+        }
+        match self.net.finish_connect(conn.sock) {
+            Ok(()) => self.open_link(id),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(e) => self.cut(id, &e.to_string()),
+        }
+        true
+    }
+
+    pub(super) fn serve_link(&mut self, id: ConnId, input: &[u8]) -> Stop {
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.link) else {
+            return Stop::Over;
+        };
+        let Some(linked) = self.links.get_mut(key as usize) else {
+            return Stop::Over;
+        };
+        if linked.state == State::Closing {
+            return Stop::NeedInput;
+        }
+        let mut cx = cx!(self);
+        let cork = &mut self.cork;
+        let used = self.watch.guarded(&self.net, "the input of a link", || {
+            linked.link.input(&mut cx, input, cork)
+        });
+        match used {
+            Some(Ok(())) => {
+                self.settle();
+                Stop::NeedInput
+            }
+            Some(Err(why)) => {
+                self.cut(id, &why);
+                Stop::Over
+            }
+            None => {
+                self.cut(id, "it panicked");
+                Stop::Over
+            }
+        }
+    }
+
+    pub(super) fn settle_link(&mut self, to: ConnId, act: LinkAct) {
+        let Some(linked) = self.linked(to) else {
+            return;
+        };
+        match act {
+            LinkAct::Write(_) if linked.state == State::Closing => {}
+            LinkAct::Write(bytes) => {
+                let flow = linked.flow.clone();
+                self.with_tx(to, |tx| tx.out.put_shared(bytes));
+                let Some(conn) = self.conns.get(to) else {
+                    return;
+                };
+                let waits = conn.backlog.bytes();
+                if waits > self.limits.output {
+                    return self.cut(to, "more waits for it than limits.output");
+                }
+                flow.buffered.set(waits.max(flow.buffered.get()));
+            }
+            LinkAct::Close => {
+                linked.state = State::Closing;
+                self.wake(to);
+            }
+        }
+    }
+
+    /// It has run, and perhaps written.
+    pub(super) fn after_link_flush(&mut self, id: ConnId, waits: usize) {
+        let half = self.limits.high_water / 2;
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.link) else {
+            return;
+        };
+        let Some(linked) = self.links.get_mut(key as usize) else {
+            return;
+        };
+        let was_full = linked.flow.buffered.get() > linked.flow.high_water.get();
+        linked.flow.buffered.set(waits);
+        if was_full && waits <= half {
+            let mut cx = cx!(self);
+            self.watch.guarded(&self.net, "a link that has drained", || {
+                linked.link.drained(&mut cx)
+            });
+            self.settle();
+        }
+    }
+
+    /// Nothing is left for it to say.
+    pub(super) fn is_link_spent(&mut self, id: ConnId) -> bool {
+        self.linked(id)
+            .is_some_and(|linked| linked.state == State::Closing)
+    }
+
+    pub(super) fn end_link(&mut self, id: ConnId, why: &str) {
+        let Some(key) = self.conns.get_mut(id).and_then(|conn| conn.link) else {
+            return;
+        };
+        if let Some(linked) = self.links.try_remove(key as usize) {
+            linked.flow.closed.set(true);
+            self.close_link(linked.link, why);
+        }
+    }
+
+    fn close_link(&mut self, mut link: Box<dyn Link<S>>, why: &str) {
+        let mut cx = cx!(self);
+        self.watch
+            .guarded(&self.net, "the end of a link", || link.close(&mut cx, why));
+    }
+}
