@@ -4,6 +4,8 @@
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use loopwright::base::clock::{Instant, StockFields};
+use loopwright::base::id::ConnId;
+use loopwright::base::topics::{TopicLimits, Topics};
 use loopwright::base::wheel::Wheel;
 use loopwright::proto::h1::answer::{Announce, FieldBlock, Persistence, encode};
 use loopwright::proto::h1::body::{Decoder, Piece};
@@ -234,4 +236,59 @@ fn wheel_expire_10_000(bencher: Bencher<'_, '_>) {
             while wheel.pop_expired(end).is_some() {}
             wheel
         });
+}
+
+const SUBSCRIBERS: usize = 10_000;
+
+/// To hand one publication to 10,000, in turns of 1,024: through the exact topic; and where some of them come
+/// through a wildcard, too, and are to get it once.
+#[divan::bench(args = ["exact", "twice"])]
+fn topics_deliver_10_000(bencher: Bencher<'_, '_>, how: &str) {
+    let limits = TopicLimits {
+        subscriptions: 8,
+        publications: 8,
+        bytes: 1024,
+    };
+    let mut topics = Topics::new(limits);
+    let keys = (0..SUBSCRIBERS as u32).map(|slot| ConnId {
+        slot,
+        generation: 1,
+    });
+    for key in keys {
+        let _ = topics.subscribe("rooms/7/chat", key);
+        if how == "twice" {
+            let _ = topics.subscribe("rooms/*/chat", key);
+        }
+    }
+    bencher
+        .counter(ItemsCount::new(SUBSCRIBERS))
+        .bench_local(|| {
+            let _ = topics.publish("rooms/7/chat", black_box(7), 4);
+            let mut sum = 0;
+            while topics.deliver(1024, &mut |key, n| sum += key.slot + n) == 1024 {}
+            sum
+        });
+}
+
+/// A topic's way to its patterns, one of which is exact and three have wildcards, among 10,000 others.
+#[divan::bench]
+fn topics_publish(bencher: Bencher<'_, '_>) {
+    let limits = TopicLimits {
+        subscriptions: 20_000,
+        publications: 1,
+        bytes: 1024,
+    };
+    let mut topics = Topics::new(limits);
+    for n in 0..5_000 {
+        let _ = topics.subscribe(&format!("rooms/{n}/chat"), n);
+        let _ = topics.subscribe(&format!("rooms/{n}/**"), n);
+    }
+    for pattern in ["rooms/*/chat", "**"] {
+        let _ = topics.subscribe(pattern, 0);
+    }
+    bencher.bench_local(|| {
+        let accepted = topics.publish(black_box("rooms/77/chat"), 7, 4);
+        topics.deliver(8, &mut |_, _| {});
+        accepted
+    });
 }

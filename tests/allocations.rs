@@ -1,7 +1,10 @@
 //! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
-//! timers, a small file that is in memory, the access log's lines, a WebSocket's message. A process of its own,
-//! for it counts every allocation there is.
+//! timers, a small file that is in memory, the access log's lines, a WebSocket's message; nor does publishing
+//! to any number of subscribers, and what a subscription costs is bounded. A process of its own, for it counts
+//! every allocation there is.
 
+use loopwright::base::id::ConnId;
+use loopwright::base::topics::{TopicLimits, Topics};
 use loopwright::proto::ws::extension::{Agreed, Direction};
 use loopwright::proto::ws::send::Outbound;
 use loopwright::proto::ws::session::{Event, Inbound, Kind, Session};
@@ -211,4 +214,43 @@ fn main() {
         );
     }
     drop(client);
+    topics();
+}
+
+fn topics() {
+    const SOCKETS: u32 = 1_000_000;
+    let key = |slot| ConnId {
+        slot,
+        generation: 1,
+    };
+    // A million sockets: all on one topic, then each on its own.
+    for (most, own) in [(64, false), (256, true)] {
+        let region = Region::new(ALLOCATOR);
+        let mut topics = Topics::new(TopicLimits {
+            subscriptions: 8,
+            publications: 8,
+            bytes: 1024,
+        });
+        for slot in 0..SOCKETS {
+            let topic = format!("users/{}", if own { slot } else { 7 });
+            topics.subscribe(&topic, key(slot)).unwrap();
+        }
+        let counted = region.change();
+        let bytes = (counted.bytes_allocated - counted.bytes_deallocated) / SOCKETS as usize;
+        println!("{bytes} bytes a subscription, a topic each: {own}");
+        assert!(bytes <= most, "{bytes} bytes a subscription");
+        for slot in 0..100 {
+            topics.subscribe("*/7", key(slot)).unwrap();
+        }
+        let mut publish = || {
+            assert_eq!(topics.publish("users/7", 0u8, 1), Ok(true));
+            topics.deliver(usize::MAX, &mut |_, _| {})
+        };
+        // The queue, and the marks of those who are subscribed twice, are made once.
+        publish();
+        let region = Region::new(ALLOCATOR);
+        publish();
+        let counted = region.change();
+        assert_eq!(counted.allocations + counted.reallocations, 0);
+    }
 }

@@ -3,4 +3,5 @@
 pub mod backlog;
 pub mod clock;
 pub mod id;
+pub mod topics;
 pub mod wheel;
