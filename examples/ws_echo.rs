@@ -26,7 +26,10 @@ fn main() -> std::io::Result<()> {
     };
     let mut app: App = App::new();
     app.ws("/", |_, ws, message| ws.send(message));
-    let mut server = Server::builder().listen(address).limits(limits).build(app, ())?;
+    let mut server = Server::builder()
+        .listen(address)
+        .limits(limits)
+        .build(app, ())?;
     for listen in server.addresses() {
         eprintln!("listening on {}", listen.url());
     }

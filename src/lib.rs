@@ -63,6 +63,7 @@ pub use app::ctx::{Ctx, OffloadError, TimerId};
 pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
 pub use app::link::{Link, LinkHandle};
 pub use app::mailbox::{Handle, PostError};
+pub use app::publish::{Bus, Publication, Subscribes, Subscription, TopicError};
 pub use app::request::Request;
 pub use app::response::{Responder, Response};
 pub use app::routes::{App, Done, Route};
@@ -75,8 +76,8 @@ pub use app::websocket::{
 pub use base::backlog::FileSlice;
 pub use base::clock::Instant;
 pub use base::id::RequestId;
-pub use net::{Peer, Target};
 pub use net::mio::Listen;
+pub use net::{Peer, Target};
 pub use proto::h1::body::Trailers;
 pub use proto::http::Fields;
 pub use reactor::{Builder, Reactor, Server};

@@ -7,11 +7,13 @@
 use super::link::{Link, Origin};
 use super::mailbox::{Handle, Mailbox, Post};
 use super::outbox::Outbox;
+use super::publish::{Listener, Publication, Subscriber};
 use super::stats::LoopStats;
 use super::stream::{BodySink, Open};
 use super::websocket::{Line, Slow, Socket, SocketSettings};
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, RequestId, StreamRef};
+use crate::base::topics::{TopicLimits, Topics};
 use crate::base::wheel::{TimerId as WheelId, Wheel};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -71,6 +73,12 @@ pub(crate) enum Job<S> {
         from: Origin,
         link: Box<dyn Link<S>>,
     },
+    /// The loop has begun.
+    StartBus,
+    /// Something was published here, for the bus to carry.
+    Published(Rc<Publication>),
+    /// A pattern has got its first subscriber, or lost its last.
+    Wanted { pattern: Box<str>, wanted: bool },
     /// Do this elsewhere.
     Offload { work: crate::net::Work, slot: usize },
 }
@@ -82,6 +90,13 @@ pub(crate) struct NewSocket<S> {
     pub(crate) line: Line,
     pub(crate) request: RequestId,
 }
+
+/// Until the reactor says what the limits are.
+const NOTHING: TopicLimits = TopicLimits {
+    subscriptions: 0,
+    publications: 0,
+    bytes: 0,
+};
 
 pub(crate) struct Core<S> {
     pub(crate) now: Instant,
@@ -98,6 +113,11 @@ pub(crate) struct Core<S> {
     pub(crate) stats: LoopStats,
     /// What holds for a socket unless its handshake says otherwise.
     pub(crate) sockets: SocketSettings,
+    pub(crate) topics: Topics<Subscriber, Rc<Publication>>,
+    /// Closures that are subscribed.
+    pub(crate) listeners: Slab<Listener<S>>,
+    /// Somebody wants to know what is published and subscribed to.
+    pub(crate) has_bus: bool,
 }
 
 impl<S> Core<S> {
@@ -120,6 +140,9 @@ impl<S> Core<S> {
                 slow: Slow::default(),
                 fragments: false,
             },
+            topics: Topics::new(NOTHING),
+            listeners: Slab::new(),
+            has_bus: false,
         }
     }
 
@@ -127,6 +150,18 @@ impl<S> Core<S> {
         self.requests = self.requests.wrapping_add(1);
         self.stats.requests += 1;
         RequestId(self.requests)
+    }
+
+    /// Ends all subscriptions of one that is gone.
+    pub(crate) fn unsubscribe_all(&mut self, key: Subscriber) {
+        let (jobs, has_bus) = (&mut self.jobs, self.has_bus);
+        self.topics.remove(key, |pattern| {
+            if has_bus {
+                let pattern = pattern.into();
+                let wanted = false;
+                jobs.push_back(Job::Wanted { pattern, wanted });
+            }
+        });
     }
 
     fn insert_timer(&mut self, delay: Duration, due: Due<S>) -> TimerId {

@@ -49,7 +49,8 @@ pub trait Link<S: 'static = ()>: 'static {
     ///
     /// # Errors
     /// What is wrong with them: the connection is closed, and `close` is told.
-    fn input(&mut self, cx: &mut Ctx<'_, S>, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), String>;
+    fn input(&mut self, cx: &mut Ctx<'_, S>, bytes: &[u8], out: &mut Vec<u8>)
+    -> Result<(), String>;
 
     /// After [`LinkHandle::buffered`] was over `limits.high_water`, it is below half of it.
     fn drained(&mut self, cx: &mut Ctx<'_, S>) {

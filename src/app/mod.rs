@@ -8,6 +8,7 @@ pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod mistake;
 pub(crate) mod outbox;
+pub(crate) mod publish;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;

@@ -5,6 +5,7 @@
 
 use super::ctx::Ctx;
 use super::failure::{Failure, Outcome, StatusError};
+use super::publish::Bus;
 use super::request::Request;
 use super::response::Response;
 use super::stream::Incoming;
@@ -197,6 +198,7 @@ pub struct App<S = ()> {
     pub(crate) not_found: Option<Handler<S>>,
     pub(crate) method_not_allowed: Option<Handler<S>>,
     pub(crate) mistakes: Vec<String>,
+    pub(crate) bus: Option<Box<dyn Bus<S>>>,
 }
 
 impl<S: 'static> Default for App<S> {
@@ -237,6 +239,7 @@ impl<S: 'static> App<S> {
             not_found: None,
             method_not_allowed: None,
             mistakes: Vec::new(),
+            bus: None,
         }
     }
 
@@ -365,6 +368,13 @@ impl<S: 'static> App<S> {
         self.get(path, move |cx, req, res| {
             res.websocket(cx, req, |cx, handshake| accept(cx, req, handshake))
         })
+    }
+
+    /// What carries publications to other processes, and brings theirs; of the outermost App, and for as
+    /// long as the server runs: a reload does not change it. Without one, they stay in this process.
+    pub fn bus(&mut self, bus: impl Bus<S>) -> &mut Self {
+        self.bus = Some(Box::new(bus));
+        self
     }
 
     /// Routes under a common prefix, with middleware of their own.

@@ -37,6 +37,14 @@ pub struct Limits {
     /// WebSocket messages shorter than this are sent uncompressed, whatever was agreed on. 0: none are.
     /// Default 256 B.
     pub compress_from: usize,
+    /// Topics and patterns that one subscriber may be subscribed to. Default 256.
+    pub subscriptions: usize,
+    /// Publications that wait to be delivered. Default 65,536.
+    pub publications: usize,
+    /// Their bytes. Default 64 MiB.
+    pub published: usize,
+    /// Publications handed to subscribers in one turn. Default 1,024.
+    pub deliveries_per_turn: usize,
     /// Output of one connection that the kernel holds and has not sent (`TCP_NOTSENT_LOWAT`): what a
     /// client that hardly reads costs, beside `high_water`. Default 512 KiB.
     pub unsent: usize,
@@ -78,6 +86,10 @@ impl Default for Limits {
             message: 1 << 20,
             socket_output: 1 << 20,
             compress_from: 256,
+            subscriptions: 256,
+            publications: 65_536,
+            published: 64 << 20,
+            deliveries_per_turn: 1024,
             unsent: 512 * 1024,
             connections: 65_536,
             connections_per_address: 65_536,
@@ -247,6 +259,8 @@ impl Limits {
         for (name, value) in [
             ("connections_per_address", self.connections_per_address),
             ("unsent", self.unsent),
+            ("subscriptions", self.subscriptions),
+            ("deliveries_per_turn", self.deliveries_per_turn),
             ("accepts_per_turn", self.accepts_per_turn),
             ("reads_per_turn", self.reads_per_turn),
             ("requests_per_turn", self.requests_per_turn),

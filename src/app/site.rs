@@ -4,6 +4,7 @@
 use super::ctx::Ctx;
 use super::failure::Failure;
 use super::mistake::{Mistake, Place};
+use super::publish::Bus;
 use super::request::{Params, Request};
 use super::response::Response;
 use super::router::{Lookup, Pattern, Router, host_matches};
@@ -17,6 +18,8 @@ use std::cmp::Reverse;
 pub(crate) struct Site<S> {
     pub(crate) table: Table,
     pub(crate) calls: Callbacks<S>,
+    /// Of a server that begins.
+    pub(crate) bus: Option<Box<dyn Bus<S>>>,
 }
 
 /// Everything about routes that is not a callback.
@@ -103,7 +106,8 @@ pub(crate) struct Callbacks<S> {
 
 impl<S: 'static> Site<S> {
     /// Builds an App, or says everything that is wrong with it.
-    pub(crate) fn build(app: App<S>) -> Result<Site<S>, Vec<Mistake>> {
+    pub(crate) fn build(mut app: App<S>) -> Result<Site<S>, Vec<Mistake>> {
+        let bus = app.bus.take();
         let calls = Callbacks {
             endpoints: vec![],
             before: vec![],
@@ -146,6 +150,7 @@ impl<S: 'static> Site<S> {
                         has_after,
                     },
                     calls,
+                    bus,
                 })
             }
             built => {

@@ -364,7 +364,10 @@ impl Response<'_> {
             return self.refuse_websocket(refusal);
         }
         if cx.is_stopping() {
-            return self.status(503).close().text("the server is about to leave");
+            return self
+                .status(503)
+                .close()
+                .text("the server is about to leave");
         }
         let socket = match accept(cx, &mut handshake) {
             Ok(socket) => socket,
@@ -406,7 +409,8 @@ impl Response<'_> {
         for (name, value) in refusal.fields() {
             self = self.header(name, value);
         }
-        self.status(refusal.status().as_u16()).text(refusal.reason())
+        self.status(refusal.status().as_u16())
+            .text(refusal.reason())
     }
 }
 
@@ -622,7 +626,9 @@ impl WebSocket<'_> {
                 }
             }
             Slow::Close => {
-                log::info!("a WebSocket is closed: {waits} bytes wait, over its limit of {limit} (limits.socket_output)");
+                log::info!(
+                    "a WebSocket is closed: {waits} bytes wait, over its limit of {limit} (limits.socket_output)"
+                );
                 self.out.seal();
                 while self.out.backlog.drop_second() {}
                 self.close(1008, "too slow");
@@ -681,7 +687,7 @@ impl WebSocket<'_> {
 /// ```
 #[derive(Clone)]
 pub struct SocketHandle {
-    to: ConnId,
+    pub(crate) to: ConnId,
     outbox: Rc<Outbox>,
     flow: Rc<Flow>,
 }

@@ -377,6 +377,11 @@ impl<K: Copy + Eq + Hash, M> Topics<K, M> {
         Ok(true)
     }
 
+    /// Other limits, from now on; what is over them already stays.
+    pub fn set_limits(&mut self, limits: TopicLimits) {
+        self.limits = limits;
+    }
+
     /// How many publications wait, or are being delivered.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

@@ -115,7 +115,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let number = self.sites.number();
-        let Site { table, calls } = &mut self.sites.current;
+        let Site { table, calls, .. } = &mut self.sites.current;
         let mut params = Params::new();
         let target = table.find(head, &mut params);
         let waited_us = match table.has_after {
@@ -201,7 +201,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         // It has been parsed before, so it will be again.
         let read = head::read(&collect.raw, &mut 0, true, &mut slots, &HeadLimits::NONE);
         let Ok(Some(head)) = read else { return };
-        let Site { table, calls } = site;
+        let Site { table, calls, .. } = site;
         let mut params = Params::new();
         let target = table.find(&head, &mut params);
         let req = Request {
@@ -289,7 +289,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let fate = Cell::new(Fate::Unanswered);
         self.fields.reset_to_mark();
-        let Site { table, calls } = site;
+        let Site { table, calls, .. } = site;
         if let Some(hook) = table.on_error(start.key).filter(|_| may_ask) {
             let call = call!(self, calls, conn, to, failure.status, &fate, &[]);
             let Call {

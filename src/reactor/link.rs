@@ -85,9 +85,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let flow = linked.flow.clone();
         let handle = LinkHandle { to, outbox, flow };
         let mut cx = cx!(self);
-        self.watch.guarded(&self.net, "the beginning of a link", || {
-            linked.link.open(&mut cx, handle)
-        });
+        self.watch
+            .guarded(&self.net, "the beginning of a link", || {
+                linked.link.open(&mut cx, handle)
+            });
         self.wake(id);
         self.settle();
     }
@@ -181,9 +182,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         linked.flow.buffered.set(waits);
         if was_full && waits <= half {
             let mut cx = cx!(self);
-            self.watch.guarded(&self.net, "a link that has drained", || {
-                linked.link.drained(&mut cx)
-            });
+            self.watch
+                .guarded(&self.net, "a link that has drained", || {
+                    linked.link.drained(&mut cx)
+                });
             self.settle();
         }
     }

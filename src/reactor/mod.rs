@@ -46,6 +46,7 @@ mod exchange;
 mod held;
 mod io;
 mod link;
+mod publish;
 mod server;
 mod settle;
 mod shutdown;
@@ -59,6 +60,7 @@ pub use server::{Builder, Server};
 use crate::app::ctx::{Core, Due, Timer};
 use crate::app::mailbox::{Handle, Post};
 use crate::app::outbox::Outbox;
+use crate::app::publish::{Bus, Publication, Subscriber};
 use crate::app::settings::{Limits, Timeouts};
 use crate::app::stats::LoopStats;
 use crate::base::clock::{Instant, StockFields};
@@ -92,6 +94,9 @@ pub struct Reactor<N: Net, S> {
     exchanges: Slab<Exchange<S>>,
     sockets: Slab<Attached<S>>,
     links: Slab<Linked<S>>,
+    bus: Option<Box<dyn Bus<S>>>,
+    /// Who is to be handed what in this turn: empty between turns.
+    deliveries: Vec<(Subscriber, Rc<Publication>)>,
     sites: Sites<S>,
     state: S,
     core: Core<S>,
@@ -200,6 +205,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.run_timers();
         self.read_mail();
         self.settle();
+        self.deliver();
         // Connections have a budget of their own: however many timers are due, they are served.
         self.commands_left = self.limits.commands_per_turn;
         // Whoever is woken from now on waits for the next turn: the work of a turn is bounded.
@@ -301,6 +307,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             || !self.core.jobs.is_empty()
             || self.core.mailbox.is_pending()
             || !self.mail.is_empty()
+            || self.core.topics.waiting() > 0
             || self.is_stopped()
             || (self.can_accept() && self.acceptable.contains(&true));
         if has_work {

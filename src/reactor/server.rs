@@ -7,7 +7,7 @@ use super::conn::Conns;
 use super::shutdown::Stopping;
 use super::sites::Sites;
 use super::watch::Watch;
-use crate::app::ctx::Core;
+use crate::app::ctx::{Core, Job};
 use crate::app::mailbox::Mailbox;
 use crate::app::mistake::{Mistake, Place};
 use crate::app::routes::App;
@@ -15,6 +15,7 @@ use crate::app::settings::{Limits, Timeouts, bounds};
 use crate::app::site::Site;
 use crate::app::websocket::{Slow, SocketSettings};
 use crate::base::clock::{Instant, StockFields};
+use crate::base::topics::{TopicLimits, Topics};
 use crate::net::Net;
 use crate::net::mio::{Bounds, Listen, MioNet};
 use crate::net::sim::SimNet;
@@ -186,12 +187,18 @@ impl Builder {
         }
     }
 
-    fn assemble<N: Net, S: 'static>(self, net: N, site: Site<S>, state: S) -> Reactor<N, S> {
+    fn assemble<N: Net, S: 'static>(self, net: N, mut site: Site<S>, state: S) -> Reactor<N, S> {
         let mailbox = Arc::new(Mailbox::new(net.waker(), self.limits.posts));
         // Request ids of two lives of a server should not meet in one log.
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut core = Core::new(mailbox, seed);
         core.sockets = sockets(&self.limits);
+        core.topics = Topics::new(topics(&self.limits));
+        let bus = site.bus.take();
+        core.has_bus = bus.is_some();
+        if bus.is_some() {
+            core.jobs.push_back(Job::StartBus);
+        }
         core.outbox.high_water.set(self.limits.high_water);
         let mut stock = StockFields::new(self.server_header);
         stock.refresh(net.now(), || net.wall_clock());
@@ -202,6 +209,8 @@ impl Builder {
             exchanges: Slab::new(),
             sockets: Slab::new(),
             links: Slab::new(),
+            bus,
+            deliveries: Vec::new(),
             inbound: Inbound::default(),
             outbound: Outbound::new(COMPRESSION, self.limits.compress_from),
             sites: Sites::new(site),
@@ -248,6 +257,14 @@ fn sockets(limits: &Limits) -> SocketSettings {
     }
 }
 
+fn topics(limits: &Limits) -> TopicLimits {
+    TopicLimits {
+        subscriptions: limits.subscriptions,
+        publications: limits.publications,
+        bytes: limits.published,
+    }
+}
+
 /// For those who get no more than an error.
 fn invalid(mistakes: Vec<Mistake>) -> io::Error {
     let lines: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
@@ -266,6 +283,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.watch.threshold = builder.timeouts.stall;
         self.core.outbox.high_water.set(builder.limits.high_water);
         self.core.sockets = sockets(&builder.limits);
+        self.core.topics.set_limits(topics(&builder.limits));
         self.outbound = Outbound::new(COMPRESSION, builder.limits.compress_from);
         self.core.mailbox.set_limit(builder.limits.posts);
         self.stock = StockFields::new(builder.server_header);

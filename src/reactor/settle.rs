@@ -63,6 +63,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     self.wake(to.conn);
                 }
             }
+            Job::StartBus => self.with_bus(|bus, cx| bus.start(cx)),
+            Job::Published(publication) => {
+                self.with_bus(|bus, cx| bus.publish(cx, &publication));
+            }
+            Job::Wanted { pattern, wanted } => {
+                self.with_bus(|bus, cx| bus.wanted(cx, &pattern, wanted));
+            }
             Job::Socket(new) => self.open_socket(*new),
             Job::Link { from, link } => self.begin_link(from, link),
             Job::Offload { work, slot } => {

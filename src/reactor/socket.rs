@@ -13,6 +13,7 @@ use super::io::Stop;
 use crate::app::ctx::{Ctx, NewSocket};
 use crate::app::failure::panic_text;
 use crate::app::outbox::SocketAct;
+use crate::app::publish::{Publication, Subscriber};
 use crate::app::websocket::{Closed, Fragment, Line, Message, Sent, Slow, Socket, WebSocket};
 use crate::base::backlog::Output;
 use crate::base::clock::Instant;
@@ -130,15 +131,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 (*since, *asked) = (self.now, false);
             }
             let limit = line.settings.message;
-            let polled = line
-                .session
-                .poll_event(&mut rest, &mut self.inbound, limit);
+            let polled = line.session.poll_event(&mut rest, &mut self.inbound, limit);
             used += total - rest.len();
             let event = match polled {
                 Ok(Some(event)) => event,
                 Ok(None) => return (used, Stop::NeedInput),
                 Err(error) => {
-                    log::info!("{}: WebSocket closed with {}: {error}{}", conn.peer, error.close_code(), setting(&error));
+                    log::info!(
+                        "{}: WebSocket closed with {}: {error}{}",
+                        conn.peer,
+                        error.close_code(),
+                        setting(&error)
+                    );
                     line.session.fail(error, &mut self.cork);
                     let closed = Closed {
                         code: error.close_code(),
@@ -160,7 +164,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 Event::Close { code, reason } => {
                     ws.line.session.answer_close(ws.out.cork);
                     let (code, reason) = (code.unwrap_or(1005), reason.to_string());
-                    self.end_socket(id, Closed { code, reason: &reason });
+                    self.end_socket(
+                        id,
+                        Closed {
+                            code,
+                            reason: &reason,
+                        },
+                    );
                     return (input.len(), Stop::Over);
                 }
                 Event::Pong(payload) => guard(|| socket.pong(&mut cx, &mut ws, payload)),
@@ -185,7 +195,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     guard(|| socket.fragment(&mut cx, &mut ws, fragment))
                 }
             };
-            self.watch.over(&self.net, begun, || format!("the WebSocket of request {request}"));
+            self.watch.over(&self.net, begun, || {
+                format!("the WebSocket of request {request}")
+            });
             if let Err(why) = returned {
                 log::error!("{request}: its WebSocket panicked: {why}");
                 ws!(self, id, conn, line).close(INTERNAL_ERROR, "");
@@ -205,7 +217,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             std::mem::swap(&mut self.cork, &mut self.spare);
         }
         if let Some(conn) = self.conns.get_mut(id)
-            && let Some(attached) = conn.socket.and_then(|key| self.sockets.get_mut(key as usize))
+            && let Some(attached) = conn
+                .socket
+                .and_then(|key| self.sockets.get_mut(key as usize))
         {
             let Attached {
                 socket,
@@ -240,13 +254,47 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn settle_socket(&mut self, to: ConnId, act: SocketAct) {
         self.with_socket(to, |socket, cx, ws| match act {
             SocketAct::Send(kind, bytes) => {
-                if ws.transmit(kind, &bytes) == Sent::Dropped && ws.line.settings.slow == Slow::Tell {
+                if ws.transmit(kind, &bytes) == Sent::Dropped && ws.line.settings.slow == Slow::Tell
+                {
                     missed(socket, cx, ws, kind, &bytes);
                 }
             }
             SocketAct::Ping(payload) => ws.ping(payload),
             SocketAct::Close(code, reason) => ws.close(code, &reason),
         });
+    }
+
+    /// What is published to a topic of its. Between runs of connections: the cork is free.
+    pub(super) fn deliver_to_socket(&mut self, id: ConnId, publication: &Publication) {
+        if !publication.is_for(id) {
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let Some(attached) = conn
+            .socket
+            .and_then(|key| self.sockets.get_mut(key as usize))
+        else {
+            return;
+        };
+        let line = &mut attached.line;
+        let was_open = line.session.is_open();
+        let mut ws = ws!(self, id, conn, line);
+        let prepared = publication.prepared(ws.outbound);
+        let (kind, payload) = (publication.kind, &publication.payload);
+        let sent = ws.transmit_prepared(kind, payload, prepared);
+        ws.out.seal();
+        match (sent, line.settings.slow) {
+            (Sent::Dropped, Slow::Tell) => {
+                self.with_socket(id, |socket, cx, ws| {
+                    socket.missed(cx, ws, publication.message());
+                });
+            }
+            _ if was_open && !line.session.is_open() => attached.since = self.now,
+            _ => {}
+        }
+        self.wake(id);
     }
 
     /// Its output has got shorter: `waits` is what is left of it.
@@ -281,7 +329,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         if !attached.line.session.is_open() {
-            return self.cut(id, "its end of the WebSocket did not come within timeouts.linger");
+            return self.cut(
+                id,
+                "its end of the WebSocket did not come within timeouts.linger",
+            );
         }
         if now < attached.since + idle {
             return self.wake(id);
@@ -289,8 +340,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !std::mem::replace(&mut attached.asked, true) {
             return self.with_socket(id, |_, _, ws| ws.ping(b""));
         }
-        log::info!("a WebSocket is closed: no sign of life within timeouts.socket_idle = {idle:?} and timeouts.pong = {pong:?}");
-        self.close_socket(id, Closed { code: GOING_AWAY, reason: "no sign of life" });
+        log::info!(
+            "a WebSocket is closed: no sign of life within timeouts.socket_idle = {idle:?} and timeouts.pong = {pong:?}"
+        );
+        self.close_socket(
+            id,
+            Closed {
+                code: GOING_AWAY,
+                reason: "no sign of life",
+            },
+        );
     }
 
     /// Ends it from our side: what is sent goes out, then our Close.
@@ -319,8 +378,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         attached.line.hang_up();
+        self.core.unsubscribe_all(Subscriber::Socket(id));
         let ours = attached.line.ended.take();
-        let closed = ours.as_deref().map_or(closed, |(code, reason)| Closed { code: *code, reason });
+        let closed = ours.as_deref().map_or(closed, |(code, reason)| Closed {
+            code: *code,
+            reason,
+        });
         let mut cx = cx!(self);
         self.watch.guarded(&self.net, "the end of a WebSocket", || {
             attached.socket.close(&mut cx, closed)
