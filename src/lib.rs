@@ -60,12 +60,14 @@ pub mod sim;
 
 pub use app::body::Body;
 pub use app::ctx::{Ctx, OffloadError, TimerId};
+pub use app::events::{Encoded, Event, Events, Replay};
 pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
 pub use app::mailbox::{Handle, PostError};
 pub use app::request::Request;
 pub use app::response::{Responder, Response};
 pub use app::routes::{App, Done, Route};
 pub use app::settings::{Limits, Timeouts};
+pub use app::slow::{Sent, Slow};
 pub use app::stats::LoopStats;
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
 pub use base::backlog::FileSlice;
@@ -127,6 +129,8 @@ mod guides {
     struct Embedding;
     #[doc = include_str!("../docs/logging.md")]
     struct Logging;
+    #[doc = include_str!("../docs/realtime.md")]
+    struct Realtime;
     #[cfg(feature = "sim")]
     #[doc = include_str!("../docs/simulation.md")]
     struct Simulation;
