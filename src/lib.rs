@@ -60,6 +60,7 @@ pub mod sim;
 
 pub use app::body::Body;
 pub use app::ctx::{Ctx, OffloadError, TimerId};
+pub use app::events::{Encoded, Event, Events, Replay};
 pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
 pub use app::link::{Link, LinkHandle};
 pub use app::mailbox::{Handle, PostError};
@@ -68,10 +69,11 @@ pub use app::request::Request;
 pub use app::response::{Responder, Response};
 pub use app::routes::{App, Done, Route};
 pub use app::settings::{Limits, Timeouts};
+pub use app::slow::{Sent, Slow};
 pub use app::stats::LoopStats;
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
 pub use app::websocket::{
-    Closed, Compression, Fragment, Handshake, Message, Sent, Slow, Socket, SocketHandle, WebSocket,
+    Closed, Compression, Fragment, Handshake, Message, Socket, SocketHandle, WebSocket,
 };
 pub use base::backlog::FileSlice;
 pub use base::clock::Instant;
@@ -132,6 +134,8 @@ mod guides {
     struct Embedding;
     #[doc = include_str!("../docs/logging.md")]
     struct Logging;
+    #[doc = include_str!("../docs/realtime.md")]
+    struct Realtime;
     #[cfg(feature = "sim")]
     #[doc = include_str!("../docs/simulation.md")]
     struct Simulation;

@@ -6,17 +6,17 @@
 
 use super::link::{Link, Origin};
 use super::mailbox::{Handle, Mailbox, Post};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Queue};
 use super::publish::{Listener, Publication, Subscriber};
+use super::slow::Slow;
 use super::stats::LoopStats;
 use super::stream::{BodySink, Open};
-use super::websocket::{Line, Slow, Socket, SocketSettings};
+use super::websocket::{Line, Socket, SocketSettings};
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, RequestId, StreamRef};
 use crate::base::topics::{TopicLimits, Topics};
 use crate::base::wheel::{TimerId as WheelId, Wheel};
 use slab::Slab;
-use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -104,7 +104,8 @@ pub(crate) struct Core<S> {
     pub(crate) timers: Wheel<Timer>,
     pub(crate) calls: Slab<TimerEntry<S>>,
     pub(crate) generations: u32,
-    pub(crate) jobs: VecDeque<Job<S>>,
+    /// Shared, for handles that have a job for the loop without a `Ctx` at hand.
+    pub(crate) jobs: Rc<Queue<Job<S>>>,
     /// What happens when offloaded work is done: called with `false` if it was refused.
     pub(crate) offloads: Slab<Finish<S>>,
     pub(crate) outbox: Rc<Outbox>,
@@ -128,7 +129,7 @@ impl<S> Core<S> {
             timers: Wheel::new(),
             calls: Slab::new(),
             generations: 0,
-            jobs: VecDeque::new(),
+            jobs: Rc::default(),
             offloads: Slab::new(),
             outbox: Rc::default(),
             mailbox,

@@ -3,6 +3,7 @@
 
 pub(crate) mod body;
 pub(crate) mod ctx;
+pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod link;
 pub(crate) mod mailbox;
@@ -15,6 +16,7 @@ pub(crate) mod router;
 pub(crate) mod routes;
 pub(crate) mod settings;
 pub(crate) mod site;
+pub(crate) mod slow;
 pub(crate) mod stats;
 pub(crate) mod stream;
 pub(crate) mod websocket;

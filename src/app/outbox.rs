@@ -66,43 +66,73 @@ pub(crate) enum LinkAct {
 }
 
 /// A queue many handles share. Take, push, set: it cannot be entered twice, so it cannot panic.
-#[derive(Default)]
-pub(crate) struct Outbox {
-    queue: Cell<VecDeque<Command>>,
+pub(crate) struct Queue<T> {
+    items: Cell<VecDeque<T>>,
     /// Its length: whoever only wants to know need not take it.
     len: Cell<usize>,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Queue<T> {
+        Queue {
+            items: Cell::default(),
+            len: Cell::new(0),
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    fn with<R>(&self, f: impl FnOnce(&mut VecDeque<T>) -> R) -> R {
+        let mut items = self.items.take();
+        let result = f(&mut items);
+        self.len.set(items.len());
+        self.items.set(items);
+        result
+    }
+
+    pub(crate) fn push_back(&self, item: T) {
+        self.with(|items| items.push_back(item));
+    }
+
+    pub(crate) fn push_front(&self, item: T) {
+        self.with(|items| items.push_front(item));
+    }
+
+    pub(crate) fn pop_front(&self) -> Option<T> {
+        if self.is_empty() {
+            return None;
+        }
+        self.with(VecDeque::pop_front)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len.get() == 0
+    }
+}
+
+/// Commands on their way to the loop.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    queue: Queue<Command>,
     /// `limits.high_water`.
     pub(crate) high_water: Cell<usize>,
 }
 
 impl Outbox {
     pub(crate) fn push(&self, command: Command) {
-        let mut queue = self.queue.take();
-        queue.push_back(command);
-        self.len.set(queue.len());
-        self.queue.set(queue);
+        self.queue.push_back(command);
     }
 
     pub(crate) fn push_first(&self, command: Command) {
-        let mut queue = self.queue.take();
-        queue.push_front(command);
-        self.len.set(queue.len());
-        self.queue.set(queue);
+        self.queue.push_front(command);
     }
 
     pub(crate) fn pop(&self) -> Option<Command> {
-        if self.is_empty() {
-            return None;
-        }
-        let mut queue = self.queue.take();
-        let command = queue.pop_front();
-        self.len.set(queue.len());
-        self.queue.set(queue);
-        command
+        self.queue.pop_front()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len.get() == 0
+        self.queue.is_empty()
     }
 }
 

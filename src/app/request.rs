@@ -87,6 +87,12 @@ impl<'a> Request<'a> {
             .and_then(|value| std::str::from_utf8(value).ok())
     }
 
+    /// The id of the last event that a client of server-sent events has got, when it comes back:
+    /// `Last-Event-ID`. See [`crate::Replay`].
+    pub fn last_event_id(&self) -> Option<&'a str> {
+        self.header("last-event-id").filter(|id| !id.is_empty())
+    }
+
     /// Every field line, as sent.
     pub fn headers(&self) -> Fields<'a> {
         self.head.fields

@@ -10,6 +10,8 @@
 //! Whoever drops one unanswered has answered 500.
 
 use super::body::Body;
+use super::ctx::Ctx;
+use super::events::{self, Events};
 use super::outbox::{Command, Flow, Outbox, Reply};
 use super::stream::{BodyWriter, Open, sealed};
 use crate::base::backlog::{FileSlice, Output};
@@ -154,6 +156,8 @@ pub struct Responder {
     status: StatusCode,
     fields: FieldBlock,
     outbox: Rc<Outbox>,
+    /// The request was `HEAD`: a body would go nowhere.
+    is_head: bool,
     open: bool,
 }
 
@@ -293,10 +297,12 @@ impl<'a> Response<'a> {
             outbox,
             to,
             status,
+            tx,
             ..
         } = self.sending;
         fate.set(Fate::Deferred);
         Responder {
+            is_head: tx.protocol.is_head(),
             to: *to,
             status: *status,
             fields: fields.clone(),
@@ -308,6 +314,11 @@ impl<'a> Response<'a> {
     /// Answers with a body that follows in pieces. Short for `defer().stream()`.
     pub fn stream(self) -> BodyWriter {
         self.defer().stream()
+    }
+
+    /// Answers with server-sent events. Short for `defer().events(cx)`: see [`Responder::events`].
+    pub fn events<S: 'static>(self, cx: &mut Ctx<'_, S>) -> Events {
+        self.defer().events(cx)
     }
 }
 
@@ -357,6 +368,21 @@ impl Responder {
     /// dropped; a body that ends short of it cuts the connection.
     pub fn stream_sized(self, length: u64) -> BodyWriter {
         self.begin(Some(length))
+    }
+
+    /// Answers with server-sent events, for as long as the client stays: `text/event-stream`,
+    /// `cache-control: no-cache` unless one was set, and `x-accel-buffering: no`, which keeps nginx from
+    /// gathering them. The head is sent at once. A `HEAD` request gets the head, and an [`Events`] that is
+    /// closed.
+    pub fn events<S: 'static>(mut self, cx: &mut Ctx<'_, S>) -> Events {
+        self.fields.default_content_type(events::MEDIA_TYPE);
+        for (name, value) in events::FIELDS {
+            if !self.fields.has(name) {
+                self.fields.push(name, value);
+            }
+        }
+        let is_head = self.is_head;
+        Events::begin(cx, self.stream(), is_head)
     }
 
     fn begin(mut self, length: Option<u64>) -> BodyWriter {

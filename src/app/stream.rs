@@ -278,6 +278,11 @@ impl BodyWriter {
         self.flow.buffered.get() > self.flow.high_water.get()
     }
 
+    /// `limits.high_water`.
+    pub(crate) fn high_water(&self) -> usize {
+        self.flow.high_water.get()
+    }
+
     /// The client is gone; nothing that is written arrives.
     pub fn is_closed(&self) -> bool {
         self.flow.closed.get()

@@ -14,6 +14,7 @@ use super::failure::StatusError;
 use super::outbox::{Command, Flow, Outbox, SocketAct};
 use super::request::Request;
 use super::response::{Fate, Response};
+use super::slow::{Sent, Slow};
 use crate::base::backlog::Output;
 use crate::base::id::ConnId;
 use crate::proto::ws::error::is_close_code;
@@ -114,37 +115,6 @@ pub struct Closed<'a> {
     pub reason: &'a str,
 }
 
-/// What became of something sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sent {
-    /// On its way.
-    Yes,
-    /// On its way, and more than `limits.high_water` waits for this client: wait for
-    /// [`Socket::drained`] if you can.
-    Waits,
-    /// Not sent: more than `limits.socket_output` would wait, and its [`Slow`] policy says so.
-    Dropped,
-    /// Not sent: the socket is closing, or gone.
-    Closed,
-}
-
-/// What happens to a message for a client that takes less than it is sent, once more than
-/// `limits.socket_output` would wait for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Slow {
-    /// The message is dropped; what waits is kept. Right for chatter.
-    DropNewest,
-    /// The oldest messages that wait make room. Right for prices, positions, and all else of which only
-    /// the latest counts. Excludes compression with a context, which cannot do without its past.
-    DropOldest,
-    /// The socket is closed, with 1008. Right where a gap would be wrong: the client comes back and
-    /// asks for what it has missed.
-    #[default]
-    Close,
-    /// The message is dropped, and [`Socket::missed`] is called with it.
-    Tell,
-}
-
 /// Whether messages are compressed, with clients that offer it (RFC 7692). Those shorter than
 /// `limits.compress_from` are left as they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -208,7 +178,7 @@ pub trait Socket<S: 'static = ()>: 'static {
         let _ = (cx, ws, payload);
     }
 
-    /// After something was [`Sent::Waits`], less than half of `limits.high_water` waits.
+    /// After something was [`Sent::Full`], less than half of `limits.high_water` waits.
     fn drained(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>) {
         let _ = (cx, ws);
     }
@@ -482,7 +452,7 @@ impl WebSocket<'_> {
     }
 
     /// Sends a part of a message: the first begins it, `is_last` ends it. For what is too large to be
-    /// made at once: after [`Sent::Waits`], go on in [`Socket::drained`]. A text may be cut anywhere.
+    /// made at once: after [`Sent::Full`], go on in [`Socket::drained`]. A text may be cut anywhere.
     ///
     /// ```
     /// use loopwright::{App, Ctx, Message, Sent, Socket, WebSocket};
@@ -497,7 +467,7 @@ impl WebSocket<'_> {
     ///         while self.0 > 0 {
     ///             self.0 -= 1;
     ///             let part = [b'x'; 16 * 1024];
-    ///             if ws.send_fragment(Message::Binary(&part), self.0 == 0) != Sent::Yes { break }
+    ///             if ws.send_fragment(Message::Binary(&part), self.0 == 0) != Sent::Taken { break }
     ///         }
     ///     }
     /// }
@@ -645,7 +615,7 @@ impl WebSocket<'_> {
             return Sent::Dropped;
         }
         behind.push_back((kind, payload));
-        Sent::Waits
+        Sent::Full
     }
 
     fn failed(&mut self, why: SendError) -> Sent {
@@ -659,10 +629,10 @@ impl WebSocket<'_> {
             flow.buffered.set(waits);
         }
         if waits <= self.high_water {
-            return Sent::Yes;
+            return Sent::Taken;
         }
         self.line.is_full = true;
-        Sent::Waits
+        Sent::Full
     }
 }
 

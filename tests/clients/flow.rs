@@ -14,7 +14,7 @@ use std::time::Duration;
 const KERNEL: usize = 12 << 20;
 
 /// A client whose receive buffer stays small.
-fn small_client(server: &TestServer<impl Sized>) -> Client {
+pub(crate) fn small_client(server: &TestServer<impl Sized>) -> Client {
     let socket =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket
@@ -27,7 +27,7 @@ fn small_client(server: &TestServer<impl Sized>) -> Client {
 }
 
 /// A client that has asked and goes away without a word, or with a reset.
-fn vanish(client: Client, with_reset: bool) {
+pub(crate) fn vanish(client: Client, with_reset: bool) {
     if with_reset {
         let socket = socket2::SockRef::from(client.socket());
         socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");

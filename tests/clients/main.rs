@@ -6,6 +6,7 @@
 mod curl;
 mod embed;
 mod errors;
+mod events;
 mod flow;
 mod node;
 mod python;

@@ -94,6 +94,15 @@ impl FieldBlock {
         }
     }
 
+    /// Whether there is a line of this name, which is lower-case.
+    pub fn has(&self, name: &[u8]) -> bool {
+        let mut lines = self.lines.split(|&b| b == b'\n');
+        lines.any(|line| {
+            let its = line.get(..name.len()).unwrap_or_default();
+            its.eq_ignore_ascii_case(name) && line.get(name.len()) == Some(&b':')
+        })
+    }
+
     /// Ends the connection after this answer.
     pub fn close(&mut self) {
         self.close = true;

@@ -202,6 +202,11 @@ impl Server {
         self.tx == Tx::Waiting
     }
 
+    /// The present request is a `HEAD`: its answer has no body.
+    pub fn is_head(&self) -> bool {
+        self.is_head
+    }
+
     /// The present answer's body is being streamed.
     pub fn is_streaming(&self) -> bool {
         matches!(self.tx, Tx::Body(_))
