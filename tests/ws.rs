@@ -843,6 +843,27 @@ mod deflate {
         }
     }
 
+    /// The same, on their way out.
+    #[test]
+    fn what_is_sent_is_as_in_the_rfc() {
+        let (mut shared, mut out) = (Outbound::new(6, 0), Vec::new());
+        let mut server = Session::server(Some(agreed(true, 15)));
+        for text in ["Hello", "Hello", ""] {
+            server.send_text(text, &mut out, &mut shared).unwrap();
+        }
+        let hello = frame(0xc1, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]);
+        let again = frame(0xc1, &[0xf2, 0x00, 0x11, 0x00, 0x00]);
+        assert_eq!(out, [hello, again, frame(0xc1, &[0])].concat());
+        // A threshold is one, and nothing is made longer.
+        let mut server = Session::server(Some(agreed(false, 15)));
+        let mut shared = Outbound::new(6, 3);
+        for (text, first) in [("aa", 0x81), ("abc", 0x81), ("aaaaaaaaaaaa", 0xc1)] {
+            out.clear();
+            server.send_text(text, &mut out, &mut shared).unwrap();
+            assert_eq!(out[0], first, "{text}");
+        }
+    }
+
     #[test]
     fn the_reserved_bit() {
         let server = || Session::server(Some(agreed(false, 15)));
