@@ -343,7 +343,6 @@ impl Session {
             self.kind = kind;
             self.compressed = header.rsv1;
             self.first = true;
-            self.utf8 = Utf8::default();
         }
         self.rx = Rx::Payload;
         self.left = header.len;
