@@ -16,7 +16,8 @@
 pub enum Slow {
     /// The message is not sent.
     DropNewest,
-    /// It waits, and the oldest that wait make room for it: `limits.high_water` more bytes may wait.
+    /// It waits, and the oldest that wait make room for it: `limits.high_water` more bytes
+    /// may wait, or one message.
     DropOldest,
     /// The client is sent no more: what waits goes out, and that is the end.
     #[default]
