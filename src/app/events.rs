@@ -371,13 +371,12 @@ impl Inner {
                 while !fits(&event) && self.pop().is_some() {
                     self.dropped.set(self.dropped.get() + 1);
                 }
-                if fits(&event) {
-                    self.push(event);
-                    if self.dropped.get() == before {
-                        return (Sent::Full, true);
-                    }
-                    return (Sent::Dropped, true);
+                // The newest waits, if need be alone.
+                self.push(event);
+                if self.dropped.get() == before {
+                    return (Sent::Full, true);
                 }
+                return (Sent::Dropped, true);
             }
             // Slow it is only when more waits than it has missed.
             _ if !self.queue.is_empty() && fits(&event) => {
