@@ -142,6 +142,12 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Url, UrlError> {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme)?;
+        let is_tcp = match scheme.to_ascii_lowercase().as_str() {
+            "redis" => true,
+            "redis+unix" | "unix" => false,
+            "rediss" => return Err(UrlError::Tls),
+            _ => return Err(UrlError::Scheme),
+        };
         let (rest, query) = match rest.split_once('?') {
             Some((rest, query)) => (rest, Some(query)),
             None => (rest, None),
@@ -155,25 +161,21 @@ impl FromStr for Url {
             None => (None, authority),
         };
         let mut login = login(user_info)?;
-        let address = match scheme.to_ascii_lowercase().as_str() {
-            "redis" => {
-                if query.is_some() {
-                    return Err(UrlError::Parameter);
-                }
-                login.database = database(path.strip_prefix('/').filter(|db| !db.is_empty()))?;
-                tcp(host)?
+        let address = if is_tcp {
+            if query.is_some() {
+                return Err(UrlError::Parameter);
             }
-            "redis+unix" | "unix" => {
-                let db = query.map(|query| query.strip_prefix("db=").ok_or(UrlError::Parameter));
-                login.database = database(db.transpose()?)?;
-                let path: Vec<u8> = percent_decode_str(path).collect();
-                if !host.is_empty() || path.len() < 2 || path.contains(&0) {
-                    return Err(UrlError::Path);
-                }
-                Address::Unix(OsString::from_vec(path).into())
+            let address = tcp(host)?;
+            login.database = database(path.strip_prefix('/').filter(|db| !db.is_empty()))?;
+            address
+        } else {
+            let db = query.map(|query| query.strip_prefix("db=").ok_or(UrlError::Parameter));
+            login.database = database(db.transpose()?)?;
+            let path: Vec<u8> = percent_decode_str(path).collect();
+            if !host.is_empty() || path.len() < 2 || path.contains(&0) {
+                return Err(UrlError::Path);
             }
-            "rediss" => return Err(UrlError::Tls),
-            _ => return Err(UrlError::Scheme),
+            Address::Unix(OsString::from_vec(path).into())
         };
         Ok(Url { address, login })
     }
@@ -589,7 +591,7 @@ impl Session {
         if name.is_empty() || is_unmatched || Verb::named(name).is_some() {
             return Err(Refusal::Unmatched);
         }
-        if self.is_subscriber_only() {
+        if self.is_ready() && self.is_subscriber_only() {
             return Err(Refusal::Subscribed);
         }
         self.check_room(arguments.iter().map(|argument| argument.len() + 16).sum())?;
@@ -819,8 +821,8 @@ impl Session {
             Some(Secret(password)) if !password.is_empty() => text.replace(password, "[secret]"),
             _ => text.to_string(),
         };
-        let text: String = text.chars().take(200).collect();
-        text.escape_debug().to_string()
+        let visible = |c: char| if c.is_control() { ' ' } else { c };
+        text.chars().take(200).map(visible).collect()
     }
 
     /// When [`Session::expire`] wants to be called; it moves with what comes and what is asked.
@@ -851,5 +853,527 @@ impl Session {
         self.say(&[b"PING"]);
         self.wait(Waiting::Pong, now);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::resp::cuts;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_micros(seconds * 1_000_000)
+    }
+
+    /// With `~` for the ends of lines.
+    fn wire(text: &str) -> Vec<u8> {
+        text.replace('~', "\r\n").into_bytes()
+    }
+
+    /// The words of the commands in the output, which are taken out of it.
+    fn said(session: &mut Session) -> Vec<String> {
+        let (mut decoder, mut said) = (Decoder::new(Bounds::default()), Vec::new());
+        let mut output = session.output();
+        while let Some(Value::Array(words)) = decoder.decode(&mut output).expect("commands") {
+            let words = words.iter().filter_map(Value::bytes);
+            let words = words.map(|word| String::from_utf8_lossy(word).into_owned());
+            said.push(words.collect::<Vec<_>>().join(" "));
+        }
+        assert!(decoder.is_between_values());
+        session.sent(session.output().len());
+        said
+    }
+
+    fn feed(session: &mut Session, pieces: &[&[u8]]) -> Result<Vec<Event>, Error> {
+        let mut events = Vec::new();
+        for mut piece in pieces.iter().copied() {
+            while let Some(event) = session.poll_event(&mut piece, at(0))? {
+                events.push(event);
+            }
+        }
+        Ok(events)
+    }
+
+    fn settings(login: Option<&str>, name: Option<&str>) -> Settings {
+        let url: Url = login.unwrap_or("redis://host").parse().expect("a URL");
+        Settings {
+            login: url.login,
+            name: name.map(String::from),
+            ..Settings::default()
+        }
+    }
+
+    fn ready(protocol: u8) -> Session {
+        let mut session = Session::new(Settings::default(), at(0));
+        let answer = match protocol {
+            3 => "%0~",
+            _ => "-ERR unknown command `HELLO`, with args beginning with: `3`, ~",
+        };
+        let events = feed(&mut session, &[&wire(answer)]).expect("a greeting");
+        let version = None;
+        assert_eq!(events, [Event::Ready { protocol, version }]);
+        said(&mut session);
+        session
+    }
+
+    /// What we say, what the server answers to it, and so on.
+    #[test]
+    fn greetings() {
+        let unknown = "-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'pa~";
+        let ready = |protocol| Ok(format!("ready {protocol}"));
+        let refused = |step: &str, said: &str| Err(format!("the server refuses {step}: {said}"));
+        type Greeting<'a> = (
+            Option<&'a str>,
+            Option<&'a str>,
+            &'a [(&'a str, &'a str)],
+            Result<String, String>,
+        );
+        let table: [Greeting<'_>; 12] = [
+            (None, None, &[("HELLO 3", "%1~+proto~:3~")], ready(3)),
+            (
+                Some("redis://:pass@h/2"),
+                Some("me"),
+                &[
+                    ("HELLO 3 AUTH default pass SETNAME me", "%0~"),
+                    ("SELECT 2", "+OK~"),
+                ],
+                ready(3),
+            ),
+            (
+                Some("redis://ada:pass@h"),
+                None,
+                &[("HELLO 3 AUTH ada pass", "%0~")],
+                ready(3),
+            ),
+            (None, None, &[("HELLO 3", unknown)], ready(2)),
+            (
+                None,
+                None,
+                &[("HELLO 3", "-NOPROTO unsupported protocol version~")],
+                ready(2),
+            ),
+            (
+                Some("redis://:pass@h/2"),
+                Some("me"),
+                &[
+                    ("HELLO 3 AUTH default pass SETNAME me", unknown),
+                    ("AUTH pass", "+OK~"),
+                    ("CLIENT SETNAME me", "-ERR unknown command~"),
+                    ("SELECT 2", "+OK~"),
+                ],
+                ready(2),
+            ),
+            (
+                Some("redis://ada:pass@h"),
+                None,
+                &[
+                    ("HELLO 3 AUTH ada pass", unknown),
+                    ("AUTH ada pass", "-ERR no pass here~"),
+                ],
+                refused("AUTH", "ERR no [secret] here"),
+            ),
+            (
+                Some("redis://:pass@h"),
+                None,
+                &[
+                    ("HELLO 3 AUTH default pass", unknown),
+                    (
+                        "AUTH pass",
+                        "-ERR unknown command 'AUTH', with args beginning with: 'pa~",
+                    ),
+                ],
+                refused("AUTH", "ERR unknown command 'AUTH'"),
+            ),
+            (
+                None,
+                None,
+                &[(
+                    "HELLO 3",
+                    "-NOAUTH HELLO must be called with the client already authenticated~",
+                )],
+                refused(
+                    "HELLO",
+                    "NOAUTH HELLO must be called with the client already authenticated",
+                ),
+            ),
+            (
+                Some("redis://h/99"),
+                None,
+                &[
+                    ("HELLO 3", "%0~"),
+                    ("SELECT 99", "-ERR DB index is out of range~"),
+                ],
+                refused("SELECT", "ERR DB index is out of range"),
+            ),
+            (
+                None,
+                None,
+                &[("HELLO 3", "+OK~")],
+                Err("the server sends a strange answer to the greeting".into()),
+            ),
+            (
+                None,
+                None,
+                &[("HELLO 3", "HTTP/1.1 400 Bad Request~")],
+                Err("not RESP: an unknown type".into()),
+            ),
+        ];
+        for (login, name, steps, want) in table {
+            for cut in 0..=1 {
+                let mut session = Session::new(settings(login, name), at(0));
+                let mut outcome = Err("nothing".to_string());
+                for (says, answer) in steps {
+                    assert!(!session.is_ready());
+                    assert_eq!(said(&mut session), [*says]);
+                    let answer = wire(answer);
+                    let pieces = cuts(&answer).nth(cut).expect("a cut");
+                    match feed(&mut session, &pieces) {
+                        Err(error) => outcome = Err(error.to_string()),
+                        Ok(events) => {
+                            if let [Event::Ready { protocol, .. }] = events[..] {
+                                outcome = Ok(format!("ready {protocol}"));
+                            }
+                        }
+                    }
+                }
+                assert_eq!(outcome, want, "{steps:?}");
+                assert_eq!(session.is_ready(), want.is_ok());
+                assert!(said(&mut session).is_empty());
+                assert!(!format!("{session:?}").contains("pass\""), "{session:?}");
+            }
+        }
+    }
+
+    fn message(pattern: Option<&'static str>, channel: &'static str) -> Event {
+        Event::Message {
+            pattern: pattern.map(Bytes::from),
+            channel: channel.into(),
+            payload: "hi".into(),
+        }
+    }
+
+    fn confirmed(verb: Verb, name: &'static str, count: i64) -> Event {
+        let name = name.into();
+        Event::Confirmed { verb, name, count }
+    }
+
+    /// Both versions say the same; one as pushes, one as arrays.
+    #[test]
+    fn subscriptions() {
+        let text = "X3~$9~subscribe~$1~a~:1~X3~$7~message~$1~a~$2~hi~-NOPERM no~X3~$10~psubscribe~$2~b*~:2~\
+            X4~$8~pmessage~$2~b*~$2~bc~$2~hi~X3~$11~unsubscribe~$1~a~:1~X3~$12~punsubscribe~$2~b*~:0~";
+        for (protocol, push) in [(3, ">"), (2, "*")] {
+            let input = wire(&text.replace('X', push));
+            for pieces in cuts(&input) {
+                let mut session = ready(protocol);
+                for (verb, name) in [
+                    (Verb::Subscribe, "a"),
+                    (Verb::Subscribe, "secret"),
+                    (Verb::PSubscribe, "b*"),
+                    (Verb::Unsubscribe, "a"),
+                    (Verb::PUnsubscribe, "b*"),
+                ] {
+                    let asked = session.subscription(verb, name.into(), at(0));
+                    assert_eq!(asked, Ok(()));
+                }
+                let want = [
+                    "SUBSCRIBE a",
+                    "SUBSCRIBE secret",
+                    "PSUBSCRIBE b*",
+                    "UNSUBSCRIBE a",
+                    "PUNSUBSCRIBE b*",
+                ];
+                assert_eq!(said(&mut session), want);
+                assert_eq!(session.is_subscriber_only(), protocol == 2);
+                let events = feed(&mut session, &pieces).expect("events");
+                let denied = Event::Denied {
+                    verb: Verb::Subscribe,
+                    name: "secret".into(),
+                    error: "NOPERM no".into(),
+                };
+                let want = [
+                    confirmed(Verb::Subscribe, "a", 1),
+                    message(None, "a"),
+                    denied,
+                    confirmed(Verb::PSubscribe, "b*", 2),
+                    message(Some("b*"), "bc"),
+                    confirmed(Verb::Unsubscribe, "a", 1),
+                    confirmed(Verb::PUnsubscribe, "b*", 0),
+                ];
+                assert_eq!(events, want);
+                assert_eq!((session.owed(), session.is_subscriber_only()), (0, false));
+            }
+        }
+    }
+
+    #[test]
+    fn replies_in_order() {
+        let input =
+            wire(":1~|1~+ttl~:5~$1~v~>2~$10~invalidate~*1~$1~k~-ERR no~*3~$7~message~$1~a~$2~hi~");
+        for pieces in cuts(&input) {
+            let mut session = ready(3);
+            let mut tokens = vec![session.publish(b"a", b"hi", at(0))];
+            for key in ["k", "l", "m"] {
+                tokens.push(session.command(&[b"get", key.as_bytes()], at(0)));
+            }
+            assert_eq!(tokens, [Ok(0), Ok(1), Ok(2), Ok(3)]);
+            assert_eq!(session.unanswered().collect::<Vec<_>>(), [0, 1, 2, 3]);
+            assert_eq!(
+                said(&mut session),
+                ["PUBLISH a hi", "get k", "get l", "get m"]
+            );
+            let events = feed(&mut session, &pieces).expect("events");
+            let reply = |token, value| Event::Reply { token, value };
+            let text = |text: &'static str| Value::Bulk(text.into());
+            let attributed = Value::Attributed {
+                attributes: vec![(Value::Simple("ttl".into()), Value::Integer(5))],
+                value: Box::new(text("v")),
+            };
+            let want = [
+                reply(0, Value::Integer(1)),
+                reply(1, attributed),
+                Event::Push(vec![text("invalidate"), Value::Array(vec![text("k")])]),
+                reply(2, Value::Error("ERR no".into())),
+                // A list that looks like a publication is a list.
+                reply(
+                    3,
+                    Value::Array(vec![text("message"), text("a"), text("hi")]),
+                ),
+            ];
+            assert_eq!(events, want);
+            assert_eq!(session.unanswered().count(), 0);
+        }
+    }
+
+    /// In version 2, the command before the subscription is answered before its confirmation.
+    #[test]
+    fn a_list_before_the_first_subscription() {
+        let mut session = ready(2);
+        assert_eq!(
+            session.command(&[b"LRANGE", b"l", b"0", b"2"], at(0)),
+            Ok(0)
+        );
+        assert_eq!(
+            session.subscription(Verb::Subscribe, "a".into(), at(0)),
+            Ok(())
+        );
+        assert_eq!(
+            session.publish(b"a", b"hi", at(0)),
+            Err(Refusal::Subscribed)
+        );
+        let input =
+            wire("*3~$7~message~$1~a~$2~hi~*3~$9~subscribe~$1~a~:1~*3~$7~message~$1~a~$2~hi~");
+        let events = feed(&mut session, &[&input]).expect("events");
+        assert!(matches!(events[0], Event::Reply { token: 0, .. }));
+        assert_eq!(
+            events[1..],
+            [confirmed(Verb::Subscribe, "a", 1), message(None, "a")]
+        );
+        assert_eq!(
+            session.publish(b"a", b"hi", at(0)),
+            Err(Refusal::Subscribed)
+        );
+    }
+
+    #[test]
+    fn what_is_not_asked() {
+        let mut session = Session::new(Settings::default(), at(0));
+        assert_eq!(session.publish(b"a", b"", at(0)), Err(Refusal::NotReady));
+        let mut session = ready(3);
+        for words in [
+            &["subscribe", "a"][..],
+            &["Hello", "2"],
+            &["monitor"],
+            &[""],
+            &[],
+        ] {
+            let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+            assert_eq!(
+                session.command(&words, at(0)),
+                Err(Refusal::Unmatched),
+                "{words:?}"
+            );
+        }
+        let big = vec![0; session.settings.output];
+        assert_eq!(session.publish(b"a", &big, at(0)), Err(Refusal::Full));
+        session.settings.pipeline = 2;
+        assert_eq!(session.publish(b"a", b"", at(0)), Ok(0));
+        assert_eq!(session.publish(b"a", b"", at(0)), Ok(1));
+        assert_eq!(session.publish(b"a", b"", at(0)), Err(Refusal::Full));
+    }
+
+    #[test]
+    fn what_a_server_may_not_say() {
+        for (protocol, asks, input, why) in [
+            (3, None, "+OK~", "a reply nobody waits for"),
+            (
+                3,
+                None,
+                ">3~+subscribe~+a~:1~",
+                "a confirmation nobody waits for",
+            ),
+            (
+                3,
+                Some("a"),
+                ">3~+subscribe~+b~:1~",
+                "a confirmation nobody waits for",
+            ),
+            (
+                3,
+                Some("a"),
+                ">3~+unsubscribe~+a~:1~",
+                "a confirmation nobody waits for",
+            ),
+            (3, Some("a"), ">2~+subscribe~+a~", "half a confirmation"),
+            (3, None, ">2~+message~+a~", "half a publication"),
+            (3, None, ">4~+message~+a~+b~+c~", "half a publication"),
+            (3, Some("a"), "+OK~", "a reply instead of a confirmation"),
+            (2, Some("a"), "*1~+x~", "a reply to a subscriber"),
+            (2, Some("a"), "*0~", "a reply to a subscriber"),
+        ] {
+            let input = wire(input);
+            for pieces in cuts(&input) {
+                let mut session = ready(protocol);
+                if let Some(name) = asks {
+                    let asked = session.subscription(Verb::Subscribe, name.into(), at(0));
+                    assert_eq!(asked, Ok(()));
+                }
+                let error = Error::Unexpected(why);
+                assert_eq!(feed(&mut session, &pieces), Err(error.clone()));
+                // And it stays over.
+                assert_eq!(session.expire(at(1000)), Err(error.clone()));
+                assert_eq!(feed(&mut session, &[]), Ok(vec![]));
+                assert_eq!(session.poll_event(&mut &b"+OK\r\n"[..], at(0)), Err(error));
+                assert_eq!(session.publish(b"a", b"", at(0)), Err(Refusal::NotReady));
+            }
+        }
+    }
+
+    #[test]
+    fn silence() {
+        let silent = Err(Error::Silent {
+            limit: Duration::from_secs(10),
+        });
+        // The greeting.
+        let mut session = Session::new(Settings::default(), at(5));
+        assert_eq!(session.next_deadline(), at(15));
+        assert_eq!(
+            (session.expire(at(14)), session.expire(at(15))),
+            (Ok(()), silent.clone())
+        );
+
+        for (protocol, pong) in [(3, "+PONG~"), (2, "*2~$4~pong~$0~~")] {
+            let mut session = ready(protocol);
+            let asked = session.subscription(Verb::Subscribe, "a".into(), at(0));
+            assert_eq!(asked, Ok(()));
+            let push = if protocol == 3 { ">" } else { "*" };
+            let confirmation = wire(&format!("{push}3~$9~subscribe~$1~a~:1~"));
+            feed(&mut session, &[&confirmation]).expect("a confirmation");
+            said(&mut session);
+            // What comes moves the deadline.
+            assert_eq!(session.next_deadline(), at(15));
+            let publication = wire(&format!("{push}3~$7~message~$1~a~$2~hi~"));
+            let got = session.poll_event(&mut &publication[..], at(10));
+            assert_eq!(got, Ok(Some(message(None, "a"))));
+            assert_eq!(
+                (session.next_deadline(), session.expire(at(24))),
+                (at(25), Ok(()))
+            );
+            assert!(said(&mut session).is_empty());
+            assert_eq!(session.expire(at(25)), Ok(()));
+            assert_eq!(said(&mut session), ["PING"]);
+            // Publications do not count for a reply.
+            let got = session.poll_event(&mut &publication[..], at(30));
+            assert_eq!(got, Ok(Some(message(None, "a"))));
+            assert_eq!(session.next_deadline(), at(35));
+            assert_eq!(session.poll_event(&mut &wire(pong)[..], at(34)), Ok(None));
+            assert_eq!(session.next_deadline(), at(49));
+            assert_eq!(session.expire(at(49)), Ok(()));
+            assert_eq!(session.expire(at(59)), silent);
+        }
+        // Of many, each has its time from the reply before it.
+        let mut session = ready(3);
+        for _ in 0..2 {
+            assert!(session.command(&[b"GET", b"k"], at(1)).is_ok());
+        }
+        assert_eq!(session.next_deadline(), at(11));
+        assert!(session.poll_event(&mut &b"_\r\n"[..], at(9)).is_ok());
+        assert_eq!(session.next_deadline(), at(19));
+    }
+
+    #[test]
+    fn urls() {
+        let tcp = |host: &str, port| Address::Tcp(host.into(), port);
+        let unix = |path: &str| Address::Unix(path.into());
+        for (text, address, user, password, database) in [
+            ("redis://h", tcp("h", 6379), None, None, 0),
+            ("REDIS://h/", tcp("h", 6379), None, None, 0),
+            ("redis://127.0.0.1:7/3", tcp("127.0.0.1", 7), None, None, 3),
+            ("redis://[::1]:7", tcp("::1", 7), None, None, 0),
+            ("redis://:p@h", tcp("h", 6379), None, Some("p"), 0),
+            (
+                "redis://u:p%40%3a@h",
+                tcp("h", 6379),
+                Some("u"),
+                Some("p@:"),
+                0,
+            ),
+            ("redis://u:a@b@h", tcp("h", 6379), Some("u"), Some("a@b"), 0),
+            ("redis://:@h", tcp("h", 6379), None, None, 0),
+            (
+                "redis+unix:///run/r.sock",
+                unix("/run/r.sock"),
+                None,
+                None,
+                0,
+            ),
+            (
+                "unix://u:p@/a%20b?db=4",
+                unix("/a b"),
+                Some("u"),
+                Some("p"),
+                4,
+            ),
+        ] {
+            let url: Url = text.parse().expect(text);
+            let login = Login {
+                user: user.map(String::from),
+                password: password.map(|text: &str| Secret::new(text.into())),
+                database,
+            };
+            assert_eq!(url, Url { address, login }, "{text}");
+        }
+        for (text, error) in [
+            ("", UrlError::Scheme),
+            ("localhost:6379", UrlError::Scheme),
+            ("http://s3cret@h", UrlError::Scheme),
+            ("rediss://h", UrlError::Tls),
+            ("redis://s3cret@h", UrlError::User),
+            ("redis://s3cret:@h", UrlError::User),
+            ("redis://:%ff@h", UrlError::Encoding),
+            ("redis://", UrlError::Host),
+            ("redis:///1", UrlError::Host),
+            ("redis://:7", UrlError::Host),
+            ("redis://::1", UrlError::Host),
+            ("redis://[::1", UrlError::Host),
+            ("redis://a b", UrlError::Host),
+            ("redis://:s3cret/x@h", UrlError::Host),
+            ("redis://h:0", UrlError::Port),
+            ("redis://h:", UrlError::Port),
+            ("redis://h/x", UrlError::Database),
+            ("redis://h/+1", UrlError::Database),
+            ("redis://h/99999999999", UrlError::Database),
+            ("redis://h?db=1", UrlError::Parameter),
+            ("redis://h#s3cret", UrlError::Parameter),
+            ("unix://", UrlError::Path),
+            ("unix:///", UrlError::Path),
+            ("unix://run/r.sock", UrlError::Path),
+            ("unix:///a%00b", UrlError::Path),
+            ("unix:///a?db=", UrlError::Database),
+            ("unix:///a?x=s3cret", UrlError::Parameter),
+        ] {
+            assert_eq!(text.parse::<Url>(), Err(error), "{text}");
+            assert!(!format!("{error} {error:?}").contains("s3cret"));
+        }
     }
 }

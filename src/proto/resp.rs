@@ -710,3 +710,357 @@ impl Output {
         }
     }
 }
+
+/// Every way to cut `bytes` that the tests of this floor look at: whole, by the byte, at every place.
+#[cfg(test)]
+pub(crate) fn cuts(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
+    let by_the_byte = bytes.chunks(1).collect();
+    let in_two = (1..bytes.len()).map(|at| vec![&bytes[..at], &bytes[at..]]);
+    [vec![bytes], by_the_byte].into_iter().chain(in_two)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn decode<'a>(
+        bounds: Bounds,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> (Vec<Value>, Option<Error>) {
+        let (mut decoder, mut values) = (Decoder::new(bounds), Vec::new());
+        for mut piece in pieces {
+            loop {
+                match decoder.decode(&mut piece) {
+                    Ok(Some(value)) => values.push(value),
+                    Ok(None) => {
+                        assert!(piece.is_empty(), "more is wanted, with some left");
+                        break;
+                    }
+                    Err(error) => {
+                        assert_eq!(decoder.decode(&mut &b"+OK\r\n"[..]), Err(error));
+                        return (values, Some(error));
+                    }
+                }
+            }
+        }
+        (values, None)
+    }
+
+    #[track_caller]
+    fn check(bounds: Bounds, input: &[u8], values: &[Value], error: Option<Error>) {
+        for pieces in cuts(input) {
+            let got = decode(bounds, pieces.iter().copied());
+            let want = (values.to_vec(), error);
+            // NaN is not equal to itself, but looks like itself.
+            assert_eq!(
+                format!("{got:?}"),
+                format!("{want:?}"),
+                "in {}",
+                pieces.len()
+            );
+        }
+    }
+
+    fn bulk(text: &str) -> Value {
+        Value::Bulk(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn values() {
+        use Value::*;
+        let entry = || (bulk("k"), Integer(1));
+        for (input, value) in [
+            ("+OK\r\n", Simple("OK".into())),
+            ("+\r\n", Simple("".into())),
+            ("-ERR no\r\n", Error("ERR no".into())),
+            ("!6\r\nERR\r\nx\r\n", Error("ERR\r\nx".into())),
+            (":-7\r\n", Integer(-7)),
+            (":+7\r\n", Integer(7)),
+            (":9223372036854775807\r\n", Integer(i64::MAX)),
+            ("$5\r\nhello\r\n", bulk("hello")),
+            ("$0\r\n\r\n", bulk("")),
+            ("$2\r\n\r\n\r\n", bulk("\r\n")),
+            ("$-1\r\n", Null),
+            ("*-1\r\n", Null),
+            ("_\r\n", Null),
+            (",1.5\r\n", Double(1.5)),
+            (",-1e-3\r\n", Double(-0.001)),
+            (",inf\r\n", Double(f64::INFINITY)),
+            (",-inf\r\n", Double(f64::NEG_INFINITY)),
+            (",nan\r\n", Double(f64::NAN)),
+            ("#t\r\n", Boolean(true)),
+            ("#f\r\n", Boolean(false)),
+            ("(-123456789012345678901234567890\r\n", {
+                BigNumber("-123456789012345678901234567890".into())
+            }),
+            ("=7\r\ntxt:a\r\n\r\n", {
+                let text = "a\r\n".into();
+                let format = *b"txt";
+                Verbatim { format, text }
+            }),
+            ("*0\r\n", Array(vec![])),
+            ("*2\r\n*1\r\n:1\r\n*0\r\n", {
+                Array(vec![Array(vec![Integer(1)]), Array(vec![])])
+            }),
+            ("~2\r\n:1\r\n:1\r\n", Set(vec![Integer(1), Integer(1)])),
+            ("%1\r\n$1\r\nk\r\n:1\r\n", Map(vec![entry()])),
+            ("%0\r\n", Map(vec![])),
+            (">2\r\n+a\r\n_\r\n", Push(vec![Simple("a".into()), Null])),
+            ("|1\r\n$1\r\nk\r\n:1\r\n+OK\r\n", {
+                let value = Box::new(Simple("OK".into()));
+                let attributes = vec![entry()];
+                Attributed { attributes, value }
+            }),
+            ("*1\r\n|0\r\n*1\r\n_\r\n", {
+                let value = Box::new(Array(vec![Null]));
+                let attributes = vec![];
+                Array(vec![Attributed { attributes, value }])
+            }),
+        ] {
+            check(Bounds::default(), input.as_bytes(), &[value.clone()], None);
+            // And what follows is not touched.
+            let twice = format!("{input}{input}+");
+            check(
+                Bounds::default(),
+                twice.as_bytes(),
+                &[value.clone(), value.clone()],
+                None,
+            );
+            let mut out = Vec::new();
+            value.encode(&mut out);
+            check(Bounds::default(), &out, &[value], None);
+        }
+    }
+
+    #[test]
+    fn what_is_not_resp() {
+        for (input, why) in [
+            ("HTTP/1.1 400 Bad Request\r\n", "an unknown type"),
+            ("\r\n", "an unknown type"),
+            ("+a\n", "the end of a line"),
+            ("+a\rb\r\n", "the end of a line"),
+            (":\r\n", "an integer"),
+            (":1.0\r\n", "an integer"),
+            (":9223372036854775808\r\n", "an integer"),
+            ("$+1\r\n", "a length"),
+            ("$-2\r\n", "a length"),
+            ("$\r\n", "a length"),
+            ("$?\r\n", "a length"),
+            ("*?\r\n", "a length"),
+            ("%-1\r\n", "a length"),
+            ("!-1\r\n", "a length"),
+            ("$99999999999999999999\r\n", "a length"),
+            ("$1\r\nab", "the end of a string"),
+            ("$1\r\na\r\r", "the end of a string"),
+            ("=3\r\ntxt\r\n", "a verbatim string without a format"),
+            ("=4\r\ntxt.\r\n", "the format of a verbatim string"),
+            (",1,5\r\n", "a double"),
+            (",infinity\r\n", "a double"),
+            (",\r\n", "a double"),
+            ("#y\r\n", "a boolean"),
+            ("_0\r\n", "a null"),
+            ("(\r\n", "a big number"),
+            ("(1a\r\n", "a big number"),
+            ("*1\r\n>0\r\n", "a push within a value"),
+            ("|0\r\n>0\r\n", "a push within a value"),
+        ] {
+            let error = Error::Malformed(why);
+            check(Bounds::default(), input.as_bytes(), &[], Some(error));
+            let behind = format!("*1\r\n:1\r\n{input}");
+            let first = Value::Array(vec![Value::Integer(1)]);
+            check(Bounds::default(), behind.as_bytes(), &[first], Some(error));
+        }
+    }
+
+    #[test]
+    fn bounds() {
+        let bounds = Bounds {
+            depth: 2,
+            bulk: 3,
+            line: 4,
+            elements: 4,
+            value: 6 * size_of::<Value>(),
+        };
+        let size = size_of::<Value>();
+        for (input, error) in [
+            ("*1\r\n*1\r\n:1\r\n", None),
+            ("*1\r\n*1\r\n*1\r\n", Some(Error::TooDeep { limit: 2 })),
+            ("|0\r\n|0\r\n|0\r\n", Some(Error::TooDeep { limit: 2 })),
+            ("$3\r\nabc\r\n", None),
+            ("$4\r\n", Some(Error::BulkTooLong { size: 4, limit: 3 })),
+            ("+abcd\r\n", None),
+            ("+abcde\r\n", Some(Error::LineTooLong { limit: 4 })),
+            ("+abcdefgh", Some(Error::LineTooLong { limit: 4 })),
+            ("*4\r\n:1\r\n:2\r\n:3\r\n:4\r\n", None),
+            (
+                "*5\r\n",
+                Some(Error::TooManyElements { count: 5, limit: 4 }),
+            ),
+            (
+                "%3\r\n",
+                Some(Error::TooManyElements { count: 6, limit: 4 }),
+            ),
+            (
+                "$1000000000000000000000000\r\n",
+                Some(Error::LineTooLong { limit: 24 }),
+            ),
+            // Two heads and their elements: 2 + 5.
+            (
+                "*1\r\n*4\r\n",
+                Some(Error::ValueTooLarge { limit: 6 * size }),
+            ),
+        ] {
+            for pieces in cuts(input.as_bytes()) {
+                let (values, got) = decode(bounds, pieces);
+                assert_eq!(
+                    (got, values.len()),
+                    (error, usize::from(error.is_none())),
+                    "{input}"
+                );
+            }
+        }
+        // However many values, each has all of it.
+        let (values, error) = decode(bounds, ["+abcd\r\n".repeat(1000).as_bytes()]);
+        assert_eq!((values.len(), error), (1000, None));
+    }
+
+    /// A stack of our own: nesting ends the value, and not the process, and what may nest can be dropped.
+    #[test]
+    fn nesting() {
+        let deep = "*1\r\n".repeat(200_000);
+        let none = Bounds {
+            depth: usize::MAX,
+            value: usize::MAX,
+            ..Bounds::default()
+        };
+        let limit = Bounds::MAX_DEPTH;
+        let too_deep = Some(Error::TooDeep { limit });
+        assert_eq!(decode(none, [deep.as_bytes()]), (vec![], too_deep));
+        let deepest = format!("{}:1\r\n", "*1\r\n".repeat(limit));
+        let (values, error) = decode(none, [deepest.as_bytes()]);
+        assert_eq!((values.len(), error), (1, None));
+    }
+
+    /// Between two segments no more is kept unread than a line's begin, so there is nothing to look at again.
+    #[test]
+    fn what_drips_in_is_looked_at_once() {
+        let mut data = b"*20000\r\n".to_vec();
+        for n in 0..20_000 {
+            data.extend_from_slice(format!("$5\r\n{n:05}\r\n").as_bytes());
+        }
+        for step in [1, 7, 64] {
+            let (mut decoder, mut values) = (Decoder::new(Bounds::default()), 0);
+            for mut piece in data.chunks(step) {
+                values += usize::from(decoder.decode(&mut piece).expect("an array").is_some());
+                assert!(piece.is_empty() && decoder.line.len() <= "*20000\r".len());
+            }
+            assert_eq!(values, 1);
+        }
+        // One long bulk, byte by byte.
+        let data = [&b"$300000\r\n"[..], &[b'x'; 300_000], b"\r\n"].concat();
+        let (values, error) = decode(Bounds::default(), data.chunks(1));
+        assert_eq!(
+            (values, error),
+            (vec![Value::Bulk(vec![b'x'; 300_000].into())], None)
+        );
+    }
+
+    /// What is announced and does not come takes no memory.
+    #[test]
+    fn announcements_reserve_little() {
+        let mut decoder = Decoder::new(Bounds::default());
+        assert_eq!(
+            decoder.decode(&mut &b"*1000000\r\n$16000000\r\nx"[..]),
+            Ok(None)
+        );
+        assert!(
+            decoder
+                .bulk
+                .as_ref()
+                .is_some_and(|bulk| bulk.text.capacity() <= FEW_BYTES)
+        );
+        let Some(Open::Aggregate { elements, .. }) = decoder.open.last() else {
+            panic!("no array is open");
+        };
+        assert!(elements.capacity() <= FEW_ELEMENTS);
+        assert!(!decoder.is_between_values());
+    }
+
+    #[test]
+    fn commands_and_output() {
+        let mut output = Output::new(100);
+        command([&b"PUBLISH"[..], b"a\r\n", b""], output.bytes_mut());
+        let want = b"*3\r\n$7\r\nPUBLISH\r\n$3\r\na\r\n\r\n$0\r\n\r\n";
+        assert_eq!(output.waiting(), want);
+        for n in 0..want.len() {
+            assert_eq!(
+                (output.waiting(), output.room()),
+                (&want[n..], 100 - want.len() + n)
+            );
+            output.sent(1);
+        }
+        assert!(output.waiting().is_empty());
+        output.sent(1);
+        assert_eq!(output.room(), 100);
+        // An error with a line's end in it does not end early.
+        let mut out = Vec::new();
+        Value::Error("a\r\n+OK".into()).encode(&mut out);
+        assert_eq!(out, b"!6\r\na\r\n+OK\r\n");
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from);
+        let line = || "[ -~]{0,20}".prop_map(|text| Bytes::from(text.into_bytes()));
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Boolean),
+            any::<i64>().prop_map(Value::Integer),
+            any::<f64>()
+                .prop_filter("equal to itself", |n| !n.is_nan())
+                .prop_map(Value::Double),
+            line().prop_map(Value::Simple),
+            bytes().prop_map(Value::Error),
+            bytes().prop_map(Value::Bulk),
+            "-?[0-9]{1,40}".prop_map(|text| Value::BigNumber(text.into_bytes().into())),
+            (any::<[u8; 3]>(), bytes()).prop_map(|(format, text)| Value::Verbatim { format, text }),
+        ];
+        let nested = leaf.prop_recursive(4, 40, 6, |inner| {
+            let many = proptest::collection::vec(inner.clone(), 0..6);
+            let pairs = proptest::collection::vec((inner.clone(), inner.clone()), 0..4);
+            prop_oneof![
+                many.clone().prop_map(Value::Array),
+                many.prop_map(Value::Set),
+                pairs.clone().prop_map(Value::Map),
+                (pairs, inner).prop_map(|(attributes, value)| {
+                    let value = Box::new(value);
+                    Value::Attributed { attributes, value }
+                }),
+            ]
+        });
+        let pushed = proptest::collection::vec(nested.clone(), 0..6).prop_map(Value::Push);
+        prop_oneof![9 => nested, 1 => pushed]
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(values in proptest::collection::vec(any_value(), 0..5), step in 1usize..50) {
+            let mut out = Vec::new();
+            values.iter().for_each(|value| value.encode(&mut out));
+            let (got, error) = decode(Bounds::default(), out.chunks(step));
+            prop_assert_eq!((got, error), (values, None));
+        }
+
+        #[test]
+        fn any_bytes_whole_and_cut(
+            bytes in proptest::collection::vec(
+                proptest::sample::select(&b"+-:$*~%>|#_(,!=0123ft?\r\nab"[..]), 0..60),
+            step in 1usize..10,
+        ) {
+            let bounds = Bounds { line: 8, bulk: 20, elements: 9, depth: 3, value: 500 };
+            let whole = decode(bounds, [&bytes[..]]);
+            let cut = decode(bounds, bytes.chunks(step));
+            prop_assert_eq!(format!("{whole:?}"), format!("{cut:?}"));
+        }
+    }
+}

@@ -117,3 +117,64 @@ fn subscribe(is_topic: IsTopic) -> Verb {
         false => Verb::PSubscribe,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn a_subscription_for_each_channel_and_glob() {
+        let mut channels = Channels::new("p:".into());
+        let steps = [
+            ("+a/b", "SUBSCRIBE p:a/b"),
+            ("+a/b", ""),
+            ("+a/*", "PSUBSCRIBE p:a/*"),
+            ("+a/**", ""),
+            ("-a/*", ""),
+            ("-c", ""),
+            ("+c", "SUBSCRIBE p:c"),
+            ("-a/b", "UNSUBSCRIBE p:a/b"),
+        ];
+        for (step, want) in steps {
+            let (change, text) = step.split_at(1);
+            let got = match change {
+                "+" => channels.want(&pattern(text)),
+                _ => channels.unwant(&pattern(text)),
+            };
+            let got = got.map(|(verb, name)| format!("{} {name}", verb.command()));
+            assert_eq!(got.unwrap_or_default(), want, "{step}");
+        }
+        let all: Vec<_> = channels.all().collect();
+        assert_eq!(all, [(Verb::PSubscribe, "p:a/*"), (Verb::Subscribe, "p:c")]);
+        let last = channels.unwant(&pattern("a/**"));
+        assert_eq!(last, Some((Verb::PUnsubscribe, "p:a/*".into())));
+    }
+
+    #[test]
+    fn each_message_once() {
+        let mut channels = Channels::new("p:".into());
+        for text in ["a/b", "a/*", "*/b", "a/**"] {
+            channels.want(&pattern(text));
+        }
+        // As Redis sends it: through every channel and glob that matches.
+        for (channel, through, times) in [
+            ("p:a/b", &[None, Some("p:a/*"), Some("p:*/b")][..], 1),
+            ("p:a/c", &[Some("p:a/*")], 1),
+            ("p:a/c/b", &[Some("p:a/*"), Some("p:*/b")], 1),
+            // The glob lets it through; no pattern of ours does.
+            ("p:c/c/b", &[Some("p:*/b")], 0),
+            ("q:a/b", &[None], 0),
+        ] {
+            let taken = through.iter().filter_map(|pattern| {
+                let pattern = pattern.map(str::as_bytes);
+                channels.open(pattern, channel.as_bytes(), "x".into())
+            });
+            assert_eq!(taken.count(), times, "{channel}");
+        }
+        assert_eq!(channels.open(None, b"p:a/\xff", "x".into()), None);
+    }
+}

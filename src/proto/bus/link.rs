@@ -341,3 +341,210 @@ impl Link {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::resp::cuts;
+
+    fn pattern(text: &str) -> Pattern {
+        text.parse().expect(text)
+    }
+
+    fn events(link: &mut Link, pieces: &[&[u8]]) -> Result<Vec<Event>, Error> {
+        let mut events = Vec::new();
+        for mut piece in pieces.iter().copied() {
+            while let Some(event) = link.poll_event(&mut piece)? {
+                events.push(event);
+            }
+        }
+        Ok(events)
+    }
+
+    fn pass(from: &mut Link, to: &mut Link) -> Vec<Event> {
+        let bytes = from.output().to_vec();
+        from.sent(bytes.len());
+        events(to, &[&bytes]).expect("a sound peer")
+    }
+
+    #[test]
+    fn two_workers() {
+        let (mut here, mut there) = (Link::new(Limits::default()), Link::new(Limits::default()));
+        for text in ["a", "b/*", "b/*", "c/**"] {
+            here.want(&pattern(text)).expect("room");
+        }
+        let wire = here.output().to_vec();
+        here.sent(wire.len());
+        let changed = |verb, text| Event::Changed {
+            verb,
+            pattern: pattern(text),
+        };
+        let want = [
+            changed(Verb::Subscribe, "a"),
+            changed(Verb::PSubscribe, "b/*"),
+            changed(Verb::PSubscribe, "c/**"),
+        ];
+        for pieces in cuts(&wire) {
+            there = Link::new(Limits::default());
+            assert_eq!(events(&mut there, &pieces).as_deref(), Ok(&want[..]));
+        }
+        let counts = pass(&mut there, &mut here)
+            .into_iter()
+            .map(|event| match event {
+                Event::Confirmed { count, .. } => count,
+                other => panic!("{other:?}"),
+            });
+        assert_eq!(counts.collect::<Vec<_>>(), [1, 2, 3]);
+
+        // Exactly what it wants, and not the other way round.
+        for (topic, fate) in [
+            ("a", Fate::Queued),
+            ("b/1", Fate::Queued),
+            ("b/1/2", Fate::Unwanted),
+            ("c/1/2", Fate::Queued),
+            ("d", Fate::Unwanted),
+        ] {
+            assert_eq!(
+                there.publish(topic, b"lw1 text 000000000000000a 1\nhi"),
+                fate,
+                "{topic}"
+            );
+            assert_eq!(here.publish(topic, b"hi"), Fate::Unwanted);
+        }
+        here.unwant(&pattern("b/*")).expect("a link");
+        here.unwant(&pattern("b/*")).expect("a link");
+        // One of b/1 is on its way.
+        let got = pass(&mut there, &mut here)
+            .into_iter()
+            .map(|event| match event {
+                Event::Message(publication) => {
+                    (publication.topic, publication.stamp.map(|s| s.seq))
+                }
+                other => panic!("{other:?}"),
+            });
+        assert_eq!(
+            got.collect::<Vec<_>>(),
+            [("a".into(), Some(1)), ("c/1/2".into(), Some(1))]
+        );
+        assert_eq!(
+            pass(&mut here, &mut there),
+            [changed(Verb::PUnsubscribe, "b/*")]
+        );
+        assert!(!there.wants("b/1") && there.wants("a"));
+        assert_eq!((here.lost(), there.lost()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_peer_may_not_say() {
+        let limits = Limits {
+            patterns: 1,
+            publication: 10,
+            output: 1000,
+        };
+        let long = format!("$1025\r\n{}\r\n", "a".repeat(1025));
+        for (input, error) in [
+            ("+OK~", Error::Unexpected("neither a command nor a push")),
+            (
+                "*1~$4~PING~",
+                Error::Unexpected("a command with other arguments"),
+            ),
+            (
+                "*2~$9~SUBSCRIBE~+a~",
+                Error::Unexpected("a command with other arguments"),
+            ),
+            ("*2~$3~GET~$1~a~", Error::Unexpected("an unknown command")),
+            ("*2~$9~SUBSCRIBE~$1~*~", {
+                Error::Unexpected("a pattern for a topic, or a topic for a pattern")
+            }),
+            ("*2~$10~PSUBSCRIBE~$1~a~", {
+                Error::Unexpected("a pattern for a topic, or a topic for a pattern")
+            }),
+            ("*2~$9~SUBSCRIBE~$1~\u{1}~*2~$9~SUBSCRIBE~$1~b~", {
+                Error::TooManyPatterns { limit: 1 }
+            }),
+            (
+                "*2~$10~PSUBSCRIBE~$2~a*~",
+                Error::Pattern(PatternError::Partial),
+            ),
+            (
+                "*2~$10~PSUBSCRIBE~$0~~",
+                Error::Pattern(PatternError::Empty),
+            ),
+            (
+                ">3~$7~message~$1~a~:1~",
+                Error::Unexpected("an unknown confirmation"),
+            ),
+            (">1~+x~", Error::Unexpected("an unknown push")),
+            (
+                "*4~",
+                Error::Protocol(resp::Error::TooManyElements { count: 4, limit: 3 }),
+            ),
+            ("*1~*1~", Error::Protocol(resp::Error::TooDeep { limit: 1 })),
+            (
+                &long,
+                Error::Protocol(resp::Error::BulkTooLong {
+                    size: 1025,
+                    limit: 1024,
+                }),
+            ),
+        ] {
+            let input = input.replace('~', "\r\n");
+            let input = if input.starts_with('$') {
+                format!("*2\r\n$9\r\nSUBSCRIBE\r\n{input}")
+            } else {
+                input
+            };
+            for pieces in cuts(input.as_bytes()) {
+                let mut link = Link::new(limits);
+                assert_eq!(events(&mut link, &pieces), Err(error), "{input:?}");
+                assert_eq!(link.poll_event(&mut &b""[..]), Err(error));
+                assert_eq!(link.want(&pattern("a")), Err(error));
+                assert_eq!(link.publish("b", b"hi"), Fate::Unwanted);
+            }
+        }
+        let mut link = Link::new(limits);
+        let not_utf8 = b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\n\xff\r\n";
+        let error = Error::Unexpected("a bad pattern");
+        assert_eq!(events(&mut link, &[not_utf8]), Err(error));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read() {
+        let limits = Limits {
+            patterns: 100,
+            publication: 300,
+            output: 1000,
+        };
+        let mut link = Link::new(limits);
+        let wish = b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n";
+        events(&mut link, &[wish]).expect("a wish");
+        link.sent(link.output().len());
+        let fates: Vec<Fate> = (0..5).map(|_| link.publish("a", &[b'x'; 300])).collect();
+        use Fate::{Lost, Queued};
+        assert_eq!(fates, [Queued, Queued, Lost, Lost, Lost]);
+        assert_eq!(link.lost(), 3);
+        assert_eq!(link.publish("a", &[b'x'; 300 + MAX_ENVELOPE + 1]), Lost);
+        // It goes on asking, and reads none of the confirmations.
+        let asked = (0..1000).find_map(|_| events(&mut link, &[wish]).err());
+        assert_eq!(asked, Some(Error::Stuck { limit: 2000 }));
+        assert!(link.output().len() < 2100);
+
+        // Our own changes count, too, and our own patterns have the peer's limit.
+        let mut link = Link::new(limits);
+        for n in 0..100 {
+            if n % 10 == 0 {
+                link.sent(link.output().len());
+            }
+            link.want(&pattern(&n.to_string())).expect("room");
+        }
+        let one_more = Err(Error::TooManyPatterns { limit: 100 });
+        assert_eq!(link.want(&pattern("more")), one_more);
+        link.want(&pattern("1")).expect("it is there");
+        let told = (0..1000).find_map(|_| {
+            link.unwant(&pattern("1"))
+                .err()
+                .or(link.want(&pattern("1")).err())
+        });
+        assert_eq!(told, Some(Error::Stuck { limit: 2000 }));
+    }
+}

@@ -296,3 +296,119 @@ impl Arrivals {
         self.lost
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn envelopes_and_what_only_looks_like_one() {
+        let open = |sealed: &[u8]| {
+            let got = Publication::open("t".into(), Bytes::copy_from_slice(sealed));
+            let stamp = got.stamp.map(|stamp| (stamp.origin, stamp.seq));
+            (got.kind, stamp, got.payload.to_vec())
+        };
+        let head = "lw1 text 00000000000000ff 12\n";
+        let whole = |text: &str| (Kind::Text, Some((255, 12)), text.as_bytes().to_vec());
+        assert_eq!(open(head.as_bytes()), whole(""));
+        assert_eq!(open(format!("{head}a\nb").as_bytes()), whole("a\nb"));
+        let max = b"lw1 binary ffffffffffffffff 18446744073709551615\n\xff";
+        assert_eq!(max.len() - 1, MAX_ENVELOPE);
+        assert_eq!(
+            open(max),
+            (Kind::Binary, Some((u64::MAX, u64::MAX)), vec![255])
+        );
+
+        for foreign in [
+            "",
+            "hello",
+            "{\"a\": 1}\n",
+            "lw1 ",
+            "lw1 text 00000000000000ff 12",
+            "lw2 text 00000000000000ff 12\n",
+            "lw1 data 00000000000000ff 12\n",
+            "lw1 text 00000000000000FF 12\n",
+            "lw1 text ff 12\n",
+            "lw1 text +0000000000000ff 12\n",
+            "lw1 text 00000000000000ff 0\n",
+            "lw1 text 00000000000000ff 012\n",
+            "lw1 text 00000000000000ff +12\n",
+            "lw1 text 00000000000000ff 18446744073709551616\n",
+            "lw1 text 00000000000000ff 12 \n",
+            "lw1 text 00000000000000ff  12\n",
+        ] {
+            let want = (Kind::Text, None, foreign.as_bytes().to_vec());
+            assert_eq!(open(foreign.as_bytes()), want, "{foreign:?}");
+        }
+        let lie = [head.as_bytes(), b"\xff"].concat();
+        assert_eq!(open(&lie), (Kind::Binary, None, lie.clone()));
+        assert_eq!(open(b"\xff"), (Kind::Binary, None, vec![255]));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_is_opened(
+            payload in proptest::collection::vec(any::<u8>(), 0..50),
+            origin: u64,
+            seq in 1..=u64::MAX,
+        ) {
+            let kind = kind_of(&payload);
+            let (topic, payload) = ("a/b".to_string(), Bytes::from(payload));
+            let stamp = Some(Stamp { origin, seq });
+            let publication = Publication { topic: topic.clone(), payload, kind, stamp };
+            let sealed = Bytes::from(publication.seal());
+            prop_assert!(sealed.len() <= MAX_ENVELOPE + publication.payload.len());
+            prop_assert_eq!(Publication::open(topic, sealed), publication);
+        }
+    }
+
+    #[test]
+    fn numbers() {
+        let mut arrivals = Arrivals::new(1, 2);
+        use Arrival::*;
+        for (topic, stamp, want) in [
+            ("a", Some((1, 5)), Own),
+            ("a", None, InOrder),
+            ("a", Some((2, 5)), InOrder),
+            ("a", Some((2, 5)), Again),
+            ("a", Some((2, 6)), InOrder),
+            // Another topic and another origin have numbers of their own.
+            ("b", Some((2, 1)), InOrder),
+            ("a", Some((3, 9)), InOrder),
+            ("a", Some((2, 8)), AfterLoss(1)),
+            // The origin has forgotten the topic.
+            ("a", Some((2, 1)), InOrder),
+            ("a", Some((2, 4)), AfterLoss(2)),
+            ("a", Some((2, u64::MAX)), AfterLoss(u64::MAX - 5)),
+            ("a", Some((2, 1)), InOrder),
+        ] {
+            let stamp = stamp.map(|(origin, seq)| Stamp { origin, seq });
+            assert_eq!(arrivals.see(topic, stamp), want, "{topic} {stamp:?}");
+        }
+        assert_eq!(arrivals.lost(), u64::MAX - 5 + 3);
+        // What passes while nobody listens is not lost.
+        arrivals.retain(|topic| topic != "a");
+        assert_eq!(
+            arrivals.see("a", Some(Stamp { origin: 2, seq: 7 })),
+            InOrder
+        );
+        assert_eq!(
+            arrivals.see("b", Some(Stamp { origin: 2, seq: 3 })),
+            AfterLoss(1)
+        );
+    }
+
+    #[test]
+    fn a_bounded_memory() {
+        let mut stamps = Stamps::new(1, 10);
+        for n in 0..1000 {
+            assert_eq!(stamps.next(&n.to_string()).seq, 1);
+            // What is used does not go.
+            assert_eq!(stamps.next("often").seq, n + 1);
+            assert!(stamps.last.young.len() + stamps.last.old.len() <= 20);
+        }
+        assert_eq!(stamps.next("990").seq, 1 + 1, "one of the last ten");
+        assert_eq!(stamps.next("5").seq, 1, "forgotten");
+    }
+}

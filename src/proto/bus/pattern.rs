@@ -200,13 +200,6 @@ impl Wants {
         self.root.find(topic, &mut Path::new())
     }
 
-    /// The patterns, in order.
-    pub fn patterns(&self) -> Vec<Pattern> {
-        let mut found = Vec::new();
-        self.root.collect(None, &mut found);
-        found
-    }
-
     /// The first of them, in an order of our own, that stands for this topic.
     pub fn first(&self, topic: &str) -> Option<Pattern> {
         let mut path = Path::new();
@@ -253,17 +246,119 @@ impl Node {
         }
         false
     }
+}
 
-    fn collect(&self, before: Option<&str>, found: &mut Vec<Pattern>) {
-        for (segment, node) in &self.next {
-            let here = match before {
-                Some(before) => format!("{before}/{segment}"),
-                None => segment.to_string(),
-            };
-            if node.ends {
-                found.push(Pattern(here.clone()));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pattern(text: &str) -> Pattern {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn patterns() {
+        for (text, matching, others) in [
+            ("a", &["a"][..], &["b", "a/", "a/b", "", "/a"][..]),
+            ("a/*", &["a/b", "a/", "a/*"], &["a", "a/b/c", "b/b"]),
+            ("*", &["a", "", "**"], &["a/b"]),
+            ("*/b", &["a/b", "/b"], &["b", "a/a/b"]),
+            ("a/*/c", &["a/b/c"], &["a/c", "a/b/b/c"]),
+            ("a/**", &["a/b", "a/b/c", "a/"], &["a", "b/a"]),
+            ("**", &["a", "a/b", ""], &[]),
+            ("*/**", &["a/b", "a/b/c"], &["a"]),
+            ("a?[b]\\", &["a?[b]\\"], &["axb\\"]),
+        ] {
+            let pattern = pattern(text);
+            let mut wants = Wants::default();
+            wants.insert(&pattern);
+            for (topics, is_match) in [(matching, true), (others, false)] {
+                for topic in topics {
+                    assert_eq!(pattern.matches(topic), is_match, "{text} {topic}");
+                    assert_eq!(wants.wants(topic), is_match, "{text} {topic}, as a tree");
+                    let want = is_match.then(|| pattern.clone());
+                    assert_eq!(wants.first(topic), want);
+                }
             }
-            node.collect(Some(&here), found);
+        }
+        let long = "a".repeat(Pattern::MAX + 1);
+        for (text, error) in [
+            ("", PatternError::Empty),
+            ("a*", PatternError::Partial),
+            ("a/***", PatternError::Partial),
+            ("**/a", PatternError::NotLast),
+            (&long, PatternError::TooLong),
+        ] {
+            assert_eq!(text.parse::<Pattern>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn channels_and_globs() {
+        for (text, channel) in [
+            ("a/b", "p?:a/b"),
+            ("a?[b]\\", "p?:a?[b]\\"),
+            ("a/*", r"p\?:a/*"),
+            ("a?[b]\\/*/**", r"p\?:a\?\[b\]\\/*/*"),
+        ] {
+            assert_eq!(pattern(text).channel("p?:"), channel);
+        }
+    }
+
+    /// Redis' `stringmatchlen`, for what our globs use of it.
+    fn glob_matches(glob: &[u8], text: &[u8]) -> bool {
+        match (glob, text) {
+            ([b'*', rest @ ..], _) => (0..=text.len()).any(|at| glob_matches(rest, &text[at..])),
+            ([b'\\', b, glob @ ..], [c, text @ ..]) => b == c && glob_matches(glob, text),
+            ([b, glob @ ..], [c, text @ ..]) => b == c && glob_matches(glob, text),
+            (glob, text) => glob.is_empty() && text.is_empty(),
+        }
+    }
+
+    fn any_pattern() -> impl Strategy<Value = Pattern> {
+        let segments = proptest::collection::vec("|[ab?\\\\\\]]|\\*", 1..4);
+        (segments, any::<bool>()).prop_filter_map("a pattern", |(segments, rest)| {
+            let text = segments.join("/") + if rest { "/**" } else { "" };
+            text.parse().ok()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn sets_are_their_members(
+            patterns in proptest::collection::vec((any_pattern(), any::<bool>()), 0..12),
+            topic in "[ab?*\\\\\\]/]{0,6}",
+        ) {
+            let (mut wants, mut naive) = (Wants::default(), std::collections::BTreeSet::new());
+            for (pattern, comes) in &patterns {
+                if *comes {
+                    prop_assert_eq!(wants.insert(pattern), naive.insert(pattern.clone()));
+                } else {
+                    prop_assert_eq!(wants.remove(pattern), naive.remove(pattern));
+                }
+                prop_assert_eq!(wants.contains(pattern), *comes);
+            }
+            prop_assert_eq!(wants.len(), naive.len());
+            let is_wanted = naive.iter().any(|pattern| pattern.matches(&topic));
+            prop_assert_eq!(wants.wants(&topic), is_wanted);
+            let first = wants.first(&topic);
+            prop_assert_eq!(first.is_some(), is_wanted);
+            if let Some(first) = first {
+                prop_assert!(naive.contains(&first) && first.matches(&topic));
+            }
+            for pattern in &naive {
+                wants.remove(pattern);
+            }
+            prop_assert_eq!(wants, Wants::default(), "something is left");
+        }
+
+        #[test]
+        fn globs_let_no_topic_out(pattern in any_pattern(), topic in "[ab?*\\\\\\]/]{0,6}") {
+            if pattern.matches(&topic) && !pattern.is_topic() {
+                let (glob, channel) = (pattern.channel("x[*:"), format!("x[*:{topic}"));
+                prop_assert!(glob_matches(glob.as_bytes(), channel.as_bytes()), "{}", glob);
+            }
         }
     }
 }
