@@ -9,6 +9,7 @@ mod files;
 mod framing;
 mod machine;
 mod request;
+mod resp;
 mod routes;
 mod world;
 
@@ -16,7 +17,7 @@ mod world;
 pub(crate) type Target = fn(&[u8]);
 
 /// All there are; `tests/fuzz/corpus` has a folder for each.
-pub(crate) const TARGETS: [(&str, Target); 9] = [
+pub(crate) const TARGETS: [(&str, Target); 10] = [
     ("access_log", access_log::run),
     ("chunked", chunked::run),
     ("config", config::run),
@@ -24,6 +25,7 @@ pub(crate) const TARGETS: [(&str, Target); 9] = [
     ("files", files::run),
     ("framing", framing::run),
     ("request", request::run),
+    ("resp", resp::run),
     ("routes", routes::run),
     ("world", world::run),
 ];
