@@ -249,7 +249,7 @@ fn replies() {
         ),
         ("true", Value::Boolean(true)),
         ("null", Value::Null),
-        ("double", Value::Double(3.141)),
+        ("double", Value::Double("3.141".parse().expect("a number"))),
         ("verbatim", {
             let text = "This is a verbatim\nstring".into();
             Value::Verbatim {
