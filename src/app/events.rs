@@ -31,7 +31,6 @@ pub(crate) const FIELDS: [(&[u8], &[u8]); 2] = [
 ];
 /// A comment, which clients ignore and proxies see.
 const BEAT: &[u8] = b":\n\n";
-const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// One event, put together line by line.
 ///
@@ -244,7 +243,8 @@ impl Events {
                 inner.beat.take().map(|beat| cx.cancel(beat));
             }
         });
-        events.heartbeat(cx, HEARTBEAT)
+        let heartbeat = cx.core.heartbeat;
+        events.heartbeat(cx, heartbeat)
     }
 
     /// A comment every so often; [`Duration::ZERO`] for none. Default 15 s.
