@@ -56,7 +56,7 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Connections accepted from one listener in one turn. Default 64.
     pub accepts_per_turn: usize,
-    /// Reads of one connection in one turn, of 64 KiB each. Default 4.
+    /// Reads of one connection in one turn, of 128 KiB each. Default 4.
     pub reads_per_turn: usize,
     /// Requests of one connection answered in one turn. Default 256.
     pub requests_per_turn: usize,

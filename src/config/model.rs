@@ -79,7 +79,7 @@ table! { Limits {
     "Open connections of one process; past it accepting pauses." connections: Count,
     "Open connections from one IP address (IPv6: one /64); past it they are answered 503 and closed." connections_per_address: Count,
     "Connections accepted from one listener in one turn." accepts_per_turn: Count,
-    "Reads of one connection in one turn, of 64 KiB each." reads_per_turn: Count,
+    "Reads of one connection in one turn, of 128 KiB each." reads_per_turn: Count,
     "Requests of one connection answered in one turn." requests_per_turn: Count,
     "Bytes written to one connection in one turn." writes_per_turn: Size,
     "Commands settled and timers called in one turn." commands_per_turn: Count,

@@ -143,7 +143,7 @@ pub struct Reactor<N: Net, S> {
 }
 
 /// Where input goes in one gulp. Short reads are the rule; a full one means there may be more.
-const INBOX: usize = 64 * 1024;
+const INBOX: usize = 128 * 1024;
 /// Output memory that is kept between turns; what a burst needed beyond it is given back.
 const CORK_KEPT: usize = 256 * 1024;
 
