@@ -309,16 +309,20 @@ impl Server {
                     let (taken, rest) = input.split_at(piece.len());
                     match piece {
                         Piece::NeedInput => return Ok(Event::NeedInput),
-                        Piece::Framing(_) => *input = rest,
-                        Piece::Data(n) => {
-                            self.received += n as u64;
-                            self.rate_bytes += n as u64;
-                            if self.received > self.body_limit {
+                        Piece::Framing(_) => {
+                            // A chunk that is too large is refused before a byte of it is read.
+                            let size = self.received.saturating_add(decoder.announced());
+                            if size > self.body_limit {
                                 return Err(Error::BodyTooLarge {
-                                    size: self.received,
+                                    size,
                                     limit: self.body_limit,
                                 });
                             }
+                            *input = rest;
+                        }
+                        Piece::Data(n) => {
+                            self.received += n as u64;
+                            self.rate_bytes += n as u64;
                             *input = rest;
                             self.expects_continue = false;
                             return Ok(Event::Data(taken));
