@@ -116,7 +116,7 @@ pub struct Timeouts {
     /// How long a callback may keep the loop before the log names it, with how many connections waited; 0
     /// for never. Default 100 ms.
     pub stall: Duration,
-    /// How long accepting pauses when the process is out of descriptors or memory. Default 500 ms.
+    /// How long accepting pauses when the process is out of descriptors or memory, or may not accept. Default 500 ms.
     pub accept_pause: Duration,
 }
 

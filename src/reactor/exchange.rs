@@ -91,6 +91,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let has_body = conn.http.has_body_to_come();
         let upload = if has_body { upload } else { Upload::Done };
         conn.held = matches!(upload, Upload::Undecided);
+        conn.http.hold_body(self.now);
         self.sites.count(start.site, 1);
         let has_after = self
             .sites

@@ -64,8 +64,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     pub(super) fn hold(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id) {
-            conn.held = true;
+        let now = self.now;
+        if let Some(conn) = self.conns.get_mut(id)
+            && !std::mem::replace(&mut conn.held, true)
+        {
+            conn.http.hold_body(now);
         }
     }
 
