@@ -714,3 +714,41 @@ fn a_refusal_after_a_head_request_has_its_body() {
         assert!(announced > 0 && announced == body.len(), "{text:?}");
     }
 }
+
+/// The kernel asks for more only when a lot of what it holds has gone: a client that took 4 KB a second was
+/// cut for taking none.
+#[test]
+fn a_client_that_takes_little_is_not_one_that_takes_nothing() {
+    let mut app: App<Seen> = App::new();
+    app.get("/", |_, _, res| res.bytes(vec![b'x'; 32 << 20]));
+    let write = Duration::from_secs(1);
+    let timeouts = Timeouts {
+        write,
+        ..Timeouts::default()
+    };
+    let builder = Server::builder().listen("127.0.0.1:0").timeouts(timeouts);
+    let mut server = builder.build(app, Seen::default()).unwrap();
+    let Listen::Tcp(address) = server.addresses().remove(0) else {
+        unreachable!("bound to TCP")
+    };
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    client.set_recv_buffer_size(8 * 1024).unwrap();
+    client.connect(&address.into()).unwrap();
+    let mut client = TcpStream::from(client);
+    client.write_all(GET.as_bytes()).unwrap();
+    let start = Instant::now();
+    while start.elapsed() < write * 3 {
+        server.turn_within(Duration::from_millis(50)).unwrap();
+        if start.elapsed() > Duration::from_millis(200) {
+            client.read_exact(&mut [0; 1024]).unwrap();
+            assert_eq!(server.connections(), 1, "cut after {:?}", start.elapsed());
+        }
+    }
+    // Now it takes nothing.
+    let start = Instant::now();
+    while server.connections() > 0 {
+        assert!(start.elapsed() < write * 4, "not cut");
+        server.turn_within(Duration::from_millis(50)).unwrap();
+    }
+    assert!(start.elapsed() > write / 2);
+}

@@ -510,6 +510,12 @@ impl Net for SimNet {
         }
     }
 
+    fn taken(&self, sock: Sock) -> u64 {
+        self.wires
+            .get(sock.0 as usize)
+            .map_or(0, |wire| wire.received.len() as u64)
+    }
+
     fn shutdown_write(&mut self, sock: Sock) {
         self.wire(Client(sock.0)).server_finished = true;
     }

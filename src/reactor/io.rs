@@ -345,6 +345,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             conn.http.answer_taken(self.now);
         }
         conn.waits = waits;
+        if waits && conn.progress == self.now {
+            conn.taken = self.net.taken(conn.sock);
+        }
         let reading = !(conn.held && conn.http.has_body_to_come());
         let input = conn.http.next_deadline(&self.bounds.waits, reading);
         let output = (!conn.backlog.is_empty()).then(|| conn.progress + self.timeouts.write);

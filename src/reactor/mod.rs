@@ -537,6 +537,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return self.release(id);
         }
         if !conn.backlog.is_empty() && now >= conn.progress + self.timeouts.write {
+            let taken = self.net.taken(conn.sock);
+            if taken > conn.taken {
+                (conn.taken, conn.progress) = (taken, now);
+                // It runs only to be given its next deadline.
+                return self.wake(id);
+            }
             let (waits, limit) = (conn.backlog.bytes(), self.timeouts.write);
             log::info!(
                 "{}: cut: the client takes none of the {waits} bytes that wait for it within timeouts.write = {limit:?}",
