@@ -752,3 +752,23 @@ fn a_client_that_takes_little_is_not_one_that_takes_nothing() {
     }
     assert!(start.elapsed() > write / 2);
 }
+
+/// A byte that waited for the rest of its head kept the memory of all that had come with it.
+#[test]
+fn what_is_kept_of_the_input_costs_what_it_is_long() {
+    let mut app: App<Seen> = App::new();
+    app.post("/", |_, _, res| res.text("thanks"));
+    let (mut server, mut client) = on_loopback(app);
+    let body = "x".repeat(30_000);
+    let upload = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 30000\r\n\r\n{body}G");
+    client.write_all(&upload.as_bytes()[..9]).unwrap();
+    really_until(&mut server, "its first bytes are kept", |server| {
+        server.held().any(|held| held.input == 9)
+    });
+    client.write_all(&upload.as_bytes()[9..]).unwrap();
+    really_until(&mut server, "all but one byte is used", |server| {
+        server.held().any(|held| held.input == 1)
+    });
+    let held = server.held().next().unwrap();
+    assert!(held.input_memory <= 64, "{held:?}");
+}

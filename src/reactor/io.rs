@@ -91,6 +91,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(conn) = self.conns.get_mut(id)
             && !kept.is_empty()
         {
+            // A byte is not to keep the memory of a gulp.
+            kept.shrink_to(2 * kept.len());
             conn.kept = kept;
         }
         // What drain callbacks write from here on waits for the next run.
