@@ -1114,6 +1114,35 @@ fn body_rate_counts_between_pauses() {
     });
 }
 
+/// A route that does nothing with a body does not gather it either; its limits hold all the same.
+#[test]
+fn a_body_nobody_looks_at_takes_no_memory() {
+    let limits = Limits {
+        body: 1000,
+        ..Limits::default()
+    };
+    each_seed(|seed| {
+        for (ignores, gathered) in [(true, 0), (false, 900)] {
+            let mut app: App<Seen> = App::new();
+            let route = app.post("/", |_, req, res| res.text(req.body().len().to_string()));
+            if ignores {
+                route.ignore_body();
+            }
+            let mut world = World::new(seed, limits.clone(), Timeouts::default(), app);
+            let client = world.client(sized("/", 1000));
+            world.send(client, "x".repeat(900));
+            world.wait(secs(1));
+            let held = world.server.held().next().expect("the connection");
+            assert_eq!(held.body.0, gathered);
+            world.send(client, "x".repeat(100));
+            assert_eq!(world.answers(client, 1), [200]);
+            let seen = if ignores { "\r\n0" } else { "\r\n1000" };
+            world.until("the body", |world| world.text(client).ends_with(seen));
+            assert_eq!(world.ask(chunked("/", 1001)), (413, true));
+        }
+    });
+}
+
 // ---- timeouts of an answer, and between them
 
 #[test]

@@ -66,6 +66,8 @@ pub(crate) enum Upload<S> {
 
 /// What a handler needs once its body is whole: the head again, and what middleware has set.
 pub(crate) struct Collect {
+    /// The body is only waited for.
+    pub(crate) ignores_body: bool,
     pub(crate) raw: Vec<u8>,
     pub(crate) body: Vec<u8>,
     pub(crate) fields: FieldBlock,

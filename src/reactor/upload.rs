@@ -27,6 +27,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let from = exchange.stream;
         match &mut exchange.upload {
+            Upload::Collect(collect) if collect.ignores_body => {}
             Upload::Collect(collect) => collect.body.extend_from_slice(bytes),
             Upload::Sink(sink) => {
                 let mut cx = cx!(self);
