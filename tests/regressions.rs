@@ -562,11 +562,13 @@ fn routes_that_differ_only_in_the_case_of_the_host_conflict() {
 #[test]
 fn a_timeout_of_zero_is_a_mistake() {
     type Set = fn(&mut Timeouts) -> &mut Duration;
-    let sets: [(&str, Set); 4] = [
+    let sets: [(&str, Set); 5] = [
         ("head", |timeouts| &mut timeouts.head),
         ("body", |timeouts| &mut timeouts.body),
         ("write", |timeouts| &mut timeouts.write),
         ("idle", |timeouts| &mut timeouts.idle),
+        // Out of descriptors, the loop would ask for another in each turn.
+        ("accept_pause", |timeouts| &mut timeouts.accept_pause),
     ];
     for (name, field) in sets {
         let mut timeouts = Timeouts::default();

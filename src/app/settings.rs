@@ -167,19 +167,19 @@ impl Timeouts {
     /// What cannot be, in words.
     pub(crate) fn mistakes(&self) -> Vec<Mistake> {
         let waits = [
-            ("head", self.head),
-            ("body", self.body),
-            ("write", self.write),
-            ("idle", self.idle),
+            ("head", self.head, "nobody is that fast"),
+            ("body", self.body, "nobody is that fast"),
+            ("write", self.write, "nobody is that fast"),
+            ("idle", self.idle, "nobody is that fast"),
+            ("accept_pause", self.accept_pause, "the loop would spin"),
         ];
-        let nobody_makes_it = waits.iter().filter(|(_, wait)| wait.is_zero());
-        nobody_makes_it
-            .map(|(name, _)| {
-                let setting = format!("timeouts.{name}");
-                let text = format!("{setting} = 0: want more: nobody is that fast");
-                Mistake::new(Place::Setting(setting), text)
-            })
-            .collect()
+        let none = waits.iter().filter(|(_, wait, _)| wait.is_zero());
+        none.map(|(name, _, why)| {
+            let setting = format!("timeouts.{name}");
+            let text = format!("{setting} = 0: want more: {why}");
+            Mistake::new(Place::Setting(setting), text)
+        })
+        .collect()
     }
 }
 
