@@ -562,11 +562,13 @@ fn routes_that_differ_only_in_the_case_of_the_host_conflict() {
 #[test]
 fn a_timeout_of_zero_is_a_mistake() {
     type Set = fn(&mut Timeouts) -> &mut Duration;
-    let sets: [(&str, Set); 4] = [
+    let sets: [(&str, Set); 5] = [
         ("head", |timeouts| &mut timeouts.head),
         ("body", |timeouts| &mut timeouts.body),
         ("write", |timeouts| &mut timeouts.write),
         ("idle", |timeouts| &mut timeouts.idle),
+        // Out of descriptors, the loop would ask for another in each turn.
+        ("accept_pause", |timeouts| &mut timeouts.accept_pause),
     ];
     for (name, field) in sets {
         let mut timeouts = Timeouts::default();
@@ -713,4 +715,62 @@ fn a_refusal_after_a_head_request_has_its_body() {
         let announced: usize = announced.lines().next().unwrap().parse().unwrap();
         assert!(announced > 0 && announced == body.len(), "{text:?}");
     }
+}
+
+/// The kernel asks for more only when a lot of what it holds has gone: a client that took 4 KB a second was
+/// cut for taking none.
+#[test]
+fn a_client_that_takes_little_is_not_one_that_takes_nothing() {
+    let mut app: App<Seen> = App::new();
+    app.get("/", |_, _, res| res.bytes(vec![b'x'; 32 << 20]));
+    let write = Duration::from_secs(1);
+    let timeouts = Timeouts {
+        write,
+        ..Timeouts::default()
+    };
+    let builder = Server::builder().listen("127.0.0.1:0").timeouts(timeouts);
+    let mut server = builder.build(app, Seen::default()).unwrap();
+    let Listen::Tcp(address) = server.addresses().remove(0) else {
+        unreachable!("bound to TCP")
+    };
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    client.set_recv_buffer_size(8 * 1024).unwrap();
+    client.connect(&address.into()).unwrap();
+    let mut client = TcpStream::from(client);
+    client.write_all(GET.as_bytes()).unwrap();
+    let start = Instant::now();
+    while start.elapsed() < write * 3 {
+        server.turn_within(Duration::from_millis(50)).unwrap();
+        if start.elapsed() > Duration::from_millis(200) {
+            client.read_exact(&mut [0; 1024]).unwrap();
+            assert_eq!(server.connections(), 1, "cut after {:?}", start.elapsed());
+        }
+    }
+    // Now it takes nothing.
+    let start = Instant::now();
+    while server.connections() > 0 {
+        assert!(start.elapsed() < write * 4, "not cut");
+        server.turn_within(Duration::from_millis(50)).unwrap();
+    }
+    assert!(start.elapsed() > write / 2);
+}
+
+/// A byte that waited for the rest of its head kept the memory of all that had come with it.
+#[test]
+fn what_is_kept_of_the_input_costs_what_it_is_long() {
+    let mut app: App<Seen> = App::new();
+    app.post("/", |_, _, res| res.text("thanks"));
+    let (mut server, mut client) = on_loopback(app);
+    let body = "x".repeat(30_000);
+    let upload = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 30000\r\n\r\n{body}G");
+    client.write_all(&upload.as_bytes()[..9]).unwrap();
+    really_until(&mut server, "its first bytes are kept", |server| {
+        server.held().any(|held| held.input == 9)
+    });
+    client.write_all(&upload.as_bytes()[9..]).unwrap();
+    really_until(&mut server, "all but one byte is used", |server| {
+        server.held().any(|held| held.input == 1)
+    });
+    let held = server.held().next().unwrap();
+    assert!(held.input_memory <= 64, "{held:?}");
 }

@@ -101,7 +101,8 @@ pub struct Timeouts {
     pub body_rate: u64,
     /// How long a body is given before its rate counts. Default 10 s.
     pub body_grace: Duration,
-    /// For a client to take some of its answer; then close. Default 30 s.
+    /// For a client to take some of its answer; then close. Whether it has is looked at when that has
+    /// passed, so one that stops in between may stay for up to twice that. Default 30 s.
     pub write: Duration,
     /// Between two requests on a kept connection; then close. Default 75 s.
     pub idle: Duration,
@@ -116,7 +117,7 @@ pub struct Timeouts {
     /// How long a callback may keep the loop before the log names it, with how many connections waited; 0
     /// for never. Default 100 ms.
     pub stall: Duration,
-    /// How long accepting pauses when the process is out of descriptors or memory. Default 500 ms.
+    /// How long accepting pauses when the process is out of descriptors or memory, or may not accept. Default 500 ms.
     pub accept_pause: Duration,
 }
 
@@ -166,19 +167,19 @@ impl Timeouts {
     /// What cannot be, in words.
     pub(crate) fn mistakes(&self) -> Vec<Mistake> {
         let waits = [
-            ("head", self.head),
-            ("body", self.body),
-            ("write", self.write),
-            ("idle", self.idle),
+            ("head", self.head, "nobody is that fast"),
+            ("body", self.body, "nobody is that fast"),
+            ("write", self.write, "nobody is that fast"),
+            ("idle", self.idle, "nobody is that fast"),
+            ("accept_pause", self.accept_pause, "the loop would spin"),
         ];
-        let nobody_makes_it = waits.iter().filter(|(_, wait)| wait.is_zero());
-        nobody_makes_it
-            .map(|(name, _)| {
-                let setting = format!("timeouts.{name}");
-                let text = format!("{setting} = 0: want more: nobody is that fast");
-                Mistake::new(Place::Setting(setting), text)
-            })
-            .collect()
+        let none = waits.iter().filter(|(_, wait, _)| wait.is_zero());
+        none.map(|(name, _, why)| {
+            let setting = format!("timeouts.{name}");
+            let text = format!("{setting} = 0: want more: {why}");
+            Mistake::new(Place::Setting(setting), text)
+        })
+        .collect()
     }
 }
 

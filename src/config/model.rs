@@ -92,7 +92,7 @@ table! { Timeouts {
     "For idle connections when the server is told to stop." drain_idle: Wait,
     "For a client to close its side after we closed ours." linger: Wait,
     "How long a callback may keep the loop before the log names it; \"0s\" for never." stall: Wait,
-    "How long accepting pauses when the process is out of descriptors or memory." accept_pause: Wait,
+    "How long accepting pauses when the process is out of descriptors or memory, or may not accept." accept_pause: Wait,
 } }
 
 #[derive(Clone, Debug)]

@@ -404,6 +404,8 @@ fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
     if let Some(Size(body)) = route.limits.body {
         added.body_limit(body);
     }
+    // None of the actions looks at it.
+    added.ignore_body();
     if !fields.is_empty() {
         added.before(add(fields.to_vec()));
     }

@@ -425,6 +425,27 @@ nix::setsockopt_impl!(
     nix::sys::socket::sockopt::SetUsize
 );
 
+/// The front of the kernel's `struct tcp_info` (linux/tcp.h), which libc has without what is wanted here.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Acknowledged {
+    _before: [u64; 15],
+    /// Since the connection began (RFC 4898, tcpEStatsAppHCThruOctetsAcked).
+    bytes_acked: u64,
+}
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug)]
+struct TcpInfo;
+#[cfg(target_os = "linux")]
+nix::getsockopt_impl!(
+    TcpInfo,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    Acknowledged,
+    nix::sys::socket::sockopt::GetStruct<Acknowledged>
+);
+
 /// Interrupted calls are made again here, so that nobody above hears of signals.
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
@@ -557,6 +578,21 @@ impl Net for MioNet {
                 len,
             )?)
         })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn taken(&self, sock: Sock) -> u64 {
+        match self.streams.get(sock.0 as usize) {
+            Some(Stream::Tcp(s)) => nix::sys::socket::getsockopt(s, TcpInfo)
+                .map(|info| info.bytes_acked)
+                .unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn taken(&self, _: Sock) -> u64 {
+        0
     }
 
     fn shutdown_write(&mut self, sock: Sock) {

@@ -15,6 +15,7 @@
 use super::{Net, Peer, Ready, Sock, Source, Waker, Work};
 use crate::base::clock::Instant;
 use fastrand::Rng;
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -117,6 +118,7 @@ pub struct SimNet {
     listener_edges: Vec<bool>,
     /// Accepts that still fail for want of a descriptor.
     exhausted: u32,
+    accept_error: Errno,
     work: Vec<(Instant, Work)>,
     clients_react: bool,
     empty_polls: usize,
@@ -135,6 +137,7 @@ impl SimNet {
             listeners: vec![Some(VecDeque::new())],
             listener_edges: vec![false],
             exhausted: 0,
+            accept_error: Errno::MFILE,
             work: Vec::new(),
             clients_react: false,
             empty_polls: 0,
@@ -182,7 +185,13 @@ impl SimNet {
     /// The next `times` accepts of a waiting connection fail: the process is out of descriptors
     /// (EMFILE). The connection stays in the queue.
     pub fn exhaust(&mut self, times: u32) {
-        self.exhausted = times;
+        self.fail_accepts(times, Errno::MFILE);
+    }
+
+    /// The same with any error.
+    #[doc(hidden)]
+    pub fn fail_accepts(&mut self, times: u32, error: Errno) {
+        (self.exhausted, self.accept_error) = (times, error);
     }
 
     /// The client sends.
@@ -412,9 +421,7 @@ impl Net for SimNet {
         if self.exhausted > 0 {
             self.exhausted -= 1;
             queue.push_front(client);
-            return Err(io::Error::from_raw_os_error(
-                rustix::io::Errno::MFILE.raw_os_error(),
-            ));
+            return Err(self.accept_error.into());
         }
         if errors > 0 && self.rng.u32(..errors) == 0 {
             self.reset(client);
@@ -501,6 +508,12 @@ impl Net for SimNet {
         } else {
             self.write(sock, &bytes[..n], false)
         }
+    }
+
+    fn taken(&self, sock: Sock) -> u64 {
+        self.wires
+            .get(sock.0 as usize)
+            .map_or(0, |wire| wire.received.len() as u64)
     }
 
     fn shutdown_write(&mut self, sock: Sock) {

@@ -66,6 +66,8 @@ pub(crate) enum Upload<S> {
 
 /// What a handler needs once its body is whole: the head again, and what middleware has set.
 pub(crate) struct Collect {
+    /// The body is only waited for.
+    pub(crate) ignores_body: bool,
     pub(crate) raw: Vec<u8>,
     pub(crate) body: Vec<u8>,
     pub(crate) fields: FieldBlock,
@@ -91,6 +93,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let has_body = conn.http.has_body_to_come();
         let upload = if has_body { upload } else { Upload::Done };
         conn.held = matches!(upload, Upload::Undecided);
+        conn.http.hold_body(self.now);
         self.sites.count(start.site, 1);
         let has_after = self
             .sites

@@ -9,6 +9,8 @@ use crate::net::Net;
 pub struct Held {
     /// Input that could not be used yet.
     pub input: usize,
+    /// The memory that is in.
+    pub input_memory: usize,
     /// Output that the socket has not taken.
     pub output: usize,
     /// A body gathered for a handler that wants it whole, and its limit.
@@ -29,6 +31,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             };
             Held {
                 input: conn.kept.len(),
+                input_memory: conn.kept.capacity(),
                 output: conn.backlog.bytes(),
                 body: (body, conn.http.body_limit()),
             }

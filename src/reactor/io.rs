@@ -91,6 +91,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(conn) = self.conns.get_mut(id)
             && !kept.is_empty()
         {
+            // A byte is not to keep the memory of a gulp.
+            kept.shrink_to(2 * kept.len());
             conn.kept = kept;
         }
         // What drain callbacks write from here on waits for the next run.
@@ -345,6 +347,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             conn.http.answer_taken(self.now);
         }
         conn.waits = waits;
+        if waits && conn.progress == self.now {
+            conn.taken = self.net.taken(conn.sock);
+        }
         let reading = !(conn.held && conn.http.has_body_to_come());
         let input = conn.http.next_deadline(&self.bounds.waits, reading);
         let output = (!conn.backlog.is_empty()).then(|| conn.progress + self.timeouts.write);

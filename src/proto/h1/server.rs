@@ -145,6 +145,8 @@ pub struct Server {
     last_input: Instant,
     /// Bytes of the body since `since`, for its rate.
     rate_bytes: u64,
+    /// We last stopped reading.
+    held_at: Instant,
     received: u64,
     body_limit: u64,
     sent: u64,
@@ -170,6 +172,7 @@ impl Server {
             since: now,
             last_input: now,
             rate_bytes: 0,
+            held_at: now,
             received: 0,
             body_limit: u64::MAX,
             sent: 0,
@@ -418,9 +421,16 @@ impl Server {
         self.expects_continue = false;
     }
 
-    /// Reading goes on after a pause that was ours: the client's waits begin anew.
+    /// Reading stops, by our own choice.
+    pub fn hold_body(&mut self, now: Instant) {
+        self.held_at = now;
+    }
+
+    /// Reading goes on. The pause does not count; what the client's rate was before does, or one byte
+    /// for each pause would be enough.
     pub fn resume_body(&mut self, now: Instant) {
-        (self.since, self.last_input, self.rate_bytes) = (now, now, 0);
+        self.since = self.since + (now - self.held_at);
+        self.last_input = now;
     }
 
     /// The client has closed its sending side. Says whether a request was cut off by it.
