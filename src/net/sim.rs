@@ -49,6 +49,14 @@ impl Default for Faults {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Client(u32);
 
+impl Client {
+    /// Its address, as the server sees it.
+    pub(crate) fn peer(self) -> Peer {
+        let port = 1024 + (self.0 % 60_000) as u16;
+        Peer::Inet(([192, 0, 2, 1], port).into())
+    }
+}
+
 #[derive(Default)]
 struct Wire {
     token: Option<u64>,
@@ -66,7 +74,7 @@ struct Wire {
     received: Vec<u8>,
     stalled: bool,
     server_finished: bool,
-    closed: bool,
+    closed: Option<Instant>,
     readable_edge: bool,
     writable_edge: bool,
 }
@@ -82,13 +90,14 @@ impl Wire {
     }
 
     fn is_moving(&self) -> bool {
-        !self.closed && (!self.on_the_way.is_empty() || (self.client_finished && !self.end_arrived))
+        self.closed.is_none()
+            && (!self.on_the_way.is_empty() || (self.client_finished && !self.end_arrived))
             || (!self.send_buffer.is_empty() && !self.stalled)
     }
 
     fn is_ready(&self) -> bool {
         self.token.is_some()
-            && !self.closed
+            && self.closed.is_none()
             && (self.readable_edge || (self.writable_edge && self.wants_write))
     }
 }
@@ -219,7 +228,8 @@ impl SimNet {
     /// The client has seen the end: of the answer, or of the connection.
     pub fn is_finished(&mut self, client: Client) -> bool {
         let wire = self.wire(client);
-        wire.reset || ((wire.closed || wire.server_finished) && wire.send_buffer.is_empty())
+        wire.reset
+            || ((wire.closed.is_some() || wire.server_finished) && wire.send_buffer.is_empty())
     }
 
     /// The connection broke, or the server closed it in the client's face.
@@ -230,7 +240,12 @@ impl SimNet {
     /// The server holds no socket of this client any more (or has not accepted it yet).
     pub fn is_released(&mut self, client: Client) -> bool {
         let wire = self.wire(client);
-        wire.closed || !wire.accepted
+        wire.closed.is_some() || !wire.accepted
+    }
+
+    /// When the server closed this client's socket.
+    pub(crate) fn closed_at(&mut self, client: Client) -> Option<Instant> {
+        self.wire(client).closed
     }
 
     /// The time of this world.
@@ -279,7 +294,7 @@ impl SimNet {
                 } else {
                     self.rng.usize(1..=most)
                 };
-                if n > 0 && wire.closed {
+                if n > 0 && wire.closed.is_some() {
                     // Data for a closed socket is answered with a reset.
                     wire.on_the_way.clear();
                     wire.send_buffer.clear();
@@ -421,8 +436,7 @@ impl Net for SimNet {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         self.wire(client).accepted = true;
-        let port = 1024 + (client.0 % 60_000) as u16;
-        Ok((Sock(client.0), Peer::Inet(([192, 0, 2, 1], port).into())))
+        Ok((Sock(client.0), client.peer()))
     }
 
     fn refuse(&mut self, sock: Sock) {
@@ -508,8 +522,9 @@ impl Net for SimNet {
     }
 
     fn close(&mut self, sock: Sock, reset: bool) {
+        let now = self.now;
         let wire = self.wire(Client(sock.0));
-        wire.closed = true;
+        wire.closed = Some(now);
         wire.token = None;
         if reset || !wire.arrived.is_empty() {
             wire.send_buffer.clear();

@@ -41,10 +41,10 @@ impl Judge<'_> {
             let answer = self.next(&mut rest, request).map_err(at)?;
             let is_whole = answer.as_ref().is_some_and(|answer| answer.is_whole);
             if !is_whole {
-                return match self.excuses(n, is_sent, is_blank) {
+                return match self.excuses(n, end, is_blank) {
                     true => Ok(()),
                     false => Err(at(format!(
-                        "{}; {} of its {} bytes were sent, the connection {}",
+                        "{}; {} of its {} bytes were sent, the connection {}; {}",
                         if is_blank {
                             "no answer"
                         } else {
@@ -56,12 +56,17 @@ impl Judge<'_> {
                             (true, _) => "was reset",
                             (false, true) => "was closed",
                             (false, false) => "is open, and nothing moves any more",
+                        },
+                        match seen.ended.get(n).map(|ended| ended.is_aborted) {
+                            None => "it was not dispatched, or is not done with",
+                            Some(true) => "it was broken off",
+                            Some(false) => "the server says that it was answered",
                         }
                     ))),
                 };
             }
             let Some(answer) = answer else { return Ok(()) };
-            self.content(request, &answer, is_sent).map_err(at)?;
+            self.content(n, &answer, is_sent).map_err(at)?;
             if answer.closes {
                 return match rest {
                     [] => Ok(()),
@@ -107,7 +112,8 @@ impl Judge<'_> {
         Ok(Some(answer))
     }
 
-    fn content(&self, request: &Request, answer: &Answer<'_>, is_sent: bool) -> Result<(), String> {
+    fn content(&self, n: usize, answer: &Answer<'_>, is_sent: bool) -> Result<(), String> {
+        let request = &self.seen.requests[n];
         if request.is_malformed() {
             let is_refused = (400..600).contains(&answer.status) && answer.closes;
             return match is_refused || !is_sent {
@@ -116,7 +122,7 @@ impl Judge<'_> {
             };
         }
         if answer.status == 408 {
-            return match !is_sent || self.is_slow() {
+            return match !is_sent || self.is_slow(n) {
                 true => Ok(()),
                 false => Err("408, though it came at once".to_string()),
             };
@@ -131,40 +137,63 @@ impl Judge<'_> {
     }
 
     /// There is a reason why request `n` has no answer, or a part of one.
-    fn excuses(&self, n: usize, is_sent: bool, is_blank: bool) -> bool {
+    fn excuses(&self, n: usize, end: usize, is_blank: bool) -> bool {
         let (outcome, seen) = (self.outcome, self.seen);
         let request = &seen.requests[n];
-        if seen.did_reset || seen.stalls || !is_sent || request.may_fail {
+        if seen.did_reset || seen.stalls || seen.sent < end {
             return true;
         }
-        if !seen.has_ended {
+        // What was on its way when the server left is lost; what was sent and read before is not.
+        let was_cut = outcome.left_at.is_some() && seen.closed_at == outcome.left_at;
+        if was_cut && outcome.cut > 0 || self.was_overtaken(n, end) {
+            return true;
+        }
+        let ended = |n: usize| seen.ended.get(n);
+        match ended(n) {
+            // The server says that it is answered, and so it must be: in a drain, too.
+            Some(ended) if !ended.is_aborted => seen.stalled >= outcome.world.timeouts.write / 2,
+            Some(_) => request.may_fail || self.is_slow(n),
             // Nothing moves any more, and it still waits.
+            None if !seen.has_ended => request.may_fail,
+            None => {
+                let last = n.checked_sub(1);
+                // HEAD is answered whole, even if what would be its body was broken off.
+                let is_behind_broken = last.and_then(ended).is_some_and(|last| last.is_aborted);
+                let is_behind_unread = last.is_some_and(|last| self.may_be_unread(last));
+                let faults = outcome.world.faults.accept_errors > 0;
+                is_blank && (outcome.is_stopped || is_behind_broken || is_behind_unread)
+                    || is_blank && n == 0 && seen.was_reset && faults
+                    || self.is_slow(n)
+            }
+        }
+    }
+
+    /// Its body was refused, or is too long to be dropped: its answer came before.
+    fn may_be_unread(&self, n: usize) -> bool {
+        let request = &self.seen.requests[n];
+        let is_long = request.bytes.len() as u64 > self.outcome.world.limits.discard;
+        request.has_body && (request.expects_leave || is_long)
+    }
+
+    /// A reset has taken the end of its answer along. A server resets who has sent more than it reads:
+    /// behind the last answer for longer than it lingers, or when it leaves at once; and who would take
+    /// a part of an answer for the whole.
+    fn was_overtaken(&self, n: usize, end: usize) -> bool {
+        let (outcome, seen) = (self.outcome, self.seen);
+        if !seen.was_reset {
             return false;
         }
         let ends = |request: &Request| request.closes || request.is_malformed();
-        let world = &outcome.world;
-        // Its body was refused, or is too long to be dropped: its answer came before.
-        let unread = n
-            .checked_sub(1)
-            .map(|last| &seen.requests[last])
-            .is_some_and(|last| {
-                last.has_body
-                    && (last.expects_leave || last.bytes.len() as u64 > world.limits.discard)
-            });
-        let is_refused = n == 0 && (world.faults.accept_errors > 0 || outcome.is_stopped);
-        outcome.cut > 0
-            || self.is_slow()
-            || (is_blank && (outcome.is_stopped || unread))
-            // What HEAD is answered looks whole, even if what would be its body was broken off.
-            || (is_blank && seen.requests[..n].iter().any(|before| before.may_fail))
-            || (seen.was_reset && (outcome.left_at_once || seen.requests.iter().any(ends)))
-            // A producer over `limits.output` takes what waits before it along.
-            || seen.requests[n + 1..].iter().any(|later| later.may_fail)
-            || (seen.was_reset && is_blank && is_refused)
+        let sent_more = seen.sent > end || seen.requests[n].has_body;
+        let lingers =
+            outcome.left_at_once || outcome.world.is_tight() || seen.requests.iter().any(ends);
+        let mut behind = seen.requests.iter().zip(&seen.ended).skip(n + 1);
+        let breaks_off = behind.any(|(request, ended)| request.by_http_10 && ended.is_aborted);
+        sent_more && lingers || breaks_off
     }
 
-    fn is_slow(&self) -> bool {
+    fn is_slow(&self, n: usize) -> bool {
         // Where a timeout is that short, the network alone may exceed it.
-        self.seen.is_slow || self.outcome.world.quickest().as_millis() < 1000
+        self.seen.was_slow(n) || self.outcome.world.is_tight()
     }
 }

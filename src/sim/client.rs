@@ -5,9 +5,11 @@ use super::request::{Request, Template};
 use super::schedule::Operation;
 use super::trace::Trace;
 use crate::base::clock::Instant;
+use crate::net::Peer;
 use crate::net::sim::{self, SimNet};
 use memchr::memmem;
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// What a client has sent and received, at the end of a run.
@@ -28,8 +30,31 @@ pub struct Seen {
     pub did_finish: bool,
     /// It stopped taking answers for good.
     pub stalls: bool,
-    /// It was silent, or stalled, for as long as some timeout.
-    pub is_slow: bool,
+    /// The longest time for which it took nothing.
+    pub stalled: Duration,
+    /// Requests during which it was silent, or stalled, for as long as some timeout: the first that was
+    /// not answered then, and the first that was not sent whole.
+    pub slow: Vec<RangeInclusive<usize>>,
+    /// What `after` was told of its requests, in order: the first of them is of the first request.
+    pub ended: Vec<Ended>,
+    /// When the server closed the connection.
+    pub closed_at: Option<Instant>,
+}
+
+impl Seen {
+    /// It was so slow that the server may have refused request `n`, or closed instead of answering it.
+    pub fn was_slow(&self, n: usize) -> bool {
+        self.slow.iter().any(|requests| requests.contains(&n))
+    }
+}
+
+/// What the server says of a request that it has dispatched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// When it said so.
+    pub at: Instant,
+    /// Its answer was broken off, or never began. If not, its last byte was on its way.
+    pub is_aborted: bool,
 }
 
 pub(super) struct Client {
@@ -58,7 +83,8 @@ pub(super) struct Client {
     stalled: Option<Instant>,
     /// It connected, or was last answered.
     since: Instant,
-    is_slow: bool,
+    stalled_for: Duration,
+    slow: Vec<RangeInclusive<usize>>,
     /// The shortest timeout.
     quickest: Duration,
 }
@@ -85,7 +111,8 @@ impl Client {
             did_finish: false,
             stalled: None,
             since: Instant::default(),
-            is_slow: false,
+            stalled_for: Duration::ZERO,
+            slow: Vec::new(),
             quickest,
         }
     }
@@ -127,8 +154,9 @@ impl Client {
         };
         match operation {
             Operation::Wait(time) => {
-                self.is_slow |= *time >= self.quickest;
-                self.next = now + *time;
+                let time = *time;
+                self.took(time);
+                self.next = now + time;
                 net.wake_at(self.next);
                 self.program.pop_front();
                 return Ok(true);
@@ -140,7 +168,9 @@ impl Client {
             _ => {}
         }
         let conn = self.connect(0, net);
-        self.is_slow |= self.sent < self.bytes.len() && now - self.since >= self.quickest;
+        if self.sent < self.bytes.len() {
+            self.took(now - self.since);
+        }
         self.listen(conn, net, trace)?;
         let is_over = net.is_finished(conn) || self.is_dismissed;
         if is_over && !self.is_deaf {
@@ -200,10 +230,10 @@ impl Client {
                 net.stall(conn, true);
             }
             Operation::Resume => {
-                self.is_slow |= self
-                    .stalled
-                    .is_some_and(|since| now - since >= self.quickest);
-                self.stalled = None;
+                if let Some(since) = self.stalled.take() {
+                    self.stalled_for = self.stalled_for.max(now - since);
+                    self.took(now - since);
+                }
                 net.stall(conn, false);
             }
             Operation::Finish => {
@@ -235,7 +265,14 @@ impl Client {
         let piece = &rest[..rest.len().min(n)];
         net.send(conn, piece);
         self.sent += piece.len();
-        self.is_slow |= net.now() - self.since >= self.quickest;
+        self.took(net.now() - self.since);
+    }
+
+    /// It has let so much time pass: enough for some timeout?
+    fn took(&mut self, time: Duration) {
+        if time >= self.quickest {
+            self.slow.push(self.answers..=self.whole());
+        }
     }
 
     /// How many requests are sent whole.
@@ -334,7 +371,9 @@ impl Client {
         }
     }
 
-    pub(super) fn seen(&self, net: &mut SimNet) -> Seen {
+    pub(super) fn seen(&self, net: &mut SimNet, all: &[(Peer, Ended)]) -> Seen {
+        let peer = self.conn.map(sim::Client::peer);
+        let own = all.iter().filter(|(of, _)| Some(*of) == peer);
         Seen {
             requests: self.requests.clone(),
             sent: self.sent,
@@ -347,7 +386,10 @@ impl Client {
             was_reset: self.conn.is_some_and(|conn| net.was_reset(conn)),
             did_finish: self.did_finish,
             stalls: self.stalled.is_some(),
-            is_slow: self.is_slow,
+            stalled: self.stalled_for,
+            slow: self.slow.clone(),
+            ended: own.map(|(_, ended)| *ended).collect(),
+            closed_at: self.conn.and_then(|conn| net.closed_at(conn)),
         }
     }
 }

@@ -33,7 +33,7 @@ mod simulation;
 mod trace;
 
 #[cfg(feature = "sim")]
-pub use client::Seen;
+pub use client::{Ended, Seen};
 #[cfg(feature = "sim")]
 pub use reader::{Answer, Asked};
 #[cfg(feature = "sim")]

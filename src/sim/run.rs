@@ -1,13 +1,14 @@
 //! Floor 4. One run: a server, its clients, and what is checked after each turn and at the end.
 
 use super::check::check;
-use super::client::{Client, Seen};
+use super::client::{Client, Ended, Seen};
 use super::schedule::{Operation, Schedule};
 use super::simulation::{Simulation, World};
 use super::trace::Trace;
+use crate::net::Peer;
 use crate::net::sim::SimNet;
 use crate::{App, Builder, Instant, Server};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,8 +36,10 @@ pub struct Outcome {
     pub is_stopped: bool,
     /// It was told twice, and left at once: what was on its way may be lost.
     pub left_at_once: bool,
-    /// Connections that were cut when it left.
+    /// Connections that were cut when it left, in the middle of an answer.
     pub cut: usize,
+    /// When it left, if it did not wait for all connections to end.
+    pub left_at: Option<Instant>,
     /// Requests that were dispatched.
     pub requests: u64,
     /// Turns of the loop.
@@ -61,18 +64,29 @@ pub(super) struct Run<'a, S> {
     turns: usize,
     is_stopped: bool,
     left_at_once: bool,
+    stopped_at: Instant,
+    left_at: Option<Instant>,
     /// Calls of `after`.
-    afters: Rc<Cell<u64>>,
+    afters: Afters,
 }
+
+/// What `after` was told, and of whom.
+type Afters = Rc<RefCell<Vec<(Peer, Ended)>>>;
 
 /// `Err` unless it holds.
 fn must(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
-fn app<S: 'static>(simulation: &Simulation<S>, state: &S, afters: &Rc<Cell<u64>>) -> App<S> {
+fn app<S: 'static>(simulation: &Simulation<S>, state: &S, afters: &Afters) -> App<S> {
     let (mut app, afters) = ((simulation.app)(state), afters.clone());
-    app.after(move |_, _| afters.set(afters.get() + 1));
+    app.after(move |cx, done| {
+        let ended = Ended {
+            at: cx.now(),
+            is_aborted: done.is_aborted(),
+        };
+        afters.borrow_mut().push((done.remote(), ended));
+    });
     app
 }
 
@@ -114,6 +128,8 @@ impl<'a, S: 'static> Run<'a, S> {
             turns: 0,
             is_stopped: false,
             left_at_once: false,
+            stopped_at: Instant::default(),
+            left_at: None,
             afters,
         })
     }
@@ -138,10 +154,15 @@ impl<'a, S: 'static> Run<'a, S> {
         let net = self.server.net_mut();
         let outcome = Outcome {
             world: self.world.clone(),
-            clients: self.clients.iter().map(|client| client.seen(net)).collect(),
+            clients: self
+                .clients
+                .iter()
+                .map(|client| client.seen(net, &self.afters.borrow()))
+                .collect(),
             is_stopped: self.is_stopped,
             left_at_once: self.left_at_once,
             cut: self.server.cut_connections(),
+            left_at: self.left_at,
             requests: self.server.stats().requests,
             turns: self.turns,
             end: self.server.net_mut().now(),
@@ -205,6 +226,9 @@ impl<'a, S: 'static> Run<'a, S> {
                 }
                 Operation::Stop => {
                     self.left_at_once = self.is_stopped;
+                    if !self.is_stopped {
+                        self.stopped_at = self.server.net_mut().now();
+                    }
                     self.is_stopped = true;
                     self.server.handle().stop();
                 }
@@ -248,7 +272,23 @@ impl<'a, S: 'static> Run<'a, S> {
         let empty = self.server.net_mut().empty_polls();
         must(empty < MOST_EMPTY_POLLS, || "the loop spins".to_string())?;
         self.memory()?;
+        if !goes_on {
+            self.may_leave()?;
+        }
         Ok(goes_on)
+    }
+
+    /// A server that has left has cut nobody, unless it was told to leave at once, or its drain has run
+    /// out of time.
+    fn may_leave(&mut self) -> Result<(), String> {
+        let (now, cut) = (self.server.net_mut().now(), self.server.cut_connections());
+        let (took, most) = (now - self.stopped_at, self.world.timeouts.drain);
+        let may_cut = self.left_at_once || took >= most;
+        must(cut == 0 || may_cut, || {
+            format!("a drain has cut {cut} connections after {took:?} of {most:?}")
+        })?;
+        self.left_at = may_cut.then_some(now);
+        Ok(())
     }
 
     fn memory(&mut self) -> Result<(), String> {
@@ -302,7 +342,10 @@ impl<'a, S: 'static> Run<'a, S> {
         must(!is_quiet || timers == 0, || {
             format!("{timers} timers that nobody needs")
         })?;
-        let (afters, requests) = (self.afters.get(), self.server.stats().requests);
+        let (afters, requests) = (
+            self.afters.borrow().len() as u64,
+            self.server.stats().requests,
+        );
         must(afters == requests, || {
             format!("{requests} requests were dispatched, `after` was called {afters} times")
         })

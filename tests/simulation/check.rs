@@ -148,8 +148,8 @@ impl Judge<'_> {
     fn check_answer(&self, n: usize, answer: &Answer<'_>) -> bool {
         let request = &self.seen.requests[n];
         let at = self.at(n);
-        let is_late =
-            answer.status == 408 && (self.world.is_tight || self.seen.is_slow || !self.is_whole(n));
+        let is_late = answer.status == 408
+            && (self.world.is_tight || self.seen.was_slow(n) || !self.is_whole(n));
         let is_refused = request.is_malformed() && matches!(answer.status, 400 | 414 | 431);
         let (status, body) = match self.expected(request) {
             _ if is_late || is_refused => (answer.status, reason(answer.status)),
@@ -279,13 +279,14 @@ impl Judge<'_> {
         let request = &seen.requests[n];
         let entry = self.entry(request);
         let is_lossy = seen.did_reset
-            || (seen.stalls || seen.is_slow)
+            || seen.stalls
+            || seen.stalled >= world.outcome.world.timeouts.write / 2
             || world.has_cut
             || (seen.was_reset && (world.outcome.left_at_once || self.may_be_closed_on()));
-        // A producer over `limits.output` takes what waits before it along.
-        let is_aborted = |request| {
-            self.entry(request)
-                .is_some_and(|e| e.done.iter().any(|done| done.2))
+        // A client of HTTP/1.0 is told of it by a reset, which takes what is on its way along.
+        let is_aborted = |request: &Request| {
+            let done = self.entry(request).map(|entry| &entry.done);
+            request.by_http_10 && done.is_some_and(|done| done.iter().any(|done| done.2))
         };
         let later_is_cut = seen.requests[n + 1..].iter().any(is_aborted);
         let is_answered = entry.is_some_and(|entry| entry.done.iter().any(|done| !done.2));
@@ -313,7 +314,8 @@ impl Judge<'_> {
             ),
             (world.drains && entry.is_none(), "the server left"),
             (
-                (world.is_tight || seen.is_slow) && (entry.is_none() || kind(request).is_upload),
+                (world.is_tight || seen.was_slow(n))
+                    && (entry.is_none() || kind(request).is_upload),
                 "it was too slow",
             ),
         ];
