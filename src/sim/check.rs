@@ -4,13 +4,16 @@
 use super::Outcome;
 use super::client::Seen;
 use super::reader::{Answer, Asked, excerpt};
+use super::reason::{Kind, Reason};
 use super::request::Request;
 
 /// The checks of one client.
-pub(super) fn check(outcome: &Outcome) -> Result<(), String> {
+pub(super) fn check(outcome: &Outcome) -> Result<(), Reason> {
     for (n, seen) in outcome.clients.iter().enumerate() {
         let judge = Judge { outcome, seen };
-        judge.judge().map_err(|why| format!("client {n}, {why}"))?;
+        judge
+            .judge()
+            .map_err(|why| why.at(format_args!("client {n}")))?;
     }
     Ok(())
 }
@@ -21,12 +24,12 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn judge(&self) -> Result<(), String> {
+    fn judge(&self) -> Result<(), Reason> {
         let seen = self.seen;
         let mut rest = &seen.received[..];
         let mut end = 0;
         for (n, request) in seen.requests.iter().enumerate() {
-            let at = |why: String| format!("request {n} ({}): {why}", request.line());
+            let at = |why: Reason| why.at(format_args!("request {n} ({})", request.line()));
             let begin = end;
             end += request.bytes.len();
             if seen.sent <= begin {
@@ -43,26 +46,7 @@ impl Judge<'_> {
             if !is_whole {
                 return match self.excuses(n, end, is_blank) {
                     true => Ok(()),
-                    false => Err(at(format!(
-                        "{}; {} of its {} bytes were sent, the connection {}; {}",
-                        if is_blank {
-                            "no answer"
-                        } else {
-                            "a part of an answer"
-                        },
-                        seen.sent.min(end) - begin,
-                        request.bytes.len(),
-                        match (seen.was_reset, seen.has_ended) {
-                            (true, _) => "was reset",
-                            (false, true) => "was closed",
-                            (false, false) => "is open, and nothing moves any more",
-                        },
-                        match seen.ended.get(n).map(|ended| ended.is_aborted) {
-                            None => "it was not dispatched, or is not done with",
-                            Some(true) => "it was broken off",
-                            Some(false) => "the server says that it was answered",
-                        }
-                    ))),
+                    false => Err(at(self.missing(n, begin, end, is_blank))),
                 };
             }
             let Some(answer) = answer else { return Ok(()) };
@@ -70,13 +54,19 @@ impl Judge<'_> {
             if answer.closes {
                 return match rest {
                     [] => Ok(()),
-                    rest => Err(at(format!("after `connection: close`: {}", excerpt(rest)))),
+                    rest => {
+                        let text = format!("after `connection: close`: {}", excerpt(rest));
+                        Err(at(Reason::new(Kind::Unasked, text)))
+                    }
                 };
             }
         }
         match rest {
             [] => Ok(()),
-            rest => Err(format!("an answer nobody asked for: {}", excerpt(rest))),
+            rest => {
+                let text = format!("an answer nobody asked for: {}", excerpt(rest));
+                Err(Reason::new(Kind::Unasked, text))
+            }
         }
     }
 
@@ -85,55 +75,84 @@ impl Judge<'_> {
         &self,
         rest: &mut &'b [u8],
         request: &Request,
-    ) -> Result<Option<Answer<'b>>, String> {
+    ) -> Result<Option<Answer<'b>>, Reason> {
         let asked: Asked = request.asked();
         // What ends with the connection is whole only if that has not broken.
         let ended = self.seen.has_ended && !self.seen.was_reset;
-        let Some(mut answer) = Answer::read(rest, asked, ended)? else {
+        let read =
+            |rest| Answer::read(rest, asked, ended).map_err(|why| Reason::new(Kind::Grammar, why));
+        let Some(mut answer) = read(rest)? else {
             return Ok(None);
         };
         if answer.is_interim() {
             if !request.expects_leave {
-                return Err("nobody asked for 100 Continue".to_string());
+                return Err(Reason::new(Kind::Unfit, "nobody asked for 100 Continue"));
             }
             *rest = &rest[answer.len..];
             if rest.is_empty() {
                 return Ok(None);
             }
-            let Some(second) = Answer::read(rest, asked, ended)? else {
+            let Some(second) = read(rest)? else {
                 return Ok(None);
             };
             answer = second;
             if answer.is_interim() {
-                return Err("100 Continue twice".to_string());
+                return Err(Reason::new(Kind::Unfit, "100 Continue twice"));
             }
         }
         *rest = &rest[answer.len..];
         Ok(Some(answer))
     }
 
-    fn content(&self, n: usize, answer: &Answer<'_>, is_sent: bool) -> Result<(), String> {
+    fn content(&self, n: usize, answer: &Answer<'_>, is_sent: bool) -> Result<(), Reason> {
         let request = &self.seen.requests[n];
         if request.is_malformed() {
             let is_refused = (400..600).contains(&answer.status) && answer.closes;
             return match is_refused || !is_sent {
                 true => Ok(()),
-                false => Err(format!("malformed, and answered {}", answer.status)),
+                false => Err(Reason::new(
+                    Kind::Unfit,
+                    format!("malformed, and answered {}", answer.status),
+                )),
             };
         }
         if answer.status == 408 {
             return match !is_sent || self.is_slow(n) {
                 true => Ok(()),
-                false => Err("408, though it came at once".to_string()),
+                false => Err(Reason::new(Kind::Unfit, "408, though it came at once")),
             };
         }
         if request.closes && !answer.closes {
-            return Err("the connection should close".to_string());
+            return Err(Reason::new(Kind::Unfit, "the connection should close"));
         }
         match &request.check {
-            Some(check) => check(request, answer),
+            Some(check) => check(request, answer).map_err(|why| Reason::new(Kind::Template, why)),
             None => Ok(()),
         }
+    }
+
+    /// Request `n` has no answer, or a part of one.
+    fn missing(&self, n: usize, begin: usize, end: usize, is_blank: bool) -> Reason {
+        let seen = self.seen;
+        let (kind, what) = match is_blank {
+            true => (Kind::Missing, "no answer"),
+            false => (Kind::Part, "a part of an answer"),
+        };
+        let connection = match (seen.was_reset, seen.has_ended) {
+            (true, _) => "was reset",
+            (false, true) => "was closed",
+            (false, false) => "is open, and nothing moves any more",
+        };
+        let server = match seen.ended.get(n) {
+            None => "has not answered it",
+            Some(ended) if ended.is_aborted => "has broken it off",
+            Some(_) => "says that it is answered",
+        };
+        let (sent, all) = (seen.sent.min(end) - begin, end - begin);
+        let text = format!(
+            "{what}; {sent} of its {all} bytes were sent, the connection {connection}, the server {server}"
+        );
+        Reason::new(kind, text)
     }
 
     /// There is a reason why request `n` has no answer, or a part of one.

@@ -1,6 +1,7 @@
 //! Floor 4. A client: it acts between two turns, as its schedule says, and reads what it is answered.
 
 use super::reader::{self, Answer};
+use super::reason::{Kind, Reason};
 use super::request::{Request, Template};
 use super::schedule::Operation;
 use super::trace::Trace;
@@ -123,7 +124,7 @@ impl Client {
         net: &mut SimNet,
         templates: &[Template],
         trace: &mut Trace,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Reason> {
         let mut has_acted = false;
         while self.next <= net.now() && !self.program.is_empty() {
             if !self.step(net, templates, trace)? {
@@ -147,7 +148,7 @@ impl Client {
         net: &mut SimNet,
         templates: &[Template],
         trace: &mut Trace,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Reason> {
         let now = net.now();
         let Some(operation) = self.program.front() else {
             return Ok(false);
@@ -207,7 +208,9 @@ impl Client {
         match operation {
             Operation::Ask(ask) => {
                 let template = templates.get(ask.template);
-                let template = template.ok_or_else(|| format!("no template #{}", ask.template))?;
+                let template = template.ok_or_else(|| {
+                    Reason::new(Kind::Setup, format!("no template #{}", ask.template))
+                })?;
                 self.ask(template.request(&ask));
             }
             Operation::Malformed(n) => self.ask(Request::malformed(n)),
@@ -313,7 +316,7 @@ impl Client {
         conn: sim::Client,
         net: &mut SimNet,
         trace: &mut Trace,
-    ) -> Result<(), String> {
+    ) -> Result<(), Reason> {
         let (has_ended, now) = (net.is_finished(conn), net.now());
         while let Some(request) = self
             .requests
@@ -324,7 +327,10 @@ impl Client {
             if rest.is_empty() || !(has_ended || self.is_news(rest)) {
                 break;
             }
-            let at = |why| format!("client {}, {}: {why}", self.n, request.line());
+            let at = |why| {
+                let place = format!("client {}, {}", self.n, request.line());
+                Reason::new(Kind::Grammar, why).at(place)
+            };
             let answer = Answer::read(rest, request.asked(), has_ended).map_err(at)?;
             let answer = match answer {
                 Some(answer) if answer.is_whole => answer,

@@ -20,6 +20,8 @@ mod client;
 #[cfg(feature = "sim")]
 mod reader;
 #[cfg(feature = "sim")]
+mod reason;
+#[cfg(feature = "sim")]
 mod request;
 #[cfg(feature = "sim")]
 mod run;

@@ -1,6 +1,7 @@
 //! Floor 4. A simulation: what is simulated, under which circumstances, and what becomes of a seed.
 
 use super::reader::excerpt;
+use super::reason::{Kind, Reason};
 use super::request::Template;
 use super::run::{Outcome, Run};
 use super::schedule::Schedule;
@@ -249,21 +250,21 @@ impl<S: 'static> Simulation<S> {
     /// What failed, shrunk.
     pub fn run(&self, seed: u64) -> Result<Outcome, Box<Failure>> {
         let (world, schedule) = self.draw(seed);
-        let result = self
-            .once(seed, &world, &schedule, false)
-            .and_then(|outcome| {
-                let second = self.once(seed, &world, &schedule, false)?;
-                repeats(&outcome, &second).map(|()| outcome)
-            });
-        result.map_err(|first| {
+        self.twice(seed, &world, &schedule).map_err(|first| {
             let drawn = schedule.steps.len();
-            let fails = |schedule: &Schedule| self.once(seed, &world, schedule, false).is_err();
+            let fails = |schedule: &Schedule| {
+                let result = match first.kind {
+                    Kind::Chance => self.twice(seed, &world, schedule),
+                    _ => self.once(seed, &world, schedule, &mut None),
+                };
+                result.is_err_and(|reason| reason.kind == first.kind)
+            };
             let schedule = shrink(schedule, self.tries, fails);
             match self.replay(seed, &schedule) {
                 Err(failure) => Box::new(Failure { drawn, ..*failure }),
                 Ok(outcome) => Box::new(Failure {
                     seed,
-                    reason: first,
+                    reason: first.text,
                     schedule,
                     drawn,
                     trace: outcome.trace,
@@ -295,11 +296,11 @@ impl<S: 'static> Simulation<S> {
     pub fn replay(&self, seed: u64, schedule: &Schedule) -> Result<Outcome, Box<Failure>> {
         let (world, _) = self.draw(seed);
         let mut trace = Some(format!("{world:?}\n"));
-        let result = self.once_traced(seed, &world, schedule, &mut trace);
+        let result = self.once(seed, &world, schedule, &mut trace);
         result.map_err(|reason| {
             Box::new(Failure {
                 seed,
-                reason,
+                reason: reason.text,
                 schedule: schedule.clone(),
                 drawn: schedule.steps.len(),
                 trace: trace.unwrap_or_default(),
@@ -319,30 +320,27 @@ impl<S: 'static> Simulation<S> {
         Ok(count)
     }
 
+    /// Runs a schedule two times, and compares.
+    fn twice(&self, seed: u64, world: &World, schedule: &Schedule) -> Result<Outcome, Reason> {
+        let first = self.once(seed, world, schedule, &mut None)?;
+        let second = self.once(seed, world, schedule, &mut None)?;
+        repeats(&first, &second).map_err(|why| Reason::new(Kind::Chance, why))?;
+        Ok(first)
+    }
+
     fn once(
         &self,
         seed: u64,
         world: &World,
         schedule: &Schedule,
-        is_told: bool,
-    ) -> Result<Outcome, String> {
-        let mut trace = is_told.then(String::new);
-        self.once_traced(seed, world, schedule, &mut trace)
-    }
-
-    fn once_traced(
-        &self,
-        seed: u64,
-        world: &World,
-        schedule: &Schedule,
         trace: &mut Option<String>,
-    ) -> Result<Outcome, String> {
+    ) -> Result<Outcome, Reason> {
         // The loop survives an App's panics; its own, and those of checks, are failures like others.
         let run = || Run::new(self, seed, world, schedule, trace)?.run();
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-            Err(text.unwrap_or("it panicked").to_string())
+            Err(Reason::new(Kind::Panic, text.unwrap_or("it panicked")))
         })
     }
 }
