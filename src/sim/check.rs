@@ -122,6 +122,21 @@ impl Judge<'_> {
                 false => Err(Reason::new(Kind::Unfit, "408, though it came at once")),
             };
         }
+        let limits = &self.outcome.world.limits;
+        if request.is_head_over(limits) || answer.status == 431 {
+            let is_right = request.is_head_over(limits) && answer.status == 431 && answer.closes;
+            return match is_right || !is_sent {
+                true => Ok(()),
+                false => {
+                    let (bytes, fields) = (request.head_len, request.fields);
+                    let text = format!(
+                        "a head of {bytes} bytes and {fields} fields is answered {}; limits.head = {}, limits.fields = {}",
+                        answer.status, limits.head, limits.fields
+                    );
+                    Err(Reason::new(Kind::Unfit, text))
+                }
+            };
+        }
         if request.closes && !answer.closes {
             return Err(Reason::new(Kind::Unfit, "the connection should close"));
         }
@@ -171,7 +186,11 @@ impl Judge<'_> {
         match ended(n) {
             // The server says that it is answered, and so it must be: in a drain, too.
             Some(ended) if !ended.is_aborted => seen.stalled >= outcome.world.timeouts.write / 2,
-            Some(_) => request.may_fail || self.is_slow(n),
+            // A body that turns out to be too long takes the answer that had begun along.
+            Some(_) => {
+                let is_over = request.is_body_over(&outcome.world.limits);
+                request.may_fail || is_over || self.is_slow(n)
+            }
             // Nothing moves any more, and it still waits.
             None if !seen.has_ended => request.may_fail,
             None => {
@@ -190,7 +209,8 @@ impl Judge<'_> {
     /// Its body was refused, or is too long to be dropped: its answer came before.
     fn may_be_unread(&self, n: usize) -> bool {
         let request = &self.seen.requests[n];
-        let is_long = request.bytes.len() as u64 > self.outcome.world.limits.discard;
+        let limits = &self.outcome.world.limits;
+        let is_long = request.bytes.len() as u64 > limits.discard || request.is_body_over(limits);
         request.has_body && (request.expects_leave || is_long)
     }
 
@@ -202,7 +222,11 @@ impl Judge<'_> {
         if !seen.was_reset {
             return false;
         }
-        let ends = |request: &Request| request.closes || request.is_malformed();
+        let limits = &outcome.world.limits;
+        let ends = |request: &Request| {
+            let is_over = request.is_head_over(limits) || request.is_body_over(limits);
+            request.closes || request.is_malformed() || is_over
+        };
         let sent_more = seen.sent > end || seen.requests[n].has_body;
         let lingers =
             outcome.left_at_once || outcome.world.is_tight() || seen.requests.iter().any(ends);

@@ -3,6 +3,8 @@
 
 use super::reader::{Answer, Asked};
 use super::schedule::Ask;
+use super::simulation::World;
+use crate::Limits;
 use fastrand::Rng;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -89,24 +91,41 @@ impl Template {
         self
     }
 
-    /// As a client asks it. `most`: the longest body.
-    pub(super) fn draw(&self, rng: &mut Rng, template: usize, id: String, most: usize) -> Ask {
+    /// As a client asks it: now and then at the edge of a limit, on either side.
+    pub(super) fn draw(&self, rng: &mut Rng, template: usize, id: String, world: &World) -> Ask {
+        let most = world.longest;
         let one_in = |rng: &mut Rng, n: u32| rng.u32(..n) == 0;
         let http_10 = one_in(rng, 10);
         let body = self.body.as_ref().map(|range| {
             let (least, most) = (*range.start(), most.clamp(*range.start(), *range.end()));
-            least + size(rng, most - least)
+            let edge = edge(
+                rng,
+                usize::try_from(world.limits.body).unwrap_or(usize::MAX),
+            );
+            match one_in(rng, 4) && (least..=most).contains(&edge) {
+                true => edge,
+                false => least + size(rng, most - least),
+            }
         });
+        let by_head = self.method == "GET" && one_in(rng, 10);
+        // Of a head that it refuses, the server does not know that it is HEAD's.
+        let (head, fields) = match rng.u32(..40) {
+            0 if !by_head => (edge(rng, world.limits.head), 0),
+            1 if !by_head => (0, edge(rng, world.limits.fields)),
+            _ => (0, 0),
+        };
         Ask {
             template,
             id,
             n: (self.number)(rng, most),
             body: body.unwrap_or(0),
             chunked: (body.is_some() && !http_10 && rng.bool()).then(|| rng.u32(..1000)),
-            by_head: self.method == "GET" && one_in(rng, 10),
+            by_head,
             http_10,
             says: one_in(rng, 10),
             expects: body.is_some() && !http_10 && one_in(rng, 6),
+            head,
+            fields,
         }
     }
 
@@ -139,6 +158,15 @@ impl Template {
             head += &format!("content-length: {}\r\n", body.len());
             wire.clone_from(&body);
         }
+        let own = head.lines().count() - 1;
+        for n in own..ask.fields {
+            head += &format!("x-{n}: {n}\r\n");
+        }
+        let filled = head.len() + "x-fill: \r\n\r\n".len();
+        if ask.head >= filled {
+            head += &format!("x-fill: {}\r\n", "z".repeat(ask.head - filled));
+        }
+        let field_lines = head.lines().count() - 1;
         head += "\r\n";
         let head_len = head.len();
         let mut bytes = head.into_bytes();
@@ -158,6 +186,7 @@ impl Template {
             check: self.check.clone(),
             bytes,
             head_len,
+            fields: field_lines,
         }
     }
 }
@@ -189,6 +218,7 @@ pub struct Request {
     pub(super) may_fail: bool,
     pub(super) check: Option<Check>,
     pub(super) head_len: usize,
+    pub(super) fields: usize,
 }
 
 impl Request {
@@ -203,6 +233,17 @@ impl Request {
     /// The server refuses it on sight.
     pub fn is_malformed(&self) -> bool {
         self.template.is_none()
+    }
+
+    /// It is well formed, and its head is over a limit: the server refuses it with 431.
+    pub fn is_head_over(&self, limits: &Limits) -> bool {
+        let is_over = self.head_len > limits.head || self.fields > limits.fields;
+        is_over && !self.is_malformed()
+    }
+
+    /// Its body is over the limit of a route that has none of its own.
+    pub fn is_body_over(&self, limits: &Limits) -> bool {
+        self.body.len() as u64 > limits.body
     }
 
     /// The first line, for a message.
@@ -227,6 +268,7 @@ impl Request {
             may_fail: false,
             check: None,
             head_len: bytes.len(),
+            fields: 0,
             bytes,
         }
     }
@@ -270,6 +312,11 @@ pub fn noise(name: &str, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// A limit, or one less, or one more.
+fn edge(rng: &mut Rng, limit: usize) -> usize {
+    limit.saturating_add(rng.usize(..3)).saturating_sub(1)
 }
 
 /// Mostly small, sometimes as large as can be.

@@ -38,6 +38,10 @@ pub struct Ask {
     pub says: bool,
     /// `expect: 100-continue`.
     pub expects: bool,
+    /// The head is so long, filled up by a field, if it is shorter without.
+    pub head: usize,
+    /// It has so many fields, if it has less without.
+    pub fields: usize,
 }
 
 /// What an actor does. The first ones are for clients, the last three for the server.
@@ -215,7 +219,7 @@ fn requests(
     for n in 0..count {
         let template = rng.usize(..templates.len());
         let id = format!("{client}-{n}");
-        let ask = templates[template].draw(rng, template, id, world.longest);
+        let ask = templates[template].draw(rng, template, id, world);
         if ask.expects {
             let patience = if one_in(rng, 3) {
                 Duration::from_millis(15)
@@ -301,6 +305,12 @@ impl fmt::Display for Ask {
         if let Some(seed) = self.chunked {
             write!(f, " chunked={seed}")?;
         }
+        if self.head > 0 {
+            write!(f, " head={}", self.head)?;
+        }
+        if self.fields > 0 {
+            write!(f, " fields={}", self.fields)?;
+        }
         let flags = [
             (self.by_head, " head"),
             (self.http_10, " http/1.0"),
@@ -382,6 +392,8 @@ fn ask(words: &[&str]) -> Option<Ask> {
             Some(("id", id)) => ask.id = id.to_string(),
             Some(("n", n)) => ask.n = n.parse().ok()?,
             Some(("body", bytes)) => ask.body = bytes.parse().ok()?,
+            Some(("head", bytes)) => ask.head = bytes.parse().ok()?,
+            Some(("fields", fields)) => ask.fields = fields.parse().ok()?,
             Some(("chunked", seed)) => ask.chunked = Some(seed.parse().ok()?),
             Some(_) => return None,
             None => match *word {
