@@ -25,6 +25,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// What may go wrong by itself. Resets, half-closes and stalls are up to the test.
+///
+/// ```
+/// use loopwright::sim::Faults;
+/// // Nothing fails by itself, and all that is sent arrives at once.
+/// let calm = Faults { accept_errors: 0, send_buffer: (1 << 20, 1 << 20), segment: 1 << 20 };
+/// assert_ne!(calm, Faults::default());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Faults {
     /// One accept in so many fails (0: none).
@@ -46,6 +53,13 @@ impl Default for Faults {
 }
 
 /// One simulated connection, seen from its client.
+///
+/// ```
+/// use loopwright::sim::{Faults, SimNet};
+/// let mut net = SimNet::new(7, Faults::default());
+/// let (one, other) = (net.connect(0), net.connect(0));
+/// assert_ne!(one, other);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Client(u32);
 
@@ -135,6 +149,12 @@ pub struct SimNet {
 
 impl SimNet {
     /// A world with one listener.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// assert_eq!(net.rng().u64(..), SimNet::new(7, Faults::default()).rng().u64(..));
+    /// ```
     pub fn new(seed: u64, faults: Faults) -> SimNet {
         SimNet {
             rng: Rng::with_seed(seed),
@@ -153,6 +173,13 @@ impl SimNet {
     }
 
     /// So many listeners, instead of one.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default()).listeners(2);
+    /// let client = net.connect(1);
+    /// assert!(!net.was_reset(client));
+    /// ```
     pub fn listeners(mut self, listeners: usize) -> SimNet {
         self.listeners = (0..listeners).map(|_| Some(VecDeque::new())).collect();
         self.listener_edges = vec![false; listeners];
@@ -160,11 +187,27 @@ impl SimNet {
     }
 
     /// The generator behind everything, for the test's own choices.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// assert!(net.rng().usize(1..=6) <= 6);
+    /// ```
     pub fn rng(&mut self) -> &mut Rng {
         &mut self.rng
     }
 
     /// A client connects to a listener.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// assert!(!net.was_reset(client));
+    /// // Nobody listens there.
+    /// let nowhere = net.connect(1);
+    /// assert!(net.was_reset(nowhere));
+    /// ```
     pub fn connect(&mut self, listener: usize) -> Client {
         let client = Client(self.wires.len() as u32);
         let (least, most) = self.faults.send_buffer;
@@ -190,21 +233,71 @@ impl SimNet {
 
     /// The next `times` accepts of a waiting connection fail: the process is out of descriptors
     /// (EMFILE). The connection stays in the queue.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// server.net_mut().exhaust(2);
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// while server.net_mut().received(client).is_empty() {
+    ///     server.turn().unwrap();
+    /// }
+    /// ```
     pub fn exhaust(&mut self, times: u32) {
         self.exhausted = times;
     }
 
     /// The client sends.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// while !server.net_mut().received(client).ends_with(b"hi") {
+    ///     server.turn().unwrap();
+    /// }
+    /// ```
     pub fn send(&mut self, client: Client, bytes: &[u8]) {
         self.wire(client).on_the_way.extend(bytes);
     }
 
     /// The client closes its sending side, behind what it has sent.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// server.net_mut().finish(client);
+    /// while !server.net_mut().is_finished(client) {
+    ///     server.turn().unwrap();
+    /// }
+    /// assert!(server.net_mut().received(client).ends_with(b"hi"));
+    /// ```
     pub fn finish(&mut self, client: Client) {
         self.wire(client).client_finished = true;
     }
 
     /// The connection breaks: what is on the way in either direction is lost.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// net.reset(client);
+    /// assert!(net.was_reset(client) && net.is_finished(client));
+    /// ```
     pub fn reset(&mut self, client: Client) {
         let wire = self.wire(client);
         wire.reset = true;
@@ -216,16 +309,49 @@ impl SimNet {
     }
 
     /// The client stops (or begins again) to take what the server sends.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// server.net_mut().stall(client, true);
+    /// for _ in 0..100 {
+    ///     server.turn_within(std::time::Duration::from_millis(1)).unwrap();
+    /// }
+    /// assert!(server.net_mut().received(client).is_empty());
+    /// server.net_mut().stall(client, false);
+    /// while !server.net_mut().received(client).ends_with(b"hi") {
+    ///     server.turn().unwrap();
+    /// }
+    /// ```
     pub fn stall(&mut self, client: Client, stalled: bool) {
         self.wire(client).stalled = stalled;
     }
 
     /// What the client has taken so far.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// assert!(net.received(client).is_empty());
+    /// ```
     pub fn received(&mut self, client: Client) -> &[u8] {
         &self.wire(client).received
     }
 
     /// The client has seen the end: of the answer, or of the connection.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// assert!(!net.is_finished(client));
+    /// ```
     pub fn is_finished(&mut self, client: Client) -> bool {
         let wire = self.wire(client);
         wire.reset
@@ -233,11 +359,34 @@ impl SimNet {
     }
 
     /// The connection broke, or the server closed it in the client's face.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// net.reset(client);
+    /// assert!(net.was_reset(client));
+    /// ```
     pub fn was_reset(&mut self, client: Client) -> bool {
         self.wire(client).reset
     }
 
     /// The server holds no socket of this client any more (or has not accepted it yet).
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// assert!(server.net_mut().is_released(client));
+    /// while server.net_mut().received(client).is_empty() {
+    ///     server.turn().unwrap();
+    /// }
+    /// assert!(!server.net_mut().is_released(client));
+    /// ```
     pub fn is_released(&mut self, client: Client) -> bool {
         let wire = self.wire(client);
         wire.closed.is_some() || !wire.accepted
@@ -249,12 +398,35 @@ impl SimNet {
     }
 
     /// The time of this world.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let begun = server.net_mut().now();
+    /// server.turn().unwrap();
+    /// assert!(server.net_mut().now() > begun);
+    /// ```
     pub fn now(&self) -> Instant {
         self.now
     }
 
     /// Lets the loop wait no longer than until `at`: a client means to do something then. Time goes
     /// by itself to the next timer when nothing moves, and would pass it by.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let at = server.net_mut().now() + std::time::Duration::from_secs(60);
+    /// server.net_mut().wake_at(at);
+    /// server.turn().unwrap();
+    /// assert!(server.net_mut().now() >= at);
+    /// ```
     pub fn wake_at(&mut self, at: Instant) {
         let wake = self.waker();
         self.work.push((at, Box::new(move || wake())));
@@ -262,17 +434,49 @@ impl SimNet {
 
     /// From now on the loop's wait ends whenever a client has taken something, so that the test can
     /// let it react. Without this, time may go on to the next timer first.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// server.net_mut().let_clients_react();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// while server.net_mut().received(client).is_empty() {
+    ///     server.turn().unwrap();
+    /// }
+    /// ```
     pub fn let_clients_react(&mut self) {
         self.clients_react = true;
     }
 
     /// The last `poll` had nothing to wait for: no byte moves, no timer runs. What has not been
     /// answered by now never will be.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// server.turn().unwrap();
+    /// assert!(server.net_mut().is_quiet());
+    /// ```
     pub fn is_quiet(&self) -> bool {
         self.quiet
     }
 
     /// No byte moves and nobody waits to be accepted, whatever timers run.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// assert!(net.is_still());
+    /// net.connect(0);
+    /// assert!(!net.is_still());
+    /// ```
     pub fn is_still(&self) -> bool {
         let mut queues = self.listeners.iter().flatten();
         !self.is_moving() && self.work.is_empty() && queues.all(VecDeque::is_empty)
@@ -280,6 +484,16 @@ impl SimNet {
 
     /// How often in a row the loop has asked not to wait, when there was nothing to tell it. Few
     /// are work it had left; many are a loop that spins.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// server.turn().unwrap();
+    /// assert_eq!(server.net_mut().empty_polls(), 0);
+    /// ```
     pub fn empty_polls(&self) -> usize {
         self.empty_polls
     }

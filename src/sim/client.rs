@@ -14,6 +14,21 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// What a client has sent and received, at the end of a run.
+///
+/// ```
+/// # use loopwright::App;
+/// # use loopwright::sim::{Simulation, Template};
+/// # let simulation = Simulation::new(|| (), |_| {
+/// #     let mut app: App = App::new();
+/// #     app.get("/{id}", |_, _, res| res.text("hi"));
+/// #     app
+/// # });
+/// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+/// let outcome = simulation.run(3).unwrap();
+/// for seen in &outcome.clients {
+///     assert!(seen.requests.len() <= 10 && seen.ended.len() <= seen.requests.len());
+/// }
+/// ```
 pub struct Seen {
     /// What it meant to send, in order.
     pub requests: Vec<Request>,
@@ -44,12 +59,41 @@ pub struct Seen {
 
 impl Seen {
     /// It was so slow that the server may have refused request `n`, or closed instead of answering it.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for seen in &outcome.clients {
+    ///     assert!(!seen.was_slow(seen.requests.len() + 1));
+    /// }
+    /// ```
     pub fn was_slow(&self, n: usize) -> bool {
         self.slow.iter().any(|requests| requests.contains(&n))
     }
 }
 
 /// What the server says of a request that it has dispatched.
+///
+/// ```
+/// # use loopwright::App;
+/// # use loopwright::sim::{Simulation, Template};
+/// # let simulation = Simulation::new(|| (), |_| {
+/// #     let mut app: App = App::new();
+/// #     app.get("/{id}", |_, _, res| res.text("hi"));
+/// #     app
+/// # });
+/// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+/// let outcome = simulation.run(3).unwrap();
+/// let mut ended = outcome.clients.iter().flat_map(|seen| &seen.ended);
+/// assert!(ended.all(|ended| ended.at <= outcome.end));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// When it said so.

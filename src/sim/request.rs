@@ -41,6 +41,11 @@ pub struct Template {
 
 impl Template {
     /// Requests with this method and target.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("GET", "/notes/{id}?size={n}");
+    /// ```
     pub fn new(method: &str, target: &str) -> Template {
         Template {
             method: method.to_string(),
@@ -54,12 +59,22 @@ impl Template {
     }
 
     /// One more field.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("GET", "/").field("x-number", "{n}");
+    /// ```
     pub fn field(mut self, name: &str, value: &str) -> Template {
         self.fields.push((name.to_string(), value.to_string()));
         self
     }
 
     /// They have a body of so many bytes, with its length announced or in chunks.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("POST", "/notes").body(0..=5000);
+    /// ```
     pub fn body(mut self, bytes: RangeInclusive<usize>) -> Template {
         self.body = Some(bytes);
         self
@@ -67,6 +82,12 @@ impl Template {
 
     /// Where `{n}` comes from: chance, and the longest body that this run's network can bear. By
     /// default below 1000.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// // A size that this network can bear.
+    /// let _ = Template::new("GET", "/zeros/{n}").number(|rng, longest| rng.usize(..=longest));
+    /// ```
     pub fn number(mut self, draw: impl Fn(&mut Rng, usize) -> usize + 'static) -> Template {
         self.number = Rc::new(draw);
         self
@@ -77,6 +98,14 @@ impl Template {
     ///
     /// # Errors
     /// `check` says what is wrong.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("GET", "/old").check(|_, answer| match answer.field("location") {
+    ///     Some("/new") => Ok(()),
+    ///     other => Err(format!("to {other:?}")),
+    /// });
+    /// ```
     pub fn check(
         mut self,
         check: impl Fn(&Request, &Answer<'_>) -> Result<(), String> + 'static,
@@ -86,6 +115,11 @@ impl Template {
     }
 
     /// The App may leave them without an answer, or break the answer off.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("GET", "/stream/{id}").may_fail();
+    /// ```
     pub fn may_fail(mut self) -> Template {
         self.may_fail = true;
         self
@@ -192,6 +226,21 @@ impl Template {
 }
 
 /// A request of a run: what was sent, and what its answer is judged by.
+///
+/// ```
+/// # use loopwright::App;
+/// # use loopwright::sim::{Simulation, Template};
+/// # let simulation = Simulation::new(|| (), |_| {
+/// #     let mut app: App = App::new();
+/// #     app.get("/{id}", |_, _, res| res.text("hi"));
+/// #     app
+/// # });
+/// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+/// let outcome = simulation.run(3).unwrap();
+/// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+///     assert!(request.is_malformed() || request.path.starts_with('/'));
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Request {
     /// The number of its template, in the order they were given; `None`: it is malformed.
@@ -223,6 +272,21 @@ pub struct Request {
 
 impl Request {
     /// What the framing of its answer depends on.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     assert_eq!(request.asked().by_head, request.by_head);
+    /// }
+    /// ```
     pub fn asked(&self) -> Asked {
         Asked {
             by_head: self.by_head,
@@ -231,22 +295,83 @@ impl Request {
     }
 
     /// The server refuses it on sight.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     assert!(request.is_malformed() || request.template == Some(0));
+    /// }
+    /// ```
     pub fn is_malformed(&self) -> bool {
         self.template.is_none()
     }
 
     /// It is well formed, and its head is over a limit: the server refuses it with 431.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     let limits = loopwright::Limits { head: 1 << 20, fields: 128, ..outcome.world.limits.clone() };
+    ///     assert!(!request.is_head_over(&limits));
+    /// }
+    /// ```
     pub fn is_head_over(&self, limits: &Limits) -> bool {
         let is_over = self.head_len > limits.head || self.fields > limits.fields;
         is_over && !self.is_malformed()
     }
 
     /// Its body is over the limit of a route that has none of its own.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     assert!(!request.is_body_over(&outcome.world.limits));
+    /// }
+    /// ```
     pub fn is_body_over(&self, limits: &Limits) -> bool {
         self.body.len() as u64 > limits.body
     }
 
     /// The first line, for a message.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     assert!(request.is_malformed() || request.line().ends_with(|c| c == '0' || c == '1'));
+    /// }
+    /// ```
     pub fn line(&self) -> String {
         let line = self.bytes.split(|&b| b == b'\r').next().unwrap_or_default();
         String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned()

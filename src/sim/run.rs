@@ -28,6 +28,20 @@ const LOOP_KEEPS: usize = 1 << 20;
 const NO_WAIT: Duration = Duration::from_millis(1);
 
 /// What became of a run.
+///
+/// ```
+/// # use loopwright::App;
+/// # use loopwright::sim::{Simulation, Template};
+/// # let simulation = Simulation::new(|| (), |_| {
+/// #     let mut app: App = App::new();
+/// #     app.get("/{id}", |_, _, res| res.text("hi"));
+/// #     app
+/// # });
+/// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+/// let outcome = simulation.run(3).unwrap();
+/// assert_eq!(outcome.cut, 0);
+/// assert!(outcome.turns > 0);
+/// ```
 pub struct Outcome {
     /// Its circumstances.
     pub world: World,

@@ -18,6 +18,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// One request, as its template and the numbers that its bytes follow from.
+///
+/// ```
+/// use loopwright::sim::Ask;
+/// let ask = Ask { template: 3, id: "0-1".into(), n: 7, body: 20, ..Ask::default() };
+/// assert_eq!(ask.to_string(), "#3 id=0-1 n=7 body=20");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ask {
     /// Which template, in the order they were given.
@@ -45,6 +51,11 @@ pub struct Ask {
 }
 
 /// What an actor does. The first ones are for clients, the last three for the server.
+///
+/// ```
+/// use loopwright::sim::Operation;
+/// assert_eq!(Operation::Send(20).to_string(), "send 20");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// Connects to a listener. Whoever asks without has connected to the first.
@@ -84,6 +95,12 @@ pub enum Operation {
 }
 
 /// An operation, and whose it is: a client's, or (`None`) the server's.
+///
+/// ```
+/// use loopwright::sim::{Operation, Schedule, Step};
+/// let stop = Step { client: None, operation: Operation::Stop };
+/// assert_eq!(Schedule { steps: vec![stop] }.to_string(), "server stop\n");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Step {
     /// The client.

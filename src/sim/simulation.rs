@@ -125,6 +125,11 @@ impl World {
     }
 
     /// Timeouts are so short that a client may be too slow by chance.
+    ///
+    /// ```
+    /// use loopwright::sim::World;
+    /// assert!(!World::default().is_tight());
+    /// ```
     pub fn is_tight(&self) -> bool {
         self.quickest() < Duration::from_secs(1)
     }
@@ -187,6 +192,13 @@ pub struct Simulation<S> {
 
 impl<S: 'static> Simulation<S> {
     /// Of this App, with this state; both are made anew for each run, and the App for each reload.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// use loopwright::sim::Simulation;
+    /// let simulation = Simulation::new(|| 0, |_| App::<u32>::new());
+    /// assert_eq!(simulation.sweep(0..3).unwrap(), 3);
+    /// ```
     pub fn new(state: impl Fn() -> S + 'static, app: impl Fn(&S) -> App<S> + 'static) -> Self {
         Simulation {
             state: Box::new(state),
@@ -200,12 +212,37 @@ impl<S: 'static> Simulation<S> {
     }
 
     /// One more kind of request that clients may send.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// assert!(simulation.run(0).is_ok());
+    /// ```
     pub fn ask(mut self, template: Template) -> Self {
         self.templates.push(template);
         self
     }
 
     /// Where the circumstances of a run come from; by default [`World::vary`] of the default ones.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// use loopwright::sim::World;
+    /// let simulation = simulation.world(|rng| World { clients: rng.usize(1..3), ..World::default() });
+    /// assert!(simulation.draw(0).0.clients < 3);
+    /// ```
     pub fn world(mut self, draw: impl Fn(&mut Rng) -> World + 'static) -> Self {
         self.draw = Box::new(draw);
         self
@@ -213,6 +250,20 @@ impl<S: 'static> Simulation<S> {
 
     /// Called when nothing moves: clients who wait for something that only the App can cause may be
     /// answered now. Says whether it has done anything; if not, the run is over.
+    ///
+    /// ```
+    /// use loopwright::{App, Responder};
+    /// use loopwright::sim::{Simulation, Template};
+    /// // Whoever waits is answered when nothing else happens.
+    /// let simulation = Simulation::new(Vec::new, |_| {
+    ///     let mut app: App<Vec<Responder>> = App::new();
+    ///     app.get("/", |cx, _, res| cx.state.push(res.defer()));
+    ///     app
+    /// })
+    /// .ask(Template::new("GET", "/"))
+    /// .when_quiet(|waiting| waiting.pop().map(|res| res.text("now")).is_some());
+    /// simulation.sweep(0..3).unwrap();
+    /// ```
     pub fn when_quiet(mut self, act: impl Fn(&mut S) -> bool + 'static) -> Self {
         self.when_quiet = Box::new(act);
         self
@@ -222,6 +273,22 @@ impl<S: 'static> Simulation<S> {
     ///
     /// # Errors
     /// `check` says what is wrong.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let simulation = simulation.check(|_, outcome| match outcome.requests {
+    ///     0..100 => Ok(()),
+    ///     many => Err(format!("{many} requests")),
+    /// });
+    /// simulation.sweep(0..3).unwrap();
+    /// ```
     pub fn check(
         mut self,
         check: impl Fn(&mut S, &Outcome) -> Result<(), String> + 'static,
@@ -231,12 +298,36 @@ impl<S: 'static> Simulation<S> {
     }
 
     /// The most schedules that are tried to shrink one that fails. Default 3000.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// // Told as it was drawn.
+    /// let _ = simulation.tries(0);
+    /// ```
     pub fn tries(mut self, tries: usize) -> Self {
         self.tries = tries;
         self
     }
 
     /// The circumstances that a seed stands for, and what happens in them.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// assert_eq!(simulation.draw(7).1, simulation.draw(7).1);
+    /// ```
     pub fn draw(&self, seed: u64) -> (World, Schedule) {
         let mut rng = Rng::with_seed(seed);
         let world = (self.draw)(&mut rng);
@@ -248,6 +339,19 @@ impl<S: 'static> Simulation<S> {
     ///
     /// # Errors
     /// What failed, shrunk.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// assert_eq!(outcome.clients.len(), outcome.world.clients);
+    /// ```
     pub fn run(&self, seed: u64) -> Result<Outcome, Box<Failure>> {
         let (world, schedule) = self.draw(seed);
         self.twice(seed, &world, &schedule).map_err(|first| {
@@ -312,6 +416,18 @@ impl<S: 'static> Simulation<S> {
     ///
     /// # Errors
     /// As [`Simulation::run`].
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// assert_eq!(simulation.sweep(5..8).unwrap(), 3);
+    /// ```
     pub fn sweep(&self, seeds: Range<u64>) -> Result<u64, Box<Failure>> {
         let count = seeds.end.saturating_sub(seeds.start);
         for seed in seeds {
@@ -361,6 +477,20 @@ fn repeats(first: &Outcome, second: &Outcome) -> Result<(), String> {
 }
 
 /// A run that failed.
+///
+/// ```
+/// # use loopwright::App;
+/// # use loopwright::sim::{Simulation, Template};
+/// # let simulation = Simulation::new(|| (), |_| {
+/// #     let mut app: App = App::new();
+/// #     app.get("/{id}", |_, _, res| res.text("hi"));
+/// #     app
+/// # });
+/// // Nobody is answered like this.
+/// let wrong = Template::new("GET", "/{id}").check(|_, _| Err("not what I meant".into()));
+/// let failure = simulation.ask(wrong).sweep(0..20).unwrap_err();
+/// assert!(failure.reason.contains("not what I meant") && failure.schedule.steps.len() <= 3);
+/// ```
 #[derive(Debug)]
 pub struct Failure {
     /// The seed.
