@@ -13,7 +13,7 @@ pub(super) fn check(outcome: &Outcome) -> Result<(), Reason> {
         let judge = Judge { outcome, seen };
         judge
             .judge()
-            .map_err(|why| why.at(format_args!("client {n}")))?;
+            .map_err(|why| why.at(format_args!("client {n}, ")))?;
     }
     Ok(())
 }
@@ -29,7 +29,7 @@ impl Judge<'_> {
         let mut rest = &seen.received[..];
         let mut end = 0;
         for (n, request) in seen.requests.iter().enumerate() {
-            let at = |why: Reason| why.at(format_args!("request {n} ({})", request.line()));
+            let at = |why: Reason| why.at(format_args!("request {n} ({}): ", request.line()));
             let begin = end;
             end += request.bytes.len();
             if seen.sent <= begin {
@@ -165,7 +165,7 @@ impl Judge<'_> {
         };
         let (sent, all) = (seen.sent.min(end) - begin, end - begin);
         let text = format!(
-            "{what}; {sent} of its {all} bytes were sent, the connection {connection}, the server {server}"
+            "{what}; {sent} of its {all} bytes were sent, the connection {connection}; the server {server}"
         );
         Reason::new(kind, text)
     }

@@ -372,7 +372,7 @@ impl Client {
                 break;
             }
             let at = |why| {
-                let place = format!("client {}, {}", self.n, request.line());
+                let place = format!("client {}, {}: ", self.n, request.line());
                 Reason::new(Kind::Grammar, why).at(place)
             };
             let answer = Answer::read(rest, request.asked(), has_ended).map_err(at)?;

@@ -50,7 +50,7 @@ impl Reason {
 
     /// With the place in front.
     pub(super) fn at(self, place: impl std::fmt::Display) -> Reason {
-        Reason::new(self.kind, format!("{place}: {}", self.text))
+        Reason::new(self.kind, format!("{place}{}", self.text))
     }
 }
 
