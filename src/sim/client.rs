@@ -277,10 +277,7 @@ impl Client {
                 net.stall(conn, true);
             }
             Operation::Resume => {
-                if let Some(since) = self.stalled.take() {
-                    self.stalled_for = self.stalled_for.max(now - since);
-                    self.took(now - since);
-                }
+                self.take_again(now);
                 net.stall(conn, false);
             }
             Operation::Finish => {
@@ -315,6 +312,14 @@ impl Client {
         self.took(net.now() - self.since);
     }
 
+    /// It takes what it is sent again.
+    fn take_again(&mut self, now: Instant) {
+        if let Some(since) = self.stalled.take() {
+            self.stalled_for = self.stalled_for.max(now - since);
+            self.took(now - since);
+        }
+    }
+
     /// It has let so much time pass: enough for some timeout?
     fn took(&mut self, time: Duration) {
         if time >= self.quickest {
@@ -346,6 +351,7 @@ impl Client {
         let stalls = stalls.unwrap_or(self.stalled.is_some());
         if let Some(conn) = self.conn {
             net.stall(conn, stalls);
+            self.take_again(net.now());
             self.stalled = stalls.then(|| net.now());
         }
     }

@@ -100,6 +100,13 @@ fn app<S: 'static>(simulation: &Simulation<S>, state: &S, afters: &Afters) -> Ap
     app
 }
 
+/// What happened is told of a run that panics, too.
+impl<S> Drop for Run<'_, S> {
+    fn drop(&mut self) {
+        *self.told = self.trace.0.take();
+    }
+}
+
 impl<'a, S: 'static> Run<'a, S> {
     pub(super) fn new(
         simulation: &'a Simulation<S>,
@@ -146,10 +153,8 @@ impl<'a, S: 'static> Run<'a, S> {
     }
 
     pub(super) fn run(mut self) -> Result<Outcome, Reason> {
-        let result = self.whole();
-        *self.told = self.trace.0.take();
-        let mut outcome = result?;
-        outcome.trace = self.told.clone().unwrap_or_default();
+        let mut outcome = self.whole()?;
+        outcome.trace = self.trace.0.clone().unwrap_or_default();
         Ok(outcome)
     }
 

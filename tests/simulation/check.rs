@@ -314,6 +314,8 @@ impl Judge<'_> {
             || seen.stalls
             || seen.stalled >= world.outcome.world.timeouts.write / 2
             || world.has_cut
+            // Refused, and it sent the rest all the same.
+            || (seen.was_reset && !self.is_whole(n))
             || (seen.was_reset && (world.outcome.left_at_once || self.may_be_closed_on()));
         // A client of HTTP/1.0 is told of it by a reset, which takes what is on its way along.
         let is_aborted = |request: &Request| {
