@@ -225,7 +225,8 @@ impl Judge<'_> {
         let limits = &outcome.world.limits;
         let ends = |request: &Request| {
             let is_over = request.is_head_over(limits) || request.is_body_over(limits);
-            request.closes || request.is_malformed() || is_over
+            // An answer without a length ends with the connection in HTTP/1.0.
+            request.closes || request.by_http_10 || request.is_malformed() || is_over
         };
         let sent_more = seen.sent > end || seen.requests[n].has_body;
         let lingers =
