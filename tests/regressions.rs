@@ -774,3 +774,50 @@ fn what_is_kept_of_the_input_costs_what_it_is_long() {
     let held = server.held().next().unwrap();
     assert!(held.input_memory <= 64, "{held:?}");
 }
+
+/// A producer that went over `limits.output` took along what its connection had been answered before,
+/// though the client took all that it was sent. (Seed 12389 of the simulation.)
+#[test]
+fn what_was_answered_before_a_stream_over_its_limit_arrives() {
+    let whole = "w".repeat(3000);
+    let app = || {
+        let (mut app, body) = (App::<Seen>::new(), "w".repeat(3000));
+        app.get("/whole", move |_, _, res| res.text(&body));
+        app.get("/over", |_, _, res| {
+            let writer = res.stream();
+            for _ in 0..10 {
+                writer.write(Bytes::from_static(&[b'x'; 1000]));
+            }
+        });
+        app
+    };
+    let narrow = Faults {
+        send_buffer: (256, 256),
+        ..CALM
+    };
+    let requests = ["/whole", "/over", "/whole"]
+        .map(|path| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
+        .concat();
+    // What waits in memory, and what the network has and a reset would take from it.
+    for faults in [narrow, CALM] {
+        let limits = Limits {
+            high_water: 4000,
+            output: 5000,
+            ..Limits::default()
+        };
+        let mut world = world(1, faults, limits, app());
+        let client = client(&mut world, &requests);
+        until(&mut world, "the connection ends", |world| {
+            world.net_mut().is_finished(client)
+        });
+        assert!(!world.net_mut().was_reset(client));
+        let received = received(&mut world, client);
+        let (head, rest) = received.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains("content-length: 3000"), "{head}");
+        let rest = rest.strip_prefix(&whole).expect("the whole answer");
+        assert!(rest.starts_with("HTTP/1.1 200"), "{rest:.40}");
+        assert!(!rest.contains("www"), "an answer behind the broken one");
+        assert!(!rest.ends_with("0\r\n\r\n"), "a part that looks whole");
+        until(&mut world, "it is gone", |world| world.connections() == 0);
+    }
+}

@@ -27,7 +27,8 @@ pub struct Limits {
     pub discard: u64,
     /// Output of one connection past which its producers are told to wait. Default 64 KiB.
     pub high_water: usize,
-    /// Output of one connection past which it is cut, because a producer did not wait. Default 16 MiB.
+    /// Output of one connection past which a producer that did not wait has its answer broken off, and the
+    /// connection closed behind what was answered before. Default 16 MiB.
     pub output: usize,
     /// Output of one connection that the kernel holds and has not sent (`TCP_NOTSENT_LOWAT`): what a
     /// client that hardly reads costs, beside `high_water`. Default 512 KiB.

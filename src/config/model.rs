@@ -67,7 +67,7 @@ table! { Limits {
     "A request's body, unless its route says otherwise; 413 past it." body: Size,
     "How much of a body nobody wants is read and dropped to keep the connection." discard: Size,
     "Output of one connection past which its producers wait." high_water: Size,
-    "Output of one connection past which it is cut." output: Size,
+    "Output of one connection past which a streamed answer is broken off." output: Size,
     "Output of one connection that the kernel holds and has not sent." unsent: Size,
     "Open connections of one process; past it accepting pauses." connections: Count,
     "Open connections from one IP address (IPv6: one /64); past it they are answered 503 and closed." connections_per_address: Count,

@@ -39,6 +39,8 @@ pub(crate) struct Exchange<S> {
     pub(crate) upload: Upload<S>,
     /// The credit of its streamed answer.
     pub(crate) flow: Option<Rc<Flow>>,
+    /// Output of answers before its streamed one may still wait.
+    pub(crate) follows: bool,
     pub(crate) on_abort: Vec<Callback<S>>,
     pub(crate) on_drain: Vec<Callback<S>>,
     /// Uploads that wait for this answer to drain.
@@ -106,6 +108,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             head,
             upload,
             flow: None,
+            follows: false,
             on_abort: Vec::new(),
             on_drain: Vec::new(),
             feeders: Vec::new(),

@@ -311,6 +311,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(flow) = &exchange.flow {
             flow.buffered.set(waits);
         }
+        exchange.follows &= waits > 0;
         if waits > self.limits.high_water / 2 {
             return;
         }
