@@ -9,7 +9,7 @@ use super::trace::Trace;
 use crate::net::Peer;
 use crate::net::sim::SimNet;
 use crate::{App, Builder, Instant, Server};
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -86,7 +86,7 @@ pub(super) struct Run<'a, S> {
 }
 
 /// What `after` was told, and of whom.
-type Afters = Rc<RefCell<Vec<(Peer, Ended)>>>;
+type Afters = Rc<Cell<Vec<(Peer, Ended)>>>;
 
 fn app<S: 'static>(simulation: &Simulation<S>, state: &S, afters: &Afters) -> App<S> {
     let (mut app, afters) = ((simulation.app)(state), afters.clone());
@@ -95,7 +95,9 @@ fn app<S: 'static>(simulation: &Simulation<S>, state: &S, afters: &Afters) -> Ap
             at: cx.now(),
             is_aborted: done.is_aborted(),
         };
-        afters.borrow_mut().push((done.remote(), ended));
+        let mut all = afters.take();
+        all.push((done.remote(), ended));
+        afters.set(all);
     });
     app
 }
@@ -167,13 +169,13 @@ impl<'a, S: 'static> Run<'a, S> {
             }
             self.last_turns()?;
         }
-        let net = self.server.net_mut();
+        let (net, afters) = (self.server.net_mut(), self.afters.take());
         let outcome = Outcome {
             world: self.world.clone(),
             clients: self
                 .clients
                 .iter()
-                .map(|client| client.seen(net, &self.afters.borrow()))
+                .map(|client| client.seen(net, &afters))
                 .collect(),
             is_stopped: self.is_stopped,
             left_at_once: self.left_at_once,
@@ -184,6 +186,7 @@ impl<'a, S: 'static> Run<'a, S> {
             end: self.server.net_mut().now(),
             trace: String::new(),
         };
+        self.afters.set(afters);
         check(&outcome)?;
         if !has_left && self.server.open_exchanges() > 0 {
             // Answers that never come, as the App may: their clients go home.
@@ -373,7 +376,7 @@ impl<'a, S: 'static> Run<'a, S> {
             format!("{timers} timers that nobody needs")
         })?;
         let (afters, requests) = (
-            self.afters.borrow().len() as u64,
+            self.afters.take().len() as u64,
             self.server.stats().requests,
         );
         must(afters == requests, Kind::Left, || {
