@@ -3,9 +3,11 @@
 
 use loopwright::sim::{Client, Faults, SimNet};
 use loopwright::{
-    App, BodyWriter, Ctx, Instant, Limits, OffloadError, PostError, Responder, Server, Timeouts,
+    App, BodyWriter, Ctx, Instant, Limits, Listen, OffloadError, PostError, Responder, Server,
+    Timeouts,
 };
 use rustix::io::Errno;
+use std::io::Write;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -1485,4 +1487,41 @@ fn connections_per_address() {
         let sixth = world.client(GET);
         world.until("and lets them go", |world| world.statuses(sixth) == [200]);
     });
+}
+
+/// The kernel asks a silent peer whether it is there, on behalf of answers that are long in coming.
+#[test]
+fn accepted_connections_are_kept_alive_by_the_kernel() {
+    for (keepalive, expected) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
+        let timeouts = Timeouts {
+            tcp_keepalive: keepalive,
+            ..Timeouts::default()
+        };
+        let builder = Server::builder().listen("127.0.0.1:0").timeouts(timeouts);
+        let server = builder.build(App::<()>::new(), ()).unwrap();
+        let Listen::Tcp(address) = server.addresses().remove(0) else {
+            unreachable!("bound to TCP")
+        };
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(b"G").unwrap();
+        // proc(5): of the server's end, established (01), the timer that runs: 02 is this one.
+        let port = format!(":{:04X}", address.port());
+        let runs = || {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let mut lines = sockets
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let ours = lines.find(|line| line[1].ends_with(&port) && line[3] == "01");
+            ours.map(|line| line[5].starts_with("02"))
+        };
+        let end = std::time::Instant::now() + Duration::from_secs(5);
+        while runs() != Some(expected) {
+            assert!(
+                std::time::Instant::now() < end,
+                "{keepalive:?}: {:?}",
+                runs()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }

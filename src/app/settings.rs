@@ -118,6 +118,10 @@ pub struct Timeouts {
     /// How long a callback may keep the loop before the log names it, with how many connections waited; 0
     /// for never. Default 100 ms.
     pub stall: Duration,
+    /// For a silent peer, until the kernel asks whether it is still there (`SO_KEEPALIVE`; whole seconds,
+    /// three times, 10 s apart, then the connection is broken): for those that vanish in the middle of a long
+    /// answer. 0 for never. Default 60 s.
+    pub tcp_keepalive: Duration,
     /// How long accepting pauses when the process is out of descriptors or memory, or may not accept. Default 500 ms.
     pub accept_pause: Duration,
 }
@@ -135,6 +139,7 @@ impl Default for Timeouts {
             drain_idle: Duration::from_secs(1),
             linger: Duration::from_secs(5),
             stall: Duration::from_millis(100),
+            tcp_keepalive: Duration::from_secs(60),
             accept_pause: Duration::from_millis(500),
         }
     }

@@ -92,6 +92,7 @@ table! { Timeouts {
     "For idle connections when the server is told to stop." drain_idle: Wait,
     "For a client to close its side after we closed ours." linger: Wait,
     "How long a callback may keep the loop before the log names it; \"0s\" for never." stall: Wait,
+    "For a silent peer, until the kernel asks whether it is still there; \"0s\" for never." tcp_keepalive: Wait,
     "How long accepting pauses when the process is out of descriptors or memory, or may not accept." accept_pause: Wait,
 } }
 

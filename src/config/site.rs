@@ -12,7 +12,7 @@ use super::pages::{self, Page};
 use super::report::{Mistake, Span};
 use crate::service::access_log::access_log;
 use crate::service::files::Files;
-use crate::service::respond::redirect;
+use crate::service::respond::{for_known_methods, redirect};
 use crate::{App, Builder, Bytes, Ctx, Listen, Request, Response, Route, Server};
 use std::path::Path;
 
@@ -271,7 +271,7 @@ impl<'d> Making<'d> {
             return;
         }
         let added = match method {
-            ANY => self.app.any(path, call),
+            ANY => self.app.any(path, for_known_methods(call)),
             method => self.app.route(method, path, call),
         };
         finish(added, route, fields);
