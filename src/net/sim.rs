@@ -401,6 +401,7 @@ impl SimNet {
         wire.closed.is_some() || !wire.accepted
     }
 
+    #[cfg(feature = "sim")]
     /// When the server closed this client's socket.
     pub(crate) fn closed_at(&mut self, client: Client) -> Option<Instant> {
         self.wire(client).closed
