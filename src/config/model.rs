@@ -67,10 +67,10 @@ table! { Limits {
     "A request's body, unless its route says otherwise; 413 past it." body: Size,
     "How much of a body nobody wants is read and dropped to keep the connection." discard: Size,
     "Output of one connection past which its producers wait." high_water: Size,
-    "Output of one connection past which it is cut." output: Size,
+    "Output of one connection past which a streamed answer is broken off." output: Size,
     "A WebSocket message; closed with 1009 past it." message: Size,
     "Messages that wait for one WebSocket client; past it the socket's policy decides." socket_output: Size,
-    "WebSocket messages shorter than this are sent uncompressed; 0 for none." compress_from: Size,
+    "WebSocket messages shorter than this are sent uncompressed; 0 for none of them." compress_from: Size,
     "Topics and patterns that one subscriber may be subscribed to." subscriptions: Count,
     "Publications that wait to be delivered." publications: Count,
     "Their bytes." published: Size,
@@ -103,7 +103,8 @@ table! { Timeouts {
     "For idle connections when the server is told to stop." drain_idle: Wait,
     "For a client to close its side after we closed ours." linger: Wait,
     "How long a callback may keep the loop before the log names it; \"0s\" for never." stall: Wait,
-    "How long accepting pauses when the process is out of descriptors or memory." accept_pause: Wait,
+    "For a silent peer, until the kernel asks whether it is still there; \"0s\" for never." tcp_keepalive: Wait,
+    "How long accepting pauses when the process is out of descriptors or memory, or may not accept." accept_pause: Wait,
 } }
 
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use super::pages::{self, Page};
 use super::report::{Mistake, Span};
 use crate::service::access_log::access_log;
 use crate::service::files::Files;
-use crate::service::respond::redirect;
+use crate::service::respond::{for_known_methods, redirect};
 use crate::{App, Builder, Bytes, Ctx, Listen, Request, Response, Route, Server};
 use std::path::Path;
 
@@ -271,7 +271,7 @@ impl<'d> Making<'d> {
             return;
         }
         let added = match method {
-            ANY => self.app.any(path, call),
+            ANY => self.app.any(path, for_known_methods(call)),
             method => self.app.route(method, path, call),
         };
         finish(added, route, fields);
@@ -404,6 +404,8 @@ fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
     if let Some(Size(body)) = route.limits.body {
         added.body_limit(body);
     }
+    // None of the actions looks at it.
+    added.ignore_body();
     if !fields.is_empty() {
         added.before(add(fields.to_vec()));
     }

@@ -96,6 +96,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(conn) = self.conns.get_mut(id)
             && !kept.is_empty()
         {
+            // A byte is not to keep the memory of a gulp.
+            kept.shrink_to(2 * kept.len());
             conn.kept = kept;
         }
         // What drain callbacks write from here on waits for the next run.
@@ -353,6 +355,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(flow) = &exchange.flow {
             flow.buffered.set(waits);
         }
+        exchange.follows &= waits > 0;
         if waits > self.limits.high_water / 2 {
             return;
         }
@@ -392,6 +395,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             conn.http.answer_taken(self.now);
         }
         conn.waits = waits;
+        if waits && conn.progress == self.now {
+            conn.taken = self.net.taken(conn.sock);
+        }
         let reading = !(conn.held && conn.http.has_body_to_come());
         let (socket, progress, holds) = (conn.socket, conn.progress, conn.http.has_body_to_come());
         let input = match socket {
