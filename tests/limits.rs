@@ -629,7 +629,7 @@ fn requests_per_turn() {
 
 #[test]
 fn reads_per_turn() {
-    const READ: usize = 64 * 1024;
+    const READ: usize = 128 * 1024;
     let limits = Limits {
         reads_per_turn: 1,
         body: 1 << 30,

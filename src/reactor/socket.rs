@@ -68,12 +68,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn open_socket(&mut self, new: NewSocket<S>) {
         let NewSocket {
             to,
-            socket,
+            mut socket,
             line,
             request,
         } = new;
         let since = self.now;
         let Some(conn) = self.conns.get_mut(to) else {
+            // Gone in the meantime; whoever accepted it wants to know.
+            let mut cx = cx!(self);
+            self.watch.guarded(&self.net, "the end of a WebSocket", || {
+                socket.close(&mut cx, BROKEN)
+            });
             return;
         };
         let attached = Attached {
@@ -84,7 +89,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             asked: false,
         };
         conn.socket = Some(self.sockets.insert(attached) as u32);
+        let has_ended = conn.eof;
         self.with_socket(to, |socket, cx, ws| socket.open(cx, ws));
+        if has_ended {
+            self.end_socket(to, BROKEN);
+        }
     }
 
     /// Takes events from the input until it is used up, or has to wait. Says how much is used.
