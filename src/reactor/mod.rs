@@ -60,7 +60,7 @@ pub use server::{Builder, Server};
 use crate::app::ctx::{Core, Due, Timer};
 use crate::app::mailbox::{Handle, Post};
 use crate::app::outbox::Outbox;
-use crate::app::publish::{Bus, Publication, Subscriber};
+use crate::app::publish::Bus;
 use crate::app::settings::{Limits, Timeouts};
 use crate::app::stats::LoopStats;
 use crate::base::clock::{Instant, StockFields};
@@ -95,8 +95,6 @@ pub struct Reactor<N: Net, S> {
     sockets: Slab<Attached<S>>,
     links: Slab<Linked<S>>,
     bus: Option<Box<dyn Bus<S>>>,
-    /// Who is to be handed what in this turn: empty between turns.
-    deliveries: Vec<(Subscriber, Rc<Publication>)>,
     sites: Sites<S>,
     state: S,
     core: Core<S>,
@@ -222,6 +220,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.reap();
         let goes_on = !self.is_stopped();
         if !goes_on {
+            self.end_links();
+            self.reap();
             // Whoever posts from now on is told that nobody reads it.
             self.core.mailbox.close();
         }
@@ -346,7 +346,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 conn.read_closed |= event.read_closed;
                 conn.blocked &= !(event.writable || event.broken);
                 if event.broken {
-                    self.cut(id, "the connection broke");
+                    // One that is being made says itself why it was not.
+                    if self.is_linked(id) {
+                        self.cut(id, "the connection broke");
+                    }
                     return;
                 }
                 let waits_for_us = event.read_closed && conn.exchange.is_some();

@@ -211,7 +211,6 @@ impl Builder {
             sockets: Slab::new(),
             links: Slab::new(),
             bus,
-            deliveries: Vec::new(),
             inbound: Inbound::default(),
             outbound: Outbound::new(COMPRESSION, self.limits.compress_from),
             sites: Sites::new(site),

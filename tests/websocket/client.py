@@ -55,8 +55,8 @@ def large():
 
 def ends(path, message):
     with dial(path) as ws:
-        ws.send(message)
         try:
+            ws.send(message)
             ws.recv(timeout=10)
         except ConnectionClosed as closed:
             return closed.rcvd.code, closed.rcvd.reason

@@ -13,8 +13,11 @@ fn site() -> TestServer {
     serve_with(local().limits(limits), || {
         let mut app: App = App::new();
         app.ws("/echo", |_, ws, message| ws.send(message));
-        app.ws("/close", |_, ws, message| ws.close(4321, message.as_text().unwrap_or("?")));
-        app.ws("/small", |_, ws, message| ws.send(message)).before(|_, _, res| Some(res));
+        app.ws("/close", |_, ws, message| {
+            ws.close(4321, message.as_text().unwrap_or("?"))
+        });
+        app.ws("/small", |_, ws, message| ws.send(message))
+            .before(|_, _, res| Some(res));
         app.sockets("/limited", |_, _, handshake| {
             handshake.message_limit(1000);
             let (tell, _) = crate::peer::ear();
@@ -33,7 +36,11 @@ fn case(program: &str, args: &[&str], script: &str, case: &str) {
     let server = site();
     let script = format!("{}/tests/websocket/{script}", env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(program);
-    let output = run(command.args(args).arg(script).arg(case).arg(server.port().to_string()));
+    let output = run(command
+        .args(args)
+        .arg(script)
+        .arg(case)
+        .arg(server.port().to_string()));
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && said.trim_end() == format!("ok {case}"),

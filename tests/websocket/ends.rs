@@ -17,7 +17,7 @@ fn act(probe: &mut Probe, cx: &mut Ctx<'_>, ws: &mut WebSocket<'_>, text: &str) 
         "panic" => panic!("on purpose"),
         "stop" => cx.stop(),
         "flood" => {
-            for _ in 0..64 {
+            for _ in 0..48 {
                 ws.send_binary([b'x'; 16 * 1024]);
             }
         }
@@ -31,9 +31,15 @@ fn probe(builder: Builder) -> (TestServer, Ear) {
     let server = serve_with(builder, move || {
         let mut app: App = App::new();
         probes(&mut app, "/", tell.clone(), |_| Ok(()), act);
-        probes(&mut app, "/panics", tell.clone(), |_| Ok(()), |_, _, _, _| panic!("in open"));
+        probes(
+            &mut app,
+            "/panics",
+            tell.clone(),
+            |_| Ok(()),
+            |_, _, _, _| panic!("in open"),
+        );
         app.sockets("/last", move |_, _, _| Ok(PanicsLast(tell.clone())));
-        app.get("/", |_, _, res| res.text("here"));
+        app.get("/page", |_, _, res| res.text("here"));
         (app, ())
     });
     (server, told)
@@ -58,7 +64,7 @@ fn ends(how: impl FnOnce(&mut Ws), expected: &[&str]) {
     for word in expected {
         told.hears(word);
     }
-    assert_eq!(server.get("/").text(), "here");
+    assert_eq!(server.get("/page").text(), "here");
     drop(ws);
     drop(server);
     assert_eq!(told.rest(), [""; 0]);
@@ -91,7 +97,14 @@ fn what_comes_behind_a_close_is_nothing() {
     ends(
         |ws| {
             let close = frame(FIN | CLOSE, &close_payload(1000, ""));
-            ws.raw([close, frame(FIN | TEXT, b"late"), frame(FIN | TEXT, b"\xff")].concat());
+            ws.raw(
+                [
+                    close,
+                    frame(FIN | TEXT, b"late"),
+                    frame(FIN | TEXT, b"\xff"),
+                ]
+                .concat(),
+            );
             assert_eq!(ws.closed().0, 1000);
             ws.ends();
         },
@@ -139,7 +152,9 @@ fn we_close_and_the_peer_just_leaves() {
         |ws| {
             ws.text("close");
             assert_eq!(ws.closed().0, 4000);
-            ws.stream.shutdown(std::net::Shutdown::Write).expect("shut down");
+            ws.stream
+                .shutdown(std::net::Shutdown::Write)
+                .expect("shut down");
             ws.ends();
         },
         &["text:close", "close:4000:as asked"],
@@ -158,7 +173,11 @@ fn we_close_and_the_peer_says_nothing_more() {
     let begun = Instant::now();
     assert_eq!(ws.closed().0, 4000);
     ws.ends();
-    assert!(begun.elapsed() > Duration::from_millis(150), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() > Duration::from_millis(150),
+        "{:?}",
+        begun.elapsed()
+    );
     for word in ["open", "text:close", "close:4000:as asked"] {
         told.hears(word);
     }
@@ -167,7 +186,11 @@ fn we_close_and_the_peer_says_nothing_more() {
 #[test]
 fn the_peer_is_gone() {
     ends(
-        |ws| ws.stream.shutdown(std::net::Shutdown::Write).expect("shut down"),
+        |ws| {
+            ws.stream
+                .shutdown(std::net::Shutdown::Write)
+                .expect("shut down")
+        },
         &["close:1006:the connection broke"],
     );
     ends(
@@ -175,7 +198,9 @@ fn the_peer_is_gone() {
             // Within a frame, and within a message.
             ws.send(TEXT, "a");
             ws.raw(&frame(FIN, b"bcd")[..7]);
-            ws.stream.shutdown(std::net::Shutdown::Both).expect("shut down");
+            ws.stream
+                .shutdown(std::net::Shutdown::Both)
+                .expect("shut down");
         },
         &["close:1006:the connection broke"],
     );
@@ -227,7 +252,10 @@ fn a_stop_from_within_a_callback() {
     ws.close(1001, "");
     ws.ends();
     server.join();
-    assert_eq!(told.rest(), ["open", "text:stop", "close:1001:the server leaves"]);
+    assert_eq!(
+        told.rest(),
+        ["open", "text:stop", "close:1001:the server leaves"]
+    );
 }
 
 #[test]
@@ -254,7 +282,7 @@ fn a_callback_panics() {
     ws.close(1000, "");
     assert_eq!(ws.closed().0, 1000);
     told.hears("close");
-    assert_eq!(server.get("/").text(), "here");
+    assert_eq!(server.get("/page").text(), "here");
     drop(server);
     assert_eq!(told.rest(), [""; 0]);
 }

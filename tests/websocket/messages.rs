@@ -33,10 +33,16 @@ fn what_is_sent_comes_back() {
         (BINARY, (0..1 << 20).map(|n| (n % 241) as u8).collect()),
     ] {
         ws.send(FIN | opcode, &payload);
-        assert!(ws.message() == (opcode, payload.clone()), "{opcode} {}", payload.len());
+        assert!(
+            ws.message() == (opcode, payload.clone()),
+            "{opcode} {}",
+            payload.len()
+        );
     }
     // Many in one write, in their order.
-    let many: Vec<u8> = (0..1000).flat_map(|n: u32| frame(FIN | TEXT, n.to_string().as_bytes())).collect();
+    let many: Vec<u8> = (0..1000)
+        .flat_map(|n: u32| frame(FIN | TEXT, n.to_string().as_bytes()))
+        .collect();
     ws.raw(&many);
     for n in 0..1000 {
         assert_eq!(ws.says(), n.to_string());
@@ -162,7 +168,12 @@ fn other_messages_wait_behind_one_in_parts() {
     ws.text("begin");
     let part = |fin, opcode, payload: &str| {
         let payload = payload.as_bytes().to_vec();
-        Some(Frame { fin, rsv1: false, opcode, payload })
+        Some(Frame {
+            fin,
+            rsv1: false,
+            opcode,
+            payload,
+        })
     };
     assert_eq!(ws.frame(), part(false, TEXT, "a"));
     assert_eq!(ws.frame(), part(false, 0, "\u{20ac}"));
@@ -187,11 +198,17 @@ fn pings_and_pongs() {
     let (tell, told) = ear();
     let server = serve(move || {
         let mut app: App = App::new();
-        probes(&mut app, "/", tell, |_| Ok(()), |_, _, ws, text| match text {
-            "ping" => ws.ping("are you there?"),
-            "long" => ws.ping([b'x'; 200]),
-            _ => {}
-        });
+        probes(
+            &mut app,
+            "/",
+            tell,
+            |_| Ok(()),
+            |_, _, ws, text| match text {
+                "ping" => ws.ping("are you there?"),
+                "long" => ws.ping([b'x'; 200]),
+                _ => {}
+            },
+        );
         app
     });
     let mut ws = Ws::open(&server, "/");
@@ -240,7 +257,11 @@ fn handles() {
             let handles = handles.clone();
             move |_, req, res| {
                 let text = String::from_utf8_lossy(req.body()).into_owned();
-                let sent = handles.borrow().iter().filter(|handle| handle.send(&text)).count();
+                let sent = handles
+                    .borrow()
+                    .iter()
+                    .filter(|handle| handle.send(&text))
+                    .count();
                 res.text(sent.to_string())
             }
         });
@@ -251,7 +272,15 @@ fn handles() {
                 // What is said before goes out before, and nothing after.
                 let said: Vec<bool> = handles
                     .iter()
-                    .flat_map(|h| [h.send("last"), h.ping(b"p"), h.close(4321, "enough"), h.close(1000, "again"), h.send("late")])
+                    .flat_map(|h| {
+                        [
+                            h.send("last"),
+                            h.ping(b"p"),
+                            h.close(4321, "enough"),
+                            h.close(1000, "again"),
+                            h.send("late"),
+                        ]
+                    })
                     .collect();
                 res.text(format!("{said:?}"))
             }
@@ -271,7 +300,9 @@ fn handles() {
     let post = |path: &str, body: &str| {
         let mut client = server.connect();
         let length = body.len();
-        client.send(format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n\r\n{body}"));
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n\r\n{body}"
+        ));
         client.answer().text().to_string()
     };
     assert_eq!(post("/say", "from a request"), "1");
@@ -282,7 +313,9 @@ fn handles() {
     assert_eq!(known.closed(), (4321, "enough".into()));
     known.close(4321, "");
     known.ends();
-    wait_until("it is gone", || server.get("/gone").text() == "true (false, false, false)");
+    wait_until("it is gone", || {
+        server.get("/gone").text() == "true (false, false, false)"
+    });
 }
 
 struct Known(Handles);
@@ -299,28 +332,49 @@ impl loopwright::Socket for Known {
 fn compression_is_agreed_on_and_used() {
     let server = serve(|| {
         let mut app: App = App::new();
-        for (path, compression) in [("/off", Compression::Off), ("/on", Compression::On), ("/context", Compression::Context)] {
+        for (path, compression) in [
+            ("/off", Compression::Off),
+            ("/on", Compression::On),
+            ("/context", Compression::Context),
+        ] {
             let (tell, _) = ear();
-            probes(&mut app, path, tell, move |h| {
-                h.compression(compression);
-                Ok(())
-            }, echo);
+            probes(
+                &mut app,
+                path,
+                tell,
+                move |h| {
+                    h.compression(compression);
+                    Ok(())
+                },
+                echo,
+            );
         }
         app
     });
     for (path, long, agreed) in [
         ("/off", false, None),
-        ("/on", true, Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover")),
+        (
+            "/on",
+            true,
+            Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
+        ),
         ("/context", true, Some("permessage-deflate")),
     ] {
         let offer = "sec-websocket-extensions: permessage-deflate\r\n";
-        let mut ws = Ws::ask(server.tcp(), format!("GET {path} HTTP/1.1\r\n{FIELDS}{offer}\r\n"));
+        let mut ws = Ws::ask(
+            server.tcp(),
+            format!("GET {path} HTTP/1.1\r\n{FIELDS}{offer}\r\n"),
+        );
         assert_eq!(ws.head.field("sec-websocket-extensions"), agreed, "{path}");
         ws.text(&"x".repeat(255));
         assert_eq!(ws.says(), "x".repeat(255));
         ws.text(&"x".repeat(256));
         let frame = ws.frame().expect("an answer");
-        assert_eq!((frame.rsv1, frame.payload.len() < 256), (long, long), "{path}");
+        assert_eq!(
+            (frame.rsv1, frame.payload.len() < 256),
+            (long, long),
+            "{path}"
+        );
     }
 }
 

@@ -76,13 +76,18 @@ impl Ws {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
         let socket = socket.expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a small buffer");
-        socket.connect(&server.tcp().into()).expect("cannot connect");
+        socket
+            .connect(&server.tcp().into())
+            .expect("cannot connect");
         Ws::over(socket.into(), request(path).as_bytes())
     }
 
     /// Sends bytes that begin with a handshake.
     pub(crate) fn ask(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Ws {
-        Ws::over(TcpStream::connect(address).expect("cannot connect"), bytes.as_ref())
+        Ws::over(
+            TcpStream::connect(address).expect("cannot connect"),
+            bytes.as_ref(),
+        )
     }
 
     pub(crate) fn over(stream: TcpStream, bytes: &[u8]) -> Ws {
@@ -99,7 +104,11 @@ impl Ws {
             if let Some(end) = ws.arrived.windows(4).position(|four| four == b"\r\n\r\n") {
                 break end;
             }
-            assert!(ws.more(), "the head ends in {:?}", String::from_utf8_lossy(&ws.arrived));
+            assert!(
+                ws.more(),
+                "the head ends in {:?}",
+                String::from_utf8_lossy(&ws.arrived)
+            );
         };
         let head: Vec<u8> = ws.arrived.drain(..end + 4).collect();
         ws.head = Answer::parse_head(std::str::from_utf8(&head[..end]).expect("a head"));
@@ -155,8 +164,14 @@ impl Ws {
         let (&first, &second) = (self.arrived.first()?, self.arrived.get(1)?);
         assert_eq!(second & 0x80, 0, "a server does not mask");
         let (from, len) = match second {
-            126 => (4, u16::from_be_bytes(self.arrived.get(2..4)?.try_into().unwrap()) as usize),
-            127 => (10, u64::from_be_bytes(self.arrived.get(2..10)?.try_into().unwrap()) as usize),
+            126 => (
+                4,
+                u16::from_be_bytes(self.arrived.get(2..4)?.try_into().unwrap()) as usize,
+            ),
+            127 => (
+                10,
+                u64::from_be_bytes(self.arrived.get(2..10)?.try_into().unwrap()) as usize,
+            ),
             n => (2, n as usize),
         };
         let payload = self.arrived.get(from..from + len)?.to_vec();
@@ -216,7 +231,9 @@ impl Ws {
             matches!(got, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)),
             "{got:?}"
         );
-        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        self.stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a timeout");
     }
 
     /// Breaks the connection.
@@ -251,7 +268,10 @@ impl Ear {
     pub(crate) fn rest(&self) -> Vec<String> {
         let begun = Instant::now();
         let mut rest = Vec::new();
-        while let Ok(told) = self.0.recv_timeout(PATIENCE.saturating_sub(begun.elapsed())) {
+        while let Ok(told) = self
+            .0
+            .recv_timeout(PATIENCE.saturating_sub(begun.elapsed()))
+        {
             rest.push(told);
         }
         rest
@@ -308,8 +328,16 @@ impl Socket for Probe {
         (self.act)(self, cx, ws, &text);
     }
     fn fragment(&mut self, _: &mut Ctx<'_>, _: &mut WebSocket<'_>, part: Fragment<'_>) {
-        let Fragment { is_text, bytes, is_first, is_last } = part;
-        self.say(format!("part:{is_text}:{is_first}:{is_last}:{}", String::from_utf8_lossy(bytes)));
+        let Fragment {
+            is_text,
+            bytes,
+            is_first,
+            is_last,
+        } = part;
+        self.say(format!(
+            "part:{is_text}:{is_first}:{is_last}:{}",
+            String::from_utf8_lossy(bytes)
+        ));
     }
     fn pong(&mut self, _: &mut Ctx<'_>, _: &mut WebSocket<'_>, payload: &[u8]) {
         self.say(format!("pong:{}", String::from_utf8_lossy(payload)));
@@ -359,7 +387,10 @@ impl Log for Collect {
         true
     }
     fn log(&self, record: &Record<'_>) {
-        LINES.lock().expect("the lines").push(record.args().to_string());
+        LINES
+            .lock()
+            .expect("the lines")
+            .push(record.args().to_string());
     }
     fn flush(&self) {}
 }

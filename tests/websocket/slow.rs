@@ -31,7 +31,9 @@ fn act(probe: &mut Probe, cx: &mut Ctx<'_>, ws: &mut WebSocket<'_>, text: &str) 
         }
         "by handle" => {
             let handle = ws.handle();
-            (0..MESSAGES).for_each(|n| drop(handle.send(&numbered(n))));
+            (0..MESSAGES).for_each(|n| {
+                handle.send(&numbered(n));
+            });
         }
         "published" => {
             (0..MESSAGES).for_each(|n| cx.publish("all", &numbered(n)).expect("published"));
@@ -80,7 +82,9 @@ fn flood(how: &str, slow: Slow) -> (TestServer, Ear, Ws) {
 
 fn most(told: &Ear) -> usize {
     let word = told.next();
-    let most = word.strip_prefix("most ").unwrap_or_else(|| panic!("{word}"));
+    let most = word
+        .strip_prefix("most ")
+        .unwrap_or_else(|| panic!("{word}"));
     most.parse().expect("a number")
 }
 
@@ -91,7 +95,10 @@ fn read_on(ws: &mut Ws) -> Vec<usize> {
     while got.last() != Some(&MESSAGES) {
         got.push(number(&ws.says()));
     }
-    assert!(got.is_sorted_by(|a, b| a < b), "in order, each once: {got:?}");
+    assert!(
+        got.is_sorted_by(|a, b| a < b),
+        "in order, each once: {got:?}"
+    );
     got.pop();
     got
 }
@@ -149,7 +156,10 @@ fn close() {
                     got += 1;
                 }
                 (CLOSE, payload) => {
-                    break (u16::from_be_bytes([payload[0], payload[1]]), payload[2..].to_vec());
+                    break (
+                        u16::from_be_bytes([payload[0], payload[1]]),
+                        payload[2..].to_vec(),
+                    );
                 }
                 other => panic!("{other:?}"),
             }
@@ -181,7 +191,9 @@ fn tell() {
         assert_eq!(ws.closed().0, 1000);
         drop(server);
         let rest = told.rest();
-        let missed = rest.iter().filter_map(|word| word.strip_prefix("missed:text:"));
+        let missed = rest
+            .iter()
+            .filter_map(|word| word.strip_prefix("missed:text:"));
         let missed: Vec<usize> = missed.map(number).collect();
         let expected = match how {
             // There it is what `send` says.
@@ -189,7 +201,11 @@ fn tell() {
             _ => (got.len()..MESSAGES).collect(),
         };
         assert_eq!(missed, expected, "{how}");
-        assert_eq!(rest.iter().filter(|word| *word == "drained").count(), 1, "{how}");
+        assert_eq!(
+            rest.iter().filter(|word| *word == "drained").count(),
+            1,
+            "{how}"
+        );
     }
 }
 
@@ -253,14 +269,20 @@ fn drained_goes_on_with_a_message_in_parts() {
         let frame = ws.frame().expect("a part");
         assert_eq!(frame.fin, left == 1);
         assert_eq!(frame.opcode, if left == 500 { TEXT } else { 0 });
-        assert_eq!(number(std::str::from_utf8(&frame.payload).expect("UTF-8")), left);
+        assert_eq!(
+            number(std::str::from_utf8(&frame.payload).expect("UTF-8")),
+            left
+        );
     }
     drop(ws);
     drop(server);
     let rest = told.rest();
     let most = rest.iter().filter_map(|word| word.strip_prefix("most "));
     let most: Vec<usize> = most.map(|n| n.parse().expect("a number")).collect();
-    assert!(most.len() > 3 && most.iter().all(|n| *n < 64 * 1024 + 2 * SIZE), "{most:?}");
+    assert!(
+        most.len() > 3 && most.iter().all(|n| *n < 64 * 1024 + 2 * SIZE),
+        "{most:?}"
+    );
 }
 
 fn heedless(probe: &mut Probe, _: &mut Ctx<'_>, ws: &mut WebSocket<'_>, text: &str) {
@@ -315,20 +337,32 @@ fn parts_and_what_is_behind_them_are_bounded() {
         // The first part of a message begins it, whatever is between it and the last.
         let mut parts = 0;
         let last = loop {
-            ws.stream.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+            ws.stream
+                .set_read_timeout(Some(Duration::from_millis(300)))
+                .expect("a timeout");
             let mut peeked = [0];
             if ws.is_empty() && ws.stream.peek(&mut peeked).is_err() {
                 break parts;
             }
             let frame = ws.frame().expect("a part");
-            assert_eq!((frame.fin, frame.opcode), (false, if parts == 0 { TEXT } else { 0 }), "{slow:?}");
+            assert_eq!(
+                (frame.fin, frame.opcode),
+                (false, if parts == 0 { TEXT } else { 0 }),
+                "{slow:?}"
+            );
             parts += 1;
         };
         assert!(last > 0 && last < MESSAGES);
-        ws.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        ws.stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a timeout");
         ws.text("end");
         let frame = ws.frame().expect("the last part");
-        assert_eq!((frame.fin, frame.opcode, &frame.payload[..]), (true, 0, &b"."[..]), "{slow:?}");
+        assert_eq!(
+            (frame.fin, frame.opcode, &frame.payload[..]),
+            (true, 0, &b"."[..]),
+            "{slow:?}"
+        );
         ws.text("close");
         ws.send(FIN | PING, "");
         let mut behind = Vec::new();
@@ -336,7 +370,10 @@ fn parts_and_what_is_behind_them_are_bounded() {
             behind.push(number(std::str::from_utf8(&payload).expect("UTF-8")));
         }
         match slow {
-            Slow::DropOldest => assert!(behind.iter().copied().eq(MESSAGES - behind.len()..MESSAGES), "{behind:?}"),
+            Slow::DropOldest => assert!(
+                behind.iter().copied().eq(MESSAGES - behind.len()..MESSAGES),
+                "{behind:?}"
+            ),
             _ => assert!(behind.iter().copied().eq(0..behind.len()), "{behind:?}"),
         }
     }

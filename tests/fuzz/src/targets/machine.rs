@@ -115,7 +115,7 @@ impl Connection {
                     self.on_end(&trailers);
                     self.on_whole();
                 }
-                Ok(Event::NeedInput | Event::Paused) => break,
+                Ok(Event::NeedInput | Event::Paused | Event::Switched) => break,
                 Ok(Event::Closed) => {
                     assert!(input.is_empty(), "worthless input is kept");
                     break;
