@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use loopwright::{App, Limits};
+use std::path::Path;
 use std::process::Command;
 
 fn site() -> TestServer {
@@ -50,12 +51,21 @@ fn case(program: &str, args: &[&str], script: &str, case: &str) {
     );
 }
 
+/// With `websockets`: the one that `scripts/test` has made, if it has.
+fn python() -> String {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("python/bin/python3");
+    match made.exists() {
+        true => made.display().to_string(),
+        false => "python3".into(),
+    }
+}
+
 macro_rules! cases {
     ($($name:ident)*) => {
         mod python {$(
             #[test]
             fn $name() {
-                super::case("python3", &[], "client.py", stringify!($name));
+                super::case(&super::python(), &[], "client.py", stringify!($name));
             }
         )*}
         mod node {$(
