@@ -121,6 +121,11 @@ pub trait Bus<S: 'static = ()>: 'static {
 pub trait Subscribes: sealed::Sealed {
     #[doc(hidden)]
     fn connection(&self) -> (u32, u32);
+
+    #[doc(hidden)]
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 mod sealed {
@@ -138,6 +143,10 @@ impl Subscribes for WebSocket<'_> {
 impl Subscribes for SocketHandle {
     fn connection(&self) -> (u32, u32) {
         (self.to.slot, self.to.generation)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_closed()
     }
 }
 
@@ -226,7 +235,7 @@ impl<S: 'static> Ctx<'_, S> {
     }
 
     /// Subscribes a socket: to `rooms/7`, to `rooms/*` for any one segment, to `rooms/**` for all below. It
-    /// ends with the socket. Says whether that is new.
+    /// ends with the socket, and does not begin if that has ended. Says whether it is new.
     ///
     /// # Errors
     /// A pattern that is none, or more than `limits.subscriptions` of one socket.
@@ -248,6 +257,9 @@ impl<S: 'static> Ctx<'_, S> {
         socket: &impl Subscribes,
         pattern: &str,
     ) -> Result<bool, TopicError> {
+        if socket.is_over() {
+            return Ok(false);
+        }
         self.enter(pattern, key(socket))
     }
 

@@ -208,6 +208,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Ok(n) => {
                 // A short read has emptied the socket; only an end that has been announced is left.
                 conn.readable = n == inbox.len() || conn.read_closed;
+                if let Some(key) = conn.socket
+                    && let Some(attached) = self.sockets.get_mut(key as usize)
+                {
+                    attached.hear(self.now);
+                }
                 Got::Bytes(n)
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {

@@ -220,6 +220,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.reap();
         let goes_on = !self.is_stopped();
         if !goes_on {
+            self.end_links();
+            self.reap();
             // Whoever posts from now on is told that nobody reads it.
             self.core.mailbox.close();
         }
@@ -344,7 +346,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 conn.read_closed |= event.read_closed;
                 conn.blocked &= !(event.writable || event.broken);
                 if event.broken {
-                    self.cut(id, "the connection broke");
+                    // One that is being made says itself why it was not.
+                    if self.is_linked(id) {
+                        self.cut(id, "the connection broke");
+                    }
                     return;
                 }
                 let waits_for_us = event.read_closed && conn.exchange.is_some();
