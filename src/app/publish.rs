@@ -13,10 +13,9 @@ use super::websocket::{Message, SocketHandle, WebSocket};
 use crate::base::id::ConnId;
 use crate::base::topics::Change;
 pub use crate::base::topics::TopicError;
-use crate::proto::ws::send::{Outbound, Prepared};
+use crate::proto::ws::send::Prepared;
 use crate::proto::ws::session::Kind;
 use bytes::Bytes;
-use std::cell::OnceCell;
 use std::rc::Rc;
 
 /// Who is subscribed.
@@ -47,12 +46,10 @@ pub(crate) enum Subscriber {
 pub struct Publication {
     number: u64,
     topic: Box<str>,
-    pub(crate) kind: Kind,
-    pub(crate) payload: Bytes,
+    /// As WebSockets are sent it.
+    pub(crate) message: Prepared,
     /// Not to this one.
     except: Option<ConnId>,
-    /// As WebSockets are sent it.
-    prepared: OnceCell<Prepared>,
 }
 
 impl Publication {
@@ -60,10 +57,8 @@ impl Publication {
         Publication {
             number,
             topic: topic.into(),
-            kind: message.kind(),
-            payload: Bytes::copy_from_slice(message.as_bytes()),
+            message: Prepared::new(message.kind(), message.as_bytes()),
             except,
-            prepared: OnceCell::new(),
         }
     }
 
@@ -81,25 +76,20 @@ impl Publication {
 
     /// What was published.
     pub fn message(&self) -> Message<'_> {
-        match (self.kind, std::str::from_utf8(&self.payload)) {
+        let payload = self.message.payload();
+        match (self.message.kind(), std::str::from_utf8(payload)) {
             (Kind::Text, Ok(text)) => Message::Text(text),
-            _ => Message::Binary(&self.payload),
+            _ => Message::Binary(payload),
         }
     }
 
     /// Its bytes, to keep or to send on: a handle, not a copy.
     pub fn bytes(&self) -> Bytes {
-        self.payload.clone()
+        self.message.payload().clone()
     }
 
     pub(crate) fn is_for(&self, id: ConnId) -> bool {
         self.except != Some(id)
-    }
-
-    /// Encoded once, whoever asks first.
-    pub(crate) fn prepared(&self, outbound: &mut Outbound) -> &Prepared {
-        self.prepared
-            .get_or_init(|| Prepared::new(self.kind, &self.payload, outbound))
     }
 }
 
@@ -237,7 +227,7 @@ impl<S: 'static> Ctx<'_, S> {
         let abroad = abroad && self.core.has_bus;
         let number = self.core.stats.publications + 1;
         let publication = Rc::new(Publication::new(number, topic, message, except));
-        let cost = publication.payload.len() + topic.len() + size_of::<Publication>();
+        let cost = publication.bytes().len() + topic.len() + size_of::<Publication>();
         self.core.topics.publish(topic, publication.clone(), cost)?;
         self.core.stats.publications = number;
         if abroad {

@@ -554,25 +554,22 @@ impl WebSocket<'_> {
     }
 
     /// Sends a message that is made for many.
-    pub(crate) fn transmit_prepared(
-        &mut self,
-        kind: Kind,
-        payload: &Bytes,
-        prepared: &Prepared,
-    ) -> Sent {
+    pub(crate) fn transmit_prepared(&mut self, message: &Prepared) -> Sent {
         if !self.line.session.is_open() {
             return Sent::Closed;
         }
-        if let Some(refused) = self.refused(payload.len()) {
+        if let Some(refused) = self.refused(message.payload().len()) {
             return refused;
         }
-        match self.line.session.prepared(prepared) {
+        match self.line.session.prepared(message, self.outbound) {
             Ok(frame) => {
                 self.out.seal();
                 self.out.backlog.push(frame);
                 self.count()
             }
-            Err(SendError::Fragmented) => self.put_behind(kind, payload.clone()),
+            Err(SendError::Fragmented) => {
+                self.put_behind(message.kind(), message.payload().clone())
+            }
             Err(e) => self.failed(e),
         }
     }

@@ -60,7 +60,7 @@ pub use server::{Builder, Server};
 use crate::app::ctx::{Core, Due, Timer};
 use crate::app::mailbox::{Handle, Post};
 use crate::app::outbox::Outbox;
-use crate::app::publish::{Bus, Publication, Subscriber};
+use crate::app::publish::Bus;
 use crate::app::settings::{Limits, Timeouts};
 use crate::app::stats::LoopStats;
 use crate::base::clock::{Instant, StockFields};
@@ -95,8 +95,6 @@ pub struct Reactor<N: Net, S> {
     sockets: Slab<Attached<S>>,
     links: Slab<Linked<S>>,
     bus: Option<Box<dyn Bus<S>>>,
-    /// Who is to be handed what in this turn: empty between turns.
-    deliveries: Vec<(Subscriber, Rc<Publication>)>,
     sites: Sites<S>,
     state: S,
     core: Core<S>,

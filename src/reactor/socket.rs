@@ -282,9 +282,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let line = &mut attached.line;
         let was_open = line.session.is_open();
         let mut ws = ws!(self, id, conn, line);
-        let prepared = publication.prepared(ws.outbound);
-        let (kind, payload) = (publication.kind, &publication.payload);
-        let sent = ws.transmit_prepared(kind, payload, prepared);
+        let sent = ws.transmit_prepared(&publication.message);
         ws.out.seal();
         match (sent, line.settings.slow) {
             (Sent::Dropped, Slow::Tell) => {
