@@ -44,6 +44,7 @@ pub(crate) enum Subscriber {
 /// ```
 #[derive(Debug)]
 pub struct Publication {
+    number: u64,
     topic: Box<str>,
     /// As WebSockets are sent it.
     pub(crate) message: Prepared,
@@ -52,12 +53,20 @@ pub struct Publication {
 }
 
 impl Publication {
-    pub(crate) fn new(topic: &str, message: Message<'_>, except: Option<ConnId>) -> Publication {
+    fn new(number: u64, topic: &str, message: Message<'_>, except: Option<ConnId>) -> Publication {
         Publication {
+            number,
             topic: topic.into(),
             message: Prepared::new(message.kind(), message.as_bytes()),
             except,
         }
+    }
+
+    /// Which of the publications this process has accepted it is, over all topics: the value of
+    /// [`crate::LoopStats::publications`] when [`Ctx::publish`] had returned. Another process that it
+    /// reaches through a bus counts it for itself.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Where it was published.
@@ -225,13 +234,34 @@ impl<S: 'static> Ctx<'_, S> {
         abroad: bool,
     ) -> Result<(), TopicError> {
         let abroad = abroad && self.core.has_bus;
-        let publication = Rc::new(Publication::new(topic, message, except));
+        let number = self.core.stats.publications + 1;
+        let publication = Rc::new(Publication::new(number, topic, message, except));
         let cost = publication.bytes().len() + topic.len() + size_of::<Publication>();
         self.core.topics.publish(topic, publication.clone(), cost)?;
+        self.core.stats.publications = number;
         if abroad {
             self.core.jobs.push_back(Job::Published(publication));
         }
         Ok(())
+    }
+
+    /// What was published to exactly this topic and waits to be delivered, oldest first. Whoever subscribes
+    /// now does not get it, so who is to miss nothing is told of it first.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.get("/rooms/{room}/waiting", |cx, req, res| {
+    ///     res.text(cx.waiting(&format!("rooms/{}", req.param("room"))).count().to_string())
+    /// });
+    /// ```
+    pub fn waiting<'c>(&'c self, topic: &str) -> impl Iterator<Item = &'c Publication> {
+        let waiting = self
+            .core
+            .topics
+            .messages()
+            .map(|publication| &**publication);
+        waiting.filter(move |publication| publication.topic() == topic)
     }
 
     /// Subscribes a socket: to `rooms/7`, to `rooms/*` for any one segment, to `rooms/**` for all below. It

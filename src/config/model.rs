@@ -4,7 +4,7 @@
 use super::decode::{At, Named, OneOrMany, choice, table};
 use super::kinds::{Count, ServerHeader, Size, Status, Wait, Workers};
 use crate::service::access_log::Format;
-use crate::{Limits, Timeouts};
+use crate::{Limits, Slow, Timeouts};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -172,6 +172,7 @@ pub(super) struct RouteSection {
     pub(super) respond: Option<At<RespondAction>>,
     pub(super) redirect: Option<At<RedirectAction>>,
     pub(super) files: Option<At<FilesAction>>,
+    pub(super) channel: Option<At<ChannelAction>>,
 }
 
 table! { RouteSection {
@@ -184,6 +185,7 @@ table! { RouteSection {
     "Answers always the same." respond: Option<At<RespondAction>>,
     "Sends the client elsewhere." redirect: Option<At<RedirectAction>>,
     "Serves the files below a folder." files: Option<At<FilesAction>>,
+    "Lets clients follow a topic, and publish to it." channel: Option<At<ChannelAction>>,
 } required ["path"] }
 
 #[derive(Clone, Debug, Default)]
@@ -290,3 +292,59 @@ table! { CacheRule {
     "Paths below the root; * is any run of characters, / included." matches as "match": At<String>,
     "The value of cache-control." value: At<String>,
 } required ["match", "value"] }
+
+#[derive(Clone, Debug)]
+pub(super) struct ChannelAction {
+    pub(super) topic: At<String>,
+    pub(super) history: Count,
+    pub(super) history_bytes: Size,
+    pub(super) history_age: At<Wait>,
+    pub(super) message: At<Size>,
+    pub(super) publish: At<bool>,
+    pub(super) publish_sockets: bool,
+    pub(super) origins: At<Vec<At<String>>>,
+    pub(super) slow: Slow,
+    pub(super) wait: At<Wait>,
+    pub(super) topics: At<Count>,
+}
+
+impl Default for ChannelAction {
+    fn default() -> Self {
+        fn at<T>(value: T) -> At<T> {
+            At { value, span: 0..0 }
+        }
+        ChannelAction {
+            topic: At::default(),
+            history: Count(100),
+            history_bytes: Size(1 << 20),
+            history_age: at(Wait(Duration::from_secs(3600))),
+            message: at(Size(64 << 10)),
+            publish: at(true),
+            publish_sockets: false,
+            origins: At::default(),
+            slow: Slow::Close,
+            wait: at(Wait(Duration::from_secs(25))),
+            topics: at(Count(256)),
+        }
+    }
+}
+
+table! { ChannelAction {
+    "Segments between slashes; {name} stands for the path's parameter of that name." topic: At<String>,
+    "Messages of a topic that are remembered; 0 for none." history: Count,
+    "Their bytes." history_bytes: Size,
+    "How long a message is remembered, and a topic that nobody follows." history_age: At<Wait>,
+    "The longest message; 413 past it, for a WebSocket 1009." message: At<Size>,
+    "Whether POST publishes." publish: At<bool>,
+    "Whether what a WebSocket sends is published; closed with 1008 otherwise." publish_sockets: bool,
+    "Pages that may use it: \"https://example.org\", or \"*\" for all. Left out: those of the same host. 403 otherwise." origins: At<Vec<At<String>>>,
+    "What happens to a follower that takes less than it is sent." slow: Slow,
+    "How long a long poll waits; then 204." wait: At<Wait>,
+    "Topics remembered or followed at once, in each process; 503 past it." topics: At<Count>,
+} required ["topic"] }
+
+choice! { Slow {
+    "close" => Slow::Close,
+    "drop-oldest" => Slow::DropOldest,
+    "drop-newest" => Slow::DropNewest,
+} }
