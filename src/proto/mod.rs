@@ -1,6 +1,9 @@
 //! Floor 1: protocols as state machines. Bytes in, events out, the clock an argument, no socket in
 //! sight. Everything here can be tested with a table and fed one byte at a time.
 
+pub mod bus;
 pub mod h1;
 pub mod http;
+pub mod redis;
+pub mod resp;
 pub mod ws;
