@@ -20,6 +20,8 @@ pub(super) struct Linked<S> {
     link: Box<dyn Link<S>>,
     flow: Rc<Flow>,
     state: State,
+    /// It was over `limits.high_water`, and has not been told of room since.
+    was_full: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,7 +43,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let flow = Rc::<Flow>::default();
         flow.high_water.set(self.limits.high_water);
-        let key = self.links.insert(Linked { link, flow, state });
+        let was_full = false;
+        let key = self.links.insert(Linked {
+            link,
+            flow,
+            state,
+            was_full,
+        });
         let mut conn = Conn::new(sock, peer, self.now);
         conn.http.hand_over();
         conn.link = Some(key as u32);
@@ -166,6 +174,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 linked.state = State::Closing;
                 self.wake(to);
             }
+            LinkAct::Abort(why) => self.cut(to, &why),
         }
     }
 
@@ -178,9 +187,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(linked) = self.links.get_mut(key as usize) else {
             return;
         };
-        let was_full = linked.flow.buffered.get() > linked.flow.high_water.get();
+        linked.was_full |= linked.flow.buffered.get() > linked.flow.high_water.get();
         linked.flow.buffered.set(waits);
-        if was_full && waits <= half {
+        if waits <= half && std::mem::take(&mut linked.was_full) {
             let mut cx = cx!(self);
             self.watch
                 .guarded(&self.net, "a link that has drained", || {
