@@ -98,13 +98,18 @@ impl Client {
             if let Some(event) = event {
                 return Ok(event);
             }
-            let waiting = self.session.output().to_vec();
-            self.socket.write_all(&waiting).expect("sent");
-            self.session.sent(waiting.len());
+            self.flush();
             let mut byte = [0];
             self.socket.read_exact(&mut byte).expect("a byte");
             self.received.push(byte[0]);
         }
+    }
+
+    fn flush(&mut self) {
+        let n = self.session.output().len();
+        let written = self.socket.write_all(self.session.output());
+        written.expect("sent");
+        self.session.sent(n);
     }
 
     fn ready(&mut self) -> u8 {
@@ -134,7 +139,11 @@ impl Client {
     }
 
     fn is_dead(&mut self) -> bool {
-        matches!(self.socket.read(&mut [0]), Ok(0))
+        match self.socket.read(&mut [0]) {
+            Ok(n) => n == 0,
+            // It has not read all that was sent.
+            Err(e) => e.kind() == ErrorKind::ConnectionReset,
+        }
     }
 }
 
@@ -217,7 +226,7 @@ fn greetings() {
 
 #[test]
 fn replies() {
-    let redis = Redis::start("");
+    let redis = Redis::start("enable-debug-command local");
     let mut client = redis.connect(plain());
     client.ready();
     assert_eq!(client.ask(&["SET", "k", "v"]), Value::Simple("OK".into()));
@@ -240,7 +249,7 @@ fn replies() {
         ),
         ("true", Value::Boolean(true)),
         ("null", Value::Null),
-        ("double", Value::Double(3.141)),
+        ("double", Value::Double("3.141".parse().expect("a number"))),
         ("verbatim", {
             let text = "This is a verbatim\nstring".into();
             Value::Verbatim {
@@ -429,6 +438,7 @@ fn silence_and_the_end() {
         std::thread::sleep(Duration::from_millis(60));
         client.session.expire(client.now()).expect("only idle");
         assert_eq!(client.session.owed(), 1);
+        client.flush();
         let mut other = redis.connect(plain());
         other.ready();
         other.ask(&["PUBLISH", "a", "hi"]);
@@ -443,8 +453,7 @@ fn silence_and_the_end() {
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stopped");
         std::thread::sleep(Duration::from_millis(60));
         client.session.expire(client.now()).expect("only idle");
-        let waiting = client.session.output().to_vec();
-        client.socket.write_all(&waiting).expect("sent");
+        client.flush();
         std::thread::sleep(Duration::from_millis(310));
         let silent = Error::Silent {
             limit: Duration::from_millis(300),

@@ -115,6 +115,8 @@ pub(crate) struct Core<S> {
     pub(crate) mailbox: Arc<Mailbox<S>>,
     pub(crate) requests: u64,
     pub(crate) stats: LoopStats,
+    /// `timeouts.heartbeat`.
+    pub(crate) heartbeat: Duration,
     /// What holds for a socket unless its handshake says otherwise.
     pub(crate) sockets: SocketSettings,
     pub(crate) topics: Topics<Subscriber, Rc<Publication>>,
@@ -138,6 +140,7 @@ impl<S> Core<S> {
             mailbox,
             requests: seed,
             stats: LoopStats::default(),
+            heartbeat: Duration::ZERO,
             sockets: SocketSettings {
                 message: 0,
                 output: 0,

@@ -31,7 +31,6 @@ pub(crate) const FIELDS: [(&[u8], &[u8]); 2] = [
 ];
 /// A comment, which clients ignore and proxies see.
 const BEAT: &[u8] = b":\n\n";
-const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// One event, put together line by line.
 ///
@@ -244,7 +243,8 @@ impl Events {
                 inner.beat.take().map(|beat| cx.cancel(beat));
             }
         });
-        events.heartbeat(cx, HEARTBEAT)
+        let heartbeat = cx.core.heartbeat;
+        events.heartbeat(cx, heartbeat)
     }
 
     /// A comment every so often; [`Duration::ZERO`] for none. Default 15 s.
@@ -371,13 +371,12 @@ impl Inner {
                 while !fits(&event) && self.pop().is_some() {
                     self.dropped.set(self.dropped.get() + 1);
                 }
-                if fits(&event) {
-                    self.push(event);
-                    if self.dropped.get() == before {
-                        return (Sent::Full, true);
-                    }
-                    return (Sent::Dropped, true);
+                // The newest waits, if need be alone.
+                self.push(event);
+                if self.dropped.get() == before {
+                    return (Sent::Full, true);
                 }
+                return (Sent::Dropped, true);
             }
             // Slow it is only when more waits than it has missed.
             _ if !self.queue.is_empty() && fits(&event) => {

@@ -132,6 +132,9 @@ pub struct Timeouts {
     pub socket_idle: Duration,
     /// For the answer to that; then the socket is closed with 1001. Default 30 s.
     pub pong: Duration,
+    /// Between two comments in a stream of server-sent events, which keep proxies from taking it for dead; 0
+    /// for none. Default 15 s.
+    pub heartbeat: Duration,
     /// For a connection that the server makes. Default 3 s.
     pub connect: Duration,
     /// For open exchanges when the server is asked to stop; then they are cut. Default 30 s.
@@ -160,6 +163,7 @@ impl Default for Timeouts {
             idle: Duration::from_secs(75),
             socket_idle: Duration::from_secs(60),
             pong: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(15),
             connect: Duration::from_secs(3),
             drain: Duration::from_secs(30),
             drain_idle: Duration::from_secs(1),

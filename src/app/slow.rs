@@ -18,7 +18,7 @@ pub enum Slow {
     /// The message is not sent. Right for chatter.
     DropNewest,
     /// The oldest that wait make room for it. Right for prices, positions, and all else of which only the
-    /// latest counts. (Events keep `limits.high_water` more bytes in a queue of their own.)
+    /// latest counts. (Of events, `limits.high_water` more bytes may wait, or one message.)
     DropOldest,
     /// The client is sent no more, and that is the end (a WebSocket is closed with 1008). Right where a gap
     /// would be wrong: the client comes back and asks for what it has missed.

@@ -97,6 +97,7 @@ table! { Timeouts {
     "Between two requests on a kept connection; then it closes." idle: Wait,
     "For anything from a WebSocket client; then it is asked with a ping." socket_idle: Wait,
     "For the answer to that ping; then the socket is closed." pong: Wait,
+    "Between two comments in a stream of server-sent events; \"0s\" for none." heartbeat: Wait,
     "For a connection that the server makes." connect: Wait,
     "For open requests when the server is told to stop; then they are cut." drain: Wait,
     "For idle connections when the server is told to stop." drain_idle: Wait,

@@ -230,11 +230,7 @@ pub fn command<I>(arguments: I, out: &mut Vec<u8>)
 where
     I: IntoIterator<Item: AsRef<[u8]>, IntoIter: ExactSizeIterator>,
 {
-    let arguments = arguments.into_iter();
-    length(b'*', arguments.len(), out);
-    for argument in arguments {
-        bulk(b'$', argument.as_ref(), out);
-    }
+    bulks(b'*', arguments.into_iter(), out);
 }
 
 /// Appends a push of bulk strings.
@@ -242,8 +238,11 @@ pub fn push<I>(strings: I, out: &mut Vec<u8>)
 where
     I: IntoIterator<Item: AsRef<[u8]>, IntoIter: ExactSizeIterator>,
 {
-    let strings = strings.into_iter();
-    length(b'>', strings.len(), out);
+    bulks(b'>', strings.into_iter(), out);
+}
+
+fn bulks(kind: u8, strings: impl ExactSizeIterator<Item: AsRef<[u8]>>, out: &mut Vec<u8>) {
+    length(kind, strings.len(), out);
     for string in strings {
         bulk(b'$', string.as_ref(), out);
     }
@@ -818,7 +817,12 @@ mod tests {
                 Array(vec![Attributed { attributes, value }])
             }),
         ] {
-            check(Bounds::default(), input.as_bytes(), &[value.clone()], None);
+            check(
+                Bounds::default(),
+                input.as_bytes(),
+                std::slice::from_ref(&value),
+                None,
+            );
             // And what follows is not touched.
             let twice = format!("{input}{input}+");
             check(

@@ -194,6 +194,7 @@ impl Builder {
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut core = Core::new(mailbox, seed);
         core.sockets = sockets(&self.limits);
+        core.heartbeat = self.timeouts.heartbeat;
         core.topics = Topics::new(topics(&self.limits));
         let bus = site.bus.take();
         core.has_bus = bus.is_some();
@@ -284,6 +285,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.watch.threshold = builder.timeouts.stall;
         self.core.outbox.high_water.set(builder.limits.high_water);
         self.core.sockets = sockets(&builder.limits);
+        self.core.heartbeat = builder.timeouts.heartbeat;
         self.core.topics.set_limits(topics(&builder.limits));
         self.outbound = Outbound::new(COMPRESSION, builder.limits.compress_from);
         self.core.mailbox.set_limit(builder.limits.posts);

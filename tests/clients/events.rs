@@ -332,7 +332,7 @@ fn an_eventsource_misses_nothing() {
     let cut_off = std::time::Instant::now();
     while node.try_wait().expect("node").is_none() && cut_off.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(300));
-        on_loop(&server.handle, |cx| ticker::cut_off(cx));
+        on_loop(&server.handle, ticker::cut_off);
     }
     let _ = node.kill();
     let output = node.wait_with_output().expect("node");

@@ -232,10 +232,9 @@ impl Node {
             Some((segment, rest)) => (segment, Some(rest)),
             None => (topic, None),
         };
-        // A topic's own segment may be written with stars, and is none of ours then.
-        let own = (!segment.contains('*')).then_some(segment);
-        for (name, rest) in [(Some("**"), None), (Some("*"), rest), (own, rest)] {
-            let Some((name, node)) = name.and_then(|name| self.next.get_key_value(name)) else {
+        // `**` stands for the rest, and only ever ends a pattern.
+        for (name, rest) in [("**", None), ("*", rest), (segment, rest)] {
+            let Some((name, node)) = self.next.get_key_value(name) else {
                 continue;
             };
             path.push(name);

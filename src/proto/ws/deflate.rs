@@ -3,6 +3,11 @@
 //!
 //! A message on the wire lacks the end of the flush that ended it, `00 00 ff ff`: taken off here on its way
 //! out, put back by whoever feeds the inflater.
+//!
+//! Not seen: a compressed message that stops within a block. zlib cannot be asked, through this interface,
+//! whether it has; what was cut off a stored block is filled with the four bytes put back. And a message whose
+//! block is marked as final empties the window, as with every implementation over zlib: a peer that marks one
+//! and then refers to what was before it is refused.
 
 use super::error::Error;
 

@@ -270,20 +270,17 @@ impl Session {
                     let Some((header, len)) = Header::decode(input, masked)? else {
                         return Ok(None);
                     };
-                    if header.opcode.is_control() {
-                        if (input.len() - len) < header.len as usize {
-                            self.check(&header, limit)?;
-                            return Ok(None);
-                        }
-                        self.check(&header, limit)?;
-                        take(input, len);
-                        let payload = take(input, header.len as usize);
-                        self.on_control(&header, payload)?
-                    } else {
-                        self.check(&header, limit)?;
+                    self.check(&header, limit)?;
+                    if !header.opcode.is_control() {
                         take(input, len);
                         self.begin(&header);
                         None
+                    } else if input.len() - len < header.len as usize {
+                        return Ok(None);
+                    } else {
+                        take(input, len);
+                        let payload = take(input, header.len as usize);
+                        self.on_control(&header, payload)?
                     }
                 }
                 Rx::Payload if self.sent_close => {

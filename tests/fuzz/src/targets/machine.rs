@@ -116,6 +116,8 @@ impl Connection {
                     self.on_whole();
                 }
                 Ok(Event::NeedInput | Event::Paused) => break,
+                // Nobody here agrees on another protocol.
+                Ok(Event::Switched) => unreachable!("no upgrade was answered"),
                 Ok(Event::Closed) => {
                     assert!(input.is_empty(), "worthless input is kept");
                     break;

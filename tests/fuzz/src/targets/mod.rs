@@ -9,6 +9,7 @@ mod files;
 mod framing;
 mod machine;
 mod request;
+mod resp;
 mod routes;
 mod websocket;
 mod world;
@@ -17,7 +18,7 @@ mod world;
 pub(crate) type Target = fn(&[u8]);
 
 /// All there are; `tests/fuzz/corpus` has a folder for each.
-pub(crate) const TARGETS: [(&str, Target); 10] = [
+pub(crate) const TARGETS: [(&str, Target); 11] = [
     ("access_log", access_log::run),
     ("chunked", chunked::run),
     ("config", config::run),
@@ -25,6 +26,7 @@ pub(crate) const TARGETS: [(&str, Target); 10] = [
     ("files", files::run),
     ("framing", framing::run),
     ("request", request::run),
+    ("resp", resp::run),
     ("routes", routes::run),
     ("websocket", websocket::run),
     ("world", world::run),
