@@ -257,7 +257,7 @@ mod tests {
     fn what_passed_while_nobody_listened_is_not_missed() {
         let mut hearing = Hearing::new(1);
         let news: Pattern = "news/*".parse().expect("a pattern");
-        let mut see = |hearing: &mut Hearing, origin, seq| {
+        let see = |hearing: &mut Hearing, origin, seq| {
             let (topic, payload, kind) = ("news/a".to_string(), "x".into(), Kind::Text);
             let stamp = Some(Stamp { origin, seq });
             hearing.see(&Publication {
