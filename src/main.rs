@@ -6,13 +6,12 @@ mod manpage;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use loopwright::config::{self, BusConfig, Config, Report};
+use loopwright::config::{self, Config, Report};
 use loopwright::process::bond::Bond;
 use loopwright::process::log::{self as logs, LogSettings};
 use loopwright::process::serve::{Source, log_settings, serve};
 use loopwright::process::workers;
 use loopwright::process::{Signals, exit};
-use loopwright::service::bus::Workers;
 use loopwright::service::files::Files;
 use loopwright::service::welcome;
 use loopwright::{App, Builder, Listen, Server};
@@ -181,15 +180,11 @@ fn run_config(path: &Path) -> Result<u8, Failure> {
         return Ok(workers::run(signals, path, &config, announce)?);
     }
     logs::init(&settings)?;
-    let (builder, mut app) = config.build()?;
+    let (builder, app) = config.build()?;
+    let bus = Box::new(config.bus());
     let source = match bond {
-        Some(bond) => {
-            if let BusConfig::Workers(limits) = config.bus() {
-                app.bus(Workers::new(limits));
-            }
-            Source::Parent(bond)
-        }
-        None => Source::File(path.to_path_buf(), Box::new(config.bus())),
+        Some(bond) => Source::Parent(bond, bus),
+        None => Source::File(path.to_path_buf(), bus),
     };
     Ok(serve(signals, builder, app, source, announce)?)
 }

@@ -13,6 +13,7 @@ use super::log::{self, AccessTarget, LogSettings};
 use super::signals::Signals;
 use super::{exit, raise_file_limit};
 use crate::config::{BusConfig, Config, LogConfig, Report};
+use crate::service::bus::Workers;
 use crate::{App, Builder, Handle, Listen, Server};
 use std::io;
 use std::path::PathBuf;
@@ -24,8 +25,8 @@ pub enum Source {
     Nowhere,
     /// From this file, at HUP; the bus is to stay the same.
     File(PathBuf, Box<BusConfig>),
-    /// From the parent of this worker.
-    Parent(Bond),
+    /// From the parent of this worker, who introduces the others if they are to hear each other.
+    Parent(Bond, Box<BusConfig>),
 }
 
 /// Serves until told to stop, and returns the exit code. `announce` is called when the listeners are
@@ -36,7 +37,7 @@ pub enum Source {
 pub fn serve(
     signals: Signals,
     builder: Builder,
-    app: App,
+    mut app: App,
     source: Source,
     announce: impl FnOnce(&[Listen]),
 ) -> io::Result<u8> {
@@ -44,7 +45,10 @@ pub fn serve(
     let (tell, reloads) = mpsc::channel();
     let mut running = None;
     let (mut server, bond) = match source {
-        Source::Parent(bond) => {
+        Source::Parent(bond, bus) => {
+            if let BusConfig::Workers(limits) = *bus {
+                app.bus(Workers::new(limits));
+            }
             let server = bond.place(builder).build(app, ())?;
             let handle = server.handle();
             signals.obey(handle, || {
