@@ -21,7 +21,7 @@ use std::path::Path;
 impl BusSection {
     pub(super) fn config(&self) -> BusConfig {
         let limits = BusLimits {
-            publication: self.publication.into(),
+            publication: self.publication.value.into(),
             queue: self.queue.value.into(),
             queue_size: self.queue_size.value.into(),
             patterns: self.patterns.into(),
@@ -214,9 +214,16 @@ impl<'d> Making<'d> {
         if bus.queue.value.0 == 0 {
             out_of_range(&bus.queue.span, "queue", "write 1 or more");
         }
-        if bus.queue_size.value.0 < bus.publication.0.saturating_add(LEAST_BUFFER) {
-            let instead = "write 4 KiB more than `bus.publication`, at the least";
-            out_of_range(&bus.queue_size.span, "queue_size", instead);
+        let (longest, room) = (&bus.publication, &bus.queue_size);
+        if room.value.0 < longest.value.0.saturating_add(LEAST_BUFFER) {
+            let instead = "let it be 4 KiB more than `bus.publication`, at the least";
+            let is_written = room.span != (0..0);
+            let at = if is_written {
+                &room.span
+            } else {
+                &longest.span
+            };
+            out_of_range(at, "queue_size", instead);
         }
         if let BusConfig::Redis(url, settings) = bus.config() {
             self.app.bus(Redis::new(url, settings));
