@@ -2,6 +2,7 @@
 //! servers that are introduced to each other. Each server here runs on a thread of its own, as in a process.
 
 use log::{LevelFilter, Log, Metadata, Record};
+use loopwright::proto::bus::link::{Limits as MachineLimits, Link as Machine};
 use loopwright::service::bus::{BusLimits, Redis, RedisSettings, Stats, Workers};
 use loopwright::{App, Bus, Ctx, Handle, Limits, Link, LinkHandle, Message, Server, Timeouts};
 use rustix::process::{Pid, Signal, kill_process};
@@ -624,6 +625,61 @@ fn a_stuck_worker_costs_the_others_nothing() {
     let came = reader.join().expect("a reader");
     assert!(came > (160 - lost) as usize, "{came}");
     eventually("the log tells", || !logged("workers bus: ").is_empty());
+}
+
+/// One that reads nothing while subscriptions come and go is told of what is left of them, not of each.
+#[test]
+fn a_stuck_worker_is_told_later_what_is_wanted() {
+    let a = Node::worker(BusLimits {
+        queue_size: 64 * 1024,
+        publication: 1024,
+        ..BusLimits::default()
+    });
+    let (ours, mut stuck) = UnixStream::pair().expect("a pair");
+    a.listen("from the beginning/*");
+    let before = a.ask(|cx| cx.on_publish("before", |_, _| ()).expect("a pattern"));
+    a.ask(|cx| cx.introduce(ours));
+    a.await_connections(1);
+    a.listen("stays");
+    for _ in 0..100 {
+        // 200 bytes each, 2 · 100 · 100 times: far more than the kernel and the queue hold.
+        a.ask(|cx| {
+            for n in 0..100 {
+                let pattern = format!("{}/{n}", "-".repeat(200));
+                let id = cx.on_publish(&pattern, |_, _| ()).expect("a pattern");
+                cx.stop_listening(id);
+            }
+        });
+    }
+    a.ask(move |cx| cx.stop_listening(before));
+    a.listen("at last");
+    assert_eq!(a.ask(|cx| cx.state.stats.connections()), 1);
+    stuck
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("a timeout");
+    let mut machine = Machine::new(MachineLimits::default());
+    let (mut piece, mut came) = (vec![0; 1 << 16], 0);
+    while let Ok(n @ 1..) = stuck.read(&mut piece) {
+        came += n;
+        let mut input = &piece[..n];
+        while machine
+            .poll_event(&mut input)
+            .expect("good input")
+            .is_some()
+        {}
+        let n = machine.output().len();
+        machine.sent(n);
+    }
+    assert!(came < 2_000_000, "{came}");
+    let theirs = machine.theirs();
+    for pattern in ["from the beginning/*", "stays", "at last"] {
+        assert!(
+            theirs.contains(&pattern.parse().expect("a pattern")),
+            "{pattern}"
+        );
+    }
+    assert_eq!(theirs.len(), 3, "{theirs:?}");
+    assert_eq!(a.ask(|cx| cx.state.stats.connections()), 1);
 }
 
 /// With more patterns than are told, all is told, and each hears what it is subscribed to.

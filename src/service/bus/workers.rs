@@ -3,6 +3,9 @@
 //! ```text
 //! parent ── a socket pair for each two workers ─► Ctx::introduce ─► Bus::meet ─► a link (proto::bus::Link)
 //! ```
+//! Each side tells the other what it wants, change by change; one that does not read is told later, when there is
+//! room again, what has become of all the changes since.
+//!
 //! Invariants: each other worker is published to only what it wants; what one of them does not read waits for it
 //! alone, within `BusLimits::queue_size`, and is lost past it. A link ends with the process at its other end.
 
@@ -65,7 +68,14 @@ struct Peer {
     machine: Machine,
     /// `None`: its connection is not open yet.
     handle: Option<LinkHandle>,
+    /// It has not been told all that is wanted here.
+    is_behind: bool,
+    /// What it has been told that is wanted no more, and it has yet to be told so.
+    gone: BTreeSet<Pattern>,
 }
+
+/// Output that is handed on at once.
+const PIECE: usize = 16 * 1024;
 
 impl Workers {
     /// With nobody to speak to yet.
@@ -117,11 +127,13 @@ struct Wire {
 
 impl<S: 'static> Link<S> for Wire {
     fn open(&mut self, _: &mut Ctx<'_, S>, handle: LinkHandle) {
-        self.with_peer(|peer| {
-            peer.handle = Some(handle);
-            peer.flush();
+        self.hub.with(|hub| {
+            if let Some(peer) = hub.peers.get_mut(&self.id) {
+                peer.handle = Some(handle);
+                peer.catch_up(&hub.mine, hub.limits.patterns);
+            }
+            hub.count();
         });
-        self.hub.with(|hub| hub.count());
     }
 
     fn input(&mut self, cx: &mut Ctx<'_, S>, bytes: &[u8], _: &mut Vec<u8>) -> Result<(), String> {
@@ -130,7 +142,11 @@ impl<S: 'static> Link<S> for Wire {
     }
 
     fn drained(&mut self, _: &mut Ctx<'_, S>) {
-        self.with_peer(Peer::flush);
+        self.hub.with(|hub| {
+            let peer = hub.peers.get_mut(&self.id)?;
+            peer.catch_up(&hub.mine, hub.limits.patterns);
+            Some(())
+        });
     }
 
     fn close(&mut self, cx: &mut Ctx<'_, S>, why: &str) {
@@ -144,12 +160,6 @@ impl<S: 'static> Link<S> for Wire {
     }
 }
 
-impl Wire {
-    fn with_peer(&self, f: impl FnOnce(&mut Peer)) {
-        self.hub.with(|hub| hub.peers.get_mut(&self.id).map(f));
-    }
-}
-
 impl Hub {
     fn meet(&mut self) -> u64 {
         let limits = Limits {
@@ -158,14 +168,12 @@ impl Hub {
             publication: self.limits.publication,
             output: self.limits.queue_size,
         };
-        let machine = Machine::new(limits);
-        let mut peer = Peer {
-            machine,
+        let peer = Peer {
+            machine: Machine::new(limits),
             handle: None,
+            is_behind: true,
+            gone: BTreeSet::new(),
         };
-        for pattern in &self.mine {
-            peer.want(pattern, self.limits.patterns);
-        }
         self.last += 1;
         self.peers.insert(self.last, peer);
         self.last
@@ -195,11 +203,7 @@ impl Hub {
 
     fn wanted(&mut self, pattern: Pattern, wanted: bool) {
         for peer in self.peers.values_mut() {
-            match wanted {
-                true => peer.want(&pattern, self.limits.patterns),
-                false => peer.tell(|machine| machine.unwant(&pattern)),
-            }
-            peer.flush();
+            peer.change(&pattern, wanted, self.limits.patterns);
         }
         match wanted {
             true => self.mine.insert(pattern),
@@ -235,6 +239,42 @@ impl Hub {
 }
 
 impl Peer {
+    /// Tells it, unless there is no room for that now.
+    fn change(&mut self, pattern: &Pattern, wanted: bool, most: usize) {
+        self.is_behind |= !self.has_room();
+        match wanted {
+            true if self.is_behind => drop(self.gone.remove(pattern)),
+            true => self.want(pattern, most),
+            false if !self.is_behind => self.tell(|machine| machine.unwant(pattern)),
+            false if self.machine.mine().contains(pattern) => {
+                self.gone.insert(pattern.clone());
+            }
+            // It has never been told.
+            false => {}
+        }
+        self.flush();
+    }
+
+    /// There is room again, or at last a connection.
+    fn catch_up(&mut self, mine: &BTreeSet<Pattern>, most: usize) {
+        while self.is_behind && self.has_room() {
+            if let Some(pattern) = self.gone.pop_first() {
+                self.tell(|machine| machine.unwant(&pattern));
+                continue;
+            }
+            for pattern in mine {
+                if !self.has_room() {
+                    return;
+                }
+                if !self.machine.mine().contains(pattern) {
+                    self.want(pattern, most);
+                }
+            }
+            self.is_behind = false;
+        }
+        self.flush();
+    }
+
     /// Past so many patterns, everything: what nobody here wants ends here.
     fn want(&mut self, pattern: &Pattern, most: usize) {
         match self.machine.mine().len() < most {
@@ -244,6 +284,13 @@ impl Peer {
                 Err(e) => Err(Error::Pattern(e)),
             }),
         }
+    }
+
+    fn has_room(&mut self) -> bool {
+        if self.machine.output().len() >= PIECE {
+            self.flush();
+        }
+        self.handle.is_some() && self.machine.output().len() < PIECE
     }
 
     fn tell(&mut self, f: impl FnOnce(&mut Machine) -> Result<(), Error>) {
