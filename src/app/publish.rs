@@ -16,6 +16,7 @@ pub use crate::base::topics::TopicError;
 use crate::proto::ws::send::Prepared;
 use crate::proto::ws::session::Kind;
 use bytes::Bytes;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 /// Who is subscribed.
@@ -124,6 +125,11 @@ pub trait Bus<S: 'static = ()>: 'static {
 
     /// A pattern has got its first subscriber here, or lost its last.
     fn wanted(&mut self, cx: &mut Ctx<'_, S>, pattern: &str, wanted: bool);
+
+    /// A connection to another process, from [`Ctx::introduce`].
+    fn meet(&mut self, cx: &mut Ctx<'_, S>, peer: UnixStream) {
+        let _ = (cx, peer);
+    }
 }
 
 /// A WebSocket that can be subscribed: [`WebSocket`] within its callback, [`SocketHandle`] elsewhere.
@@ -224,6 +230,14 @@ impl<S: 'static> Ctx<'_, S> {
         message: impl Into<Message<'m>>,
     ) -> Result<(), TopicError> {
         self.publish_to(topic, message.into(), None, false)
+    }
+
+    /// Hands the bus a connection to another process: for [`crate::service::bus::Workers`]. Without a bus, it
+    /// is closed.
+    pub fn introduce(&mut self, peer: UnixStream) {
+        if self.core.has_bus {
+            self.core.jobs.push_back(Job::Introduce(peer));
+        }
     }
 
     fn publish_to(

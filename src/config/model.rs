@@ -2,8 +2,9 @@
 //! the reader, the JSON Schema and the test of docs/config.md are made.
 
 use super::decode::{At, Named, OneOrMany, choice, table};
-use super::kinds::{Count, ServerHeader, Size, Status, Wait, Workers};
+use super::kinds::{Count, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
 use crate::service::access_log::Format;
+use crate::service::bus::RedisSettings;
 use crate::{Limits, Slow, Timeouts};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub(super) struct Document {
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) log: LogSection,
+    pub(super) bus: BusSection,
     pub(super) headers: Named<Named<String>>,
     pub(super) errors: Named<At<PathBuf>>,
     pub(super) routes: Vec<At<RouteSection>>,
@@ -25,6 +27,7 @@ table! { Document {
     "How much of anything there may be." limits: Limits,
     "How long anybody may take." timeouts: Timeouts,
     "What is logged, and where to." log: LogSection,
+    "How publications reach other processes." bus: BusSection,
     "Sets of response fields, by a name of yours, for `use = [\"headers:NAME\"]`." headers: Named<Named<String>>,
     "Pages of your own by status (\"404\", \"405\", \"500\" …): files, read when the config is." errors: Named<At<PathBuf>>,
     "What is served. The most specific path wins, whatever the order." routes: Vec<At<RouteSection>>,
@@ -140,6 +143,55 @@ table! { LogSection {
     "The file the access log is appended to; standard output if left out." access_file: Option<At<PathBuf>>,
     "How much of each log may wait to be written; past it lines are dropped, and counted. At least 4 KiB." buffer: At<Size>,
     "How long lines of the access log are gathered before they are written." flush: Wait,
+} }
+
+#[derive(Clone, Debug)]
+pub(super) struct BusSection {
+    pub(super) workers: bool,
+    pub(super) redis: Option<RedisUrl>,
+    pub(super) prefix: String,
+    pub(super) publication: At<Size>,
+    pub(super) queue: At<Count>,
+    pub(super) queue_size: At<Size>,
+    pub(super) patterns: Count,
+    pub(super) idle: At<Wait>,
+    pub(super) reply: At<Wait>,
+    pub(super) retry: At<Wait>,
+}
+
+impl Default for BusSection {
+    fn default() -> Self {
+        fn at<T>(value: T) -> At<T> {
+            At { value, span: 0..0 }
+        }
+        let redis = RedisSettings::default();
+        let limits = redis.limits;
+        BusSection {
+            workers: true,
+            redis: None,
+            prefix: redis.prefix,
+            publication: at(limits.publication.into()),
+            queue: at(limits.queue.into()),
+            queue_size: at(limits.queue_size.into()),
+            patterns: limits.patterns.into(),
+            idle: at(redis.idle.into()),
+            reply: at(redis.reply.into()),
+            retry: at(redis.retry.into()),
+        }
+    }
+}
+
+table! { BusSection {
+    "Whether several workers hear what is published in each other." workers: bool,
+    "A Redis to publish through instead: \"redis://[[user]:password@]host[:port]\"; keep the password in ${…}." redis: Option<RedisUrl>,
+    "Before each topic, in the name of its channel in Redis." prefix: String,
+    "The longest publication that leaves its process." publication: At<Size>,
+    "Publications that wait for a Redis that is away." queue: At<Count>,
+    "Bytes of publications that wait for Redis, or for each of the other workers." queue_size: At<Size>,
+    "Patterns that a worker names to another; one with more asks for everything." patterns: Count,
+    "How long Redis may be silent before it is asked whether it is there." idle: At<Wait>,
+    "How long Redis may owe an answer; then the connection is given up." reply: At<Wait>,
+    "The longest pause before Redis is tried again." retry: At<Wait>,
 } }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -404,12 +404,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             conn.taken = self.net.taken(conn.sock);
         }
         let reading = !(conn.held && conn.http.has_body_to_come());
+        let is_link = conn.link.is_some();
         let (socket, progress, holds) = (conn.socket, conn.progress, conn.http.has_body_to_come());
         let input = match socket {
             None => conn.http.next_deadline(&self.bounds.waits, reading),
             Some(key) => self.socket_deadline(key),
         };
-        let output = waits.then(|| progress + self.timeouts.write);
+        let output = (waits && !is_link).then(|| progress + self.timeouts.write);
         // While its output waits, a client is not asked for more.
         let deadline = match output {
             Some(output) if !holds => Some(output),

@@ -179,6 +179,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 linked.state = State::Closing;
                 self.wake(to);
             }
+            LinkAct::Abort(why) => self.cut(to, &why),
         }
     }
 

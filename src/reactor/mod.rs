@@ -361,10 +361,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
+    /// Connections that count against `limits.connections`: links are ours.
+    fn clients(&self) -> usize {
+        self.conns.len().saturating_sub(self.links.len())
+    }
+
     fn can_accept(&self) -> bool {
         !self.accept_paused
             && !self.stopping.is_draining()
-            && self.conns.len() < self.limits.connections
+            && self.clients() < self.limits.connections
     }
 
     fn accept(&mut self) {
@@ -377,7 +382,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             // Said now: there may be no next turn before a connection ends.
             let most = self.limits.connections;
-            if self.acceptable[listener] && self.conns.len() >= most {
+            if self.acceptable[listener] && self.clients() >= most {
                 self.warn_accept(&format!("accepting pauses: limits.connections = {most}"));
             }
         }

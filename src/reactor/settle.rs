@@ -70,6 +70,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Job::Wanted { pattern, wanted } => {
                 self.with_bus(|bus, cx| bus.wanted(cx, &pattern, wanted));
             }
+            Job::Introduce(peer) => self.with_bus(|bus, cx| bus.meet(cx, peer)),
             Job::Socket(new) => self.open_socket(*new),
             Job::Link { from, link } => self.begin_link(from, link),
             Job::Offload { work, slot } => {
