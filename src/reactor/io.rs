@@ -26,6 +26,8 @@ pub(super) enum Stop {
     NeedInput,
     /// The rest has to wait: for an answer, for room, for the app, for the next turn.
     Wait,
+    /// The rest is another protocol's.
+    Switched,
     /// The connection is gone, or takes nothing more.
     Over,
 }
@@ -108,24 +110,27 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// Takes what there is of the input, and says how much that was.
     fn serve(&mut self, id: ConnId, input: &mut [u8], budget: &mut usize) -> (usize, Stop) {
-        let (mut used, mut stop) = (0, Stop::Over);
-        if let Some(conn) = self.conns.get(id)
-            && conn.link.is_some()
-        {
+        let Some(conn) = self.conns.get(id) else {
+            return (0, Stop::Over);
+        };
+        if conn.link.is_some() {
             return (input.len(), self.serve_link(id, input));
         }
-        if self.conns.get(id).is_some_and(|conn| conn.socket.is_none()) {
+        let mut used = 0;
+        if conn.socket.is_none() {
             let mut rest = &*input;
-            stop = self.serve_http(id, &mut rest, budget);
+            let stop = self.serve_http(id, &mut rest, budget);
             used = input.len() - rest.len();
+            if stop != Stop::Switched {
+                return (used, stop);
+            }
+            // What it has become may be there in the next turn only.
+            if self.conns.get(id).is_none_or(|conn| conn.socket.is_none()) {
+                return (used, Stop::Wait);
+            }
         }
-        // It may have become one just now.
-        if self.conns.get(id).is_some_and(|conn| conn.socket.is_some()) {
-            let more;
-            (more, stop) = self.serve_socket(id, &mut input[used..], budget);
-            used += more;
-        }
-        (used, stop)
+        let (more, stop) = self.serve_socket(id, &mut input[used..], budget);
+        (used + more, stop)
     }
 
     /// Takes events from the input until it is used up, or has to wait.
@@ -168,8 +173,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 Ok(Event::NeedInput) => return Stop::NeedInput,
                 Ok(Event::Paused) => return Stop::Wait,
                 Ok(Event::Closed) => return Stop::Over,
-                // Until what it has become is there: that may be the next turn's.
-                Ok(Event::Switched) => return Stop::Wait,
+                Ok(Event::Switched) => return Stop::Switched,
                 Err(error) => {
                     self.refuse(id, error);
                     return Stop::Over;
