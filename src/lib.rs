@@ -130,6 +130,8 @@ pub fn bench_after(
 mod guides {
     #[doc = include_str!("../README.md")]
     struct Readme;
+    #[doc = include_str!("../docs/bus.md")]
+    struct Bus;
     #[doc = include_str!("../docs/embedding.md")]
     struct Embedding;
     #[doc = include_str!("../docs/logging.md")]

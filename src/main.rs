@@ -181,9 +181,10 @@ fn run_config(path: &Path) -> Result<u8, Failure> {
     }
     logs::init(&settings)?;
     let (builder, app) = config.build()?;
+    let bus = Box::new(config.bus());
     let source = match bond {
-        Some(bond) => Source::Parent(bond),
-        None => Source::File(path.to_path_buf()),
+        Some(bond) => Source::Parent(bond, bus),
+        None => Source::File(path.to_path_buf(), bus),
     };
     Ok(serve(signals, builder, app, source, announce)?)
 }

@@ -431,6 +431,22 @@ fn a_reload_swaps_routes_and_limits() {
 }
 
 #[test]
+fn a_reload_does_not_change_the_bus() {
+    for workers in [1, 2] {
+        let program = Program::start(&site(workers, "before"));
+        let address = program.address();
+        let bus = "[bus]\nredis = \"redis://127.0.0.1:1\"\n";
+        program.reload(&format!("{bus}{}", site(workers, "after")));
+        program.await_log("another [bus] needs a restart");
+        program.await_log("the config stays as it was");
+        assert_eq!(get(address, "/"), (200, "before".to_string()));
+        program.reload(&site(workers, "after"));
+        eventually("the rest is read", || get(address, "/").1 == "after");
+        program.stop();
+    }
+}
+
+#[test]
 fn a_reload_changes_where_it_listens() {
     let program = Program::start(&site(1, "old"));
     let address = program.address();

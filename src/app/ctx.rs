@@ -18,6 +18,7 @@ use crate::base::topics::{TopicLimits, Topics};
 use crate::base::wheel::{TimerId as WheelId, Wheel};
 use slab::Slab;
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -79,6 +80,8 @@ pub(crate) enum Job<S> {
     Published(Rc<Publication>),
     /// A pattern has got its first subscriber, or lost its last.
     Wanted { pattern: Box<str>, wanted: bool },
+    /// Another process, for the bus to speak with.
+    Introduce(UnixStream),
     /// Do this elsewhere.
     Offload { work: crate::net::Work, slot: usize },
 }

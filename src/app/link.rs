@@ -5,7 +5,8 @@
 //! Ctx::connect ─┬─ refused, timed out ──────────────► close
 //!               └─► open ─► input, input … drained ─► close (exactly once, however it ends)
 //! ```
-//! A link is no client: it is not counted against the limits of clients, and does not hold up a drain.
+//! A link is no client: it is not counted against the limits of clients, does not hold up a drain, and how
+//! long its other side may take is its own to say: `timeouts.write` does not cut it.
 
 use super::ctx::{Ctx, Job};
 use super::outbox::{Command, Flow, LinkAct, Outbox};
@@ -52,7 +53,7 @@ pub trait Link<S: 'static = ()>: 'static {
     fn input(&mut self, cx: &mut Ctx<'_, S>, bytes: &[u8], out: &mut Vec<u8>)
     -> Result<(), String>;
 
-    /// After [`LinkHandle::buffered`] was over `limits.high_water`, it is below half of it.
+    /// After [`LinkHandle::is_full`], less than half of `limits.high_water` waits.
     fn drained(&mut self, cx: &mut Ctx<'_, S>) {
         let _ = cx;
     }
@@ -88,6 +89,11 @@ impl LinkHandle {
         self.flow.buffered.get()
     }
 
+    /// Whether more than `limits.high_water` waits: better to go on in [`Link::drained`].
+    pub fn is_full(&self) -> bool {
+        self.flow.buffered.get() > self.flow.high_water.get()
+    }
+
     /// The connection is gone.
     pub fn is_closed(&self) -> bool {
         self.flow.closed.get()
@@ -96,6 +102,13 @@ impl LinkHandle {
     /// Closes it, when what was written is out.
     pub fn close(&self) {
         let act = LinkAct::Close;
+        self.outbox.push(Command::Link { to: self.to, act });
+    }
+
+    /// Closes it now, and drops what waits: for one whose other side takes nothing any more. [`Link::close`]
+    /// is told `why`.
+    pub fn abort(&self, why: &str) {
+        let act = LinkAct::Abort(why.into());
         self.outbox.push(Command::Link { to: self.to, act });
     }
 }

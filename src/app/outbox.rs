@@ -63,6 +63,7 @@ pub(crate) enum SocketAct {
 pub(crate) enum LinkAct {
     Write(Bytes),
     Close,
+    Abort(Box<str>),
 }
 
 /// A queue many handles share. Take, push, set: it cannot be entered twice, so it cannot panic.

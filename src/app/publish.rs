@@ -16,6 +16,7 @@ pub use crate::base::topics::TopicError;
 use crate::proto::ws::send::Prepared;
 use crate::proto::ws::session::Kind;
 use bytes::Bytes;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 /// Who is subscribed.
@@ -124,12 +125,22 @@ pub trait Bus<S: 'static = ()>: 'static {
 
     /// A pattern has got its first subscriber here, or lost its last.
     fn wanted(&mut self, cx: &mut Ctx<'_, S>, pattern: &str, wanted: bool);
+
+    /// A connection to another process, from [`Ctx::introduce`].
+    fn meet(&mut self, cx: &mut Ctx<'_, S>, peer: UnixStream) {
+        let _ = (cx, peer);
+    }
 }
 
 /// A WebSocket that can be subscribed: [`WebSocket`] within its callback, [`SocketHandle`] elsewhere.
 pub trait Subscribes: sealed::Sealed {
     #[doc(hidden)]
     fn connection(&self) -> (u32, u32);
+
+    #[doc(hidden)]
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 mod sealed {
@@ -147,6 +158,10 @@ impl Subscribes for WebSocket<'_> {
 impl Subscribes for SocketHandle {
     fn connection(&self) -> (u32, u32) {
         (self.to.slot, self.to.generation)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_closed()
     }
 }
 
@@ -217,6 +232,14 @@ impl<S: 'static> Ctx<'_, S> {
         self.publish_to(topic, message.into(), None, false)
     }
 
+    /// Hands the bus a connection to another process: for [`crate::service::bus::Workers`]. Without a bus, it
+    /// is closed.
+    pub fn introduce(&mut self, peer: UnixStream) {
+        if self.core.has_bus {
+            self.core.jobs.push_back(Job::Introduce(peer));
+        }
+    }
+
     fn publish_to(
         &mut self,
         topic: &str,
@@ -256,7 +279,7 @@ impl<S: 'static> Ctx<'_, S> {
     }
 
     /// Subscribes a socket: to `rooms/7`, to `rooms/*` for any one segment, to `rooms/**` for all below. It
-    /// ends with the socket. Says whether that is new.
+    /// ends with the socket, and does not begin if that has ended. Says whether it is new.
     ///
     /// # Errors
     /// A pattern that is none, or more than `limits.subscriptions` of one socket.
@@ -278,6 +301,9 @@ impl<S: 'static> Ctx<'_, S> {
         socket: &impl Subscribes,
         pattern: &str,
     ) -> Result<bool, TopicError> {
+        if socket.is_over() {
+            return Ok(false);
+        }
         self.enter(pattern, key(socket))
     }
 

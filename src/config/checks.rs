@@ -497,7 +497,7 @@ pub(super) fn show_setting(name: &str, text: &str, value: &Value<'_>) -> Mistake
     let because = match name {
         _ if look_up(value, name).is_some() => None,
         "limits.target" => Some("limits.head"),
-        "limits.output" => Some("limits.high_water"),
+        "limits.output" | "limits.socket_output" => Some("limits.high_water"),
         _ => None,
     };
     match because {

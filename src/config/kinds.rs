@@ -3,6 +3,7 @@
 //! A number that means bytes or time has a unit, always: nobody has to know which it would be.
 
 use super::decode::{Decode, Reader, Value};
+use crate::proto::redis::Url;
 use bytesize::ByteSize;
 use serde_json::{Value as Json, json};
 use std::time::Duration;
@@ -35,6 +36,10 @@ pub(super) enum Workers {
 /// The value of the `server` field, or `false` for none.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ServerHeader(pub(super) Option<String>);
+
+/// Where a Redis is, and as whom to speak to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct RedisUrl(pub(super) Url);
 
 impl Workers {
     /// How many that is here: 1 or more.
@@ -234,6 +239,27 @@ impl Decode for Workers {
             Workers::Auto => "auto".into(),
             Workers::Number(n) => (*n).into(),
         }
+    }
+}
+
+impl Decode for RedisUrl {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let instead = "a string: \"redis://host:6379\"";
+        let text = reader.text(value, "a URL", instead)?;
+        match text.parse() {
+            Ok(url) => Some(RedisUrl(url)),
+            // Says nothing of the text: there may be a password in it.
+            Err(e) => {
+                reader.mistake(value.span(), "not the URL of a Redis", e.to_string());
+                None
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^[a-zA-Z]+(\+[a-zA-Z]+)?://|\$\{" })
+    }
+    fn show(&self) -> Json {
+        Json::Null
     }
 }
 

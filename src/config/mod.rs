@@ -17,7 +17,9 @@ mod site;
 
 pub use report::Report;
 
+use crate::proto::redis::Url;
 use crate::service::access_log::Format;
+use crate::service::bus::{BusLimits, RedisSettings};
 use crate::{App, Builder};
 use decode::{Decode, Reader};
 use model::Document;
@@ -152,6 +154,12 @@ impl Config {
         self.document.timeouts.drain
     }
 
+    /// How publications reach other processes. (Through Redis the App of [`Config::build`] does that; between
+    /// workers it is for whoever starts them.)
+    pub fn bus(&self) -> BusConfig {
+        self.document.bus.config()
+    }
+
     /// What is to be logged.
     pub fn log(&self) -> LogConfig {
         let log = &self.document.log;
@@ -199,6 +207,17 @@ fn read_regular(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
         )),
         false => Ok(content),
     }
+}
+
+/// The section `[bus]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BusConfig {
+    /// Every process is on its own.
+    Off,
+    /// From worker to worker.
+    Workers(BusLimits),
+    /// Through a server.
+    Redis(Url, RedisSettings),
 }
 
 /// The section `[log]`.

@@ -2,8 +2,9 @@
 //! the reader, the JSON Schema and the test of docs/config.md are made.
 
 use super::decode::{At, Named, OneOrMany, choice, table};
-use super::kinds::{Count, ServerHeader, Size, Status, Wait, Workers};
+use super::kinds::{Count, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
 use crate::service::access_log::Format;
+use crate::service::bus::RedisSettings;
 use crate::{Limits, Slow, Timeouts};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub(super) struct Document {
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) log: LogSection,
+    pub(super) bus: BusSection,
     pub(super) headers: Named<Named<String>>,
     pub(super) errors: Named<At<PathBuf>>,
     pub(super) routes: Vec<At<RouteSection>>,
@@ -25,6 +27,7 @@ table! { Document {
     "How much of anything there may be." limits: Limits,
     "How long anybody may take." timeouts: Timeouts,
     "What is logged, and where to." log: LogSection,
+    "How publications reach other processes." bus: BusSection,
     "Sets of response fields, by a name of yours, for `use = [\"headers:NAME\"]`." headers: Named<Named<String>>,
     "Pages of your own by status (\"404\", \"405\", \"500\" …): files, read when the config is." errors: Named<At<PathBuf>>,
     "What is served. The most specific path wins, whatever the order." routes: Vec<At<RouteSection>>,
@@ -67,10 +70,10 @@ table! { Limits {
     "A request's body, unless its route says otherwise; 413 past it." body: Size,
     "How much of a body nobody wants is read and dropped to keep the connection." discard: Size,
     "Output of one connection past which its producers wait." high_water: Size,
-    "Output of one connection past which it is cut." output: Size,
+    "Output of one connection past which a streamed answer is broken off." output: Size,
     "A WebSocket message; closed with 1009 past it." message: Size,
     "Messages that wait for one WebSocket client; past it the socket's policy decides." socket_output: Size,
-    "WebSocket messages shorter than this are sent uncompressed; 0 for none." compress_from: Size,
+    "WebSocket messages shorter than this are sent uncompressed; 0 for none of them." compress_from: Size,
     "Topics and patterns that one subscriber may be subscribed to." subscriptions: Count,
     "Publications that wait to be delivered." publications: Count,
     "Their bytes." published: Size,
@@ -79,7 +82,7 @@ table! { Limits {
     "Open connections of one process; past it accepting pauses." connections: Count,
     "Open connections from one IP address (IPv6: one /64); past it they are answered 503 and closed." connections_per_address: Count,
     "Connections accepted from one listener in one turn." accepts_per_turn: Count,
-    "Reads of one connection in one turn, of 64 KiB each." reads_per_turn: Count,
+    "Reads of one connection in one turn, of 128 KiB each." reads_per_turn: Count,
     "Requests of one connection answered in one turn." requests_per_turn: Count,
     "Bytes written to one connection in one turn." writes_per_turn: Size,
     "Commands settled and timers called in one turn." commands_per_turn: Count,
@@ -103,7 +106,8 @@ table! { Timeouts {
     "For idle connections when the server is told to stop." drain_idle: Wait,
     "For a client to close its side after we closed ours." linger: Wait,
     "How long a callback may keep the loop before the log names it; \"0s\" for never." stall: Wait,
-    "How long accepting pauses when the process is out of descriptors or memory." accept_pause: Wait,
+    "For a silent peer, until the kernel asks whether it is still there; \"0s\" for never." tcp_keepalive: Wait,
+    "How long accepting pauses when the process is out of descriptors or memory, or may not accept." accept_pause: Wait,
 } }
 
 #[derive(Clone, Debug)]
@@ -139,6 +143,55 @@ table! { LogSection {
     "The file the access log is appended to; standard output if left out." access_file: Option<At<PathBuf>>,
     "How much of each log may wait to be written; past it lines are dropped, and counted. At least 4 KiB." buffer: At<Size>,
     "How long lines of the access log are gathered before they are written." flush: Wait,
+} }
+
+#[derive(Clone, Debug)]
+pub(super) struct BusSection {
+    pub(super) workers: bool,
+    pub(super) redis: Option<RedisUrl>,
+    pub(super) prefix: String,
+    pub(super) publication: At<Size>,
+    pub(super) queue: At<Count>,
+    pub(super) queue_size: At<Size>,
+    pub(super) patterns: Count,
+    pub(super) idle: At<Wait>,
+    pub(super) reply: At<Wait>,
+    pub(super) retry: At<Wait>,
+}
+
+impl Default for BusSection {
+    fn default() -> Self {
+        fn at<T>(value: T) -> At<T> {
+            At { value, span: 0..0 }
+        }
+        let redis = RedisSettings::default();
+        let limits = redis.limits;
+        BusSection {
+            workers: true,
+            redis: None,
+            prefix: redis.prefix,
+            publication: at(limits.publication.into()),
+            queue: at(limits.queue.into()),
+            queue_size: at(limits.queue_size.into()),
+            patterns: limits.patterns.into(),
+            idle: at(redis.idle.into()),
+            reply: at(redis.reply.into()),
+            retry: at(redis.retry.into()),
+        }
+    }
+}
+
+table! { BusSection {
+    "Whether several workers hear what is published in each other." workers: bool,
+    "A Redis to publish through instead: \"redis://[[user]:password@]host[:port]\"; keep the password in ${…}." redis: Option<RedisUrl>,
+    "Before each topic, in the name of its channel in Redis." prefix: String,
+    "The longest publication that leaves its process." publication: At<Size>,
+    "Publications that wait for a Redis that is away." queue: At<Count>,
+    "Bytes of publications that wait for Redis, or for each of the other workers." queue_size: At<Size>,
+    "Patterns that a worker names to another; one with more asks for everything." patterns: Count,
+    "How long Redis may be silent before it is asked whether it is there." idle: At<Wait>,
+    "How long Redis may owe an answer; then the connection is given up." reply: At<Wait>,
+    "The longest pause before Redis is tried again." retry: At<Wait>,
 } }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,18 +4,47 @@
 //! Each action becomes routes of one App; which route of the config an App's route comes from is
 //! noted, so that what the builder finds wrong can be shown where it was written.
 
+use super::BusConfig;
 use super::checks::{error_status, is_file_below, path_mistake};
 use super::decode::{At, Named, Value};
-use super::kinds::{ServerHeader, Size};
-use super::model::{CacheRule, ChannelAction, Document, FilesAction, RespondAction, RouteSection};
+use super::kinds::{RedisUrl, ServerHeader, Size};
+use super::model::{
+    BusSection, CacheRule, ChannelAction, Document, FilesAction, RespondAction, RouteSection,
+};
 use super::pages::{self, Page};
 use super::report::{Mistake, Span};
 use crate::service::access_log::access_log;
+use crate::service::bus::{BusLimits, Redis, RedisSettings};
 use crate::service::channel::Channel;
 use crate::service::files::Files;
-use crate::service::respond::redirect;
+use crate::service::respond::{for_known_methods, redirect};
 use crate::{App, Builder, Bytes, Ctx, Listen, Request, Response, Route, Server};
 use std::path::Path;
+
+impl BusSection {
+    pub(super) fn config(&self) -> BusConfig {
+        let limits = BusLimits {
+            publication: self.publication.value.into(),
+            queue: self.queue.value.into(),
+            queue_size: self.queue_size.value.into(),
+            patterns: self.patterns.into(),
+        };
+        match &self.redis {
+            Some(RedisUrl(url)) => {
+                let settings = RedisSettings {
+                    prefix: self.prefix.clone(),
+                    limits,
+                    idle: self.idle.value.into(),
+                    reply: self.reply.value.into(),
+                    retry: self.retry.value.into(),
+                };
+                BusConfig::Redis(url.clone(), settings)
+            }
+            None if self.workers => BusConfig::Workers(limits),
+            None => BusConfig::Off,
+        }
+    }
+}
 
 /// Everything that is wrong with a config that could be read.
 pub(super) fn mistakes(document: &Document, value: &Value<'_>) -> Vec<Mistake> {
@@ -80,6 +109,7 @@ impl<'d> Making<'d> {
         };
         making.server();
         making.log();
+        making.bus();
         making.error_pages();
         for (_, set) in &document.headers.0 {
             making.check_fields(set);
@@ -166,6 +196,40 @@ impl<'d> Making<'d> {
                 let instead = "make the folder, or name another";
                 self.mistake(&file.span, "a file in a folder that is not there", instead);
             }
+        }
+    }
+
+    fn bus(&mut self) {
+        let bus = &self.document.bus;
+        let mut out_of_range = |at: &Span, key: &str, instead: &str| {
+            self.mistake(at, format!("`bus.{key}` is out of range"), instead);
+        };
+        let waits = [
+            ("idle", &bus.idle),
+            ("reply", &bus.reply),
+            ("retry", &bus.retry),
+        ];
+        for (key, wait) in waits {
+            if wait.value.0.is_zero() {
+                out_of_range(&wait.span, key, "write more than \"0s\"");
+            }
+        }
+        if bus.queue.value.0 == 0 {
+            out_of_range(&bus.queue.span, "queue", "write 1 or more");
+        }
+        let (longest, room) = (&bus.publication, &bus.queue_size);
+        if room.value.0 < longest.value.0.saturating_add(LEAST_BUFFER) {
+            let instead = "let it be 4 KiB more than `bus.publication`, at the least";
+            let is_written = room.span != (0..0);
+            let at = if is_written {
+                &room.span
+            } else {
+                &longest.span
+            };
+            out_of_range(at, "queue_size", instead);
+        }
+        if let BusConfig::Redis(url, settings) = bus.config() {
+            self.app.bus(Redis::new(url, settings));
         }
     }
 
@@ -275,7 +339,7 @@ impl<'d> Making<'d> {
             return;
         }
         let added = match method {
-            ANY => self.app.any(path, call),
+            ANY => self.app.any(path, for_known_methods(call)),
             method => self.app.route(method, path, call),
         };
         finish(added, route, fields);
@@ -449,6 +513,8 @@ fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
     if let Some(Size(body)) = route.limits.body {
         added.body_limit(body);
     }
+    // None of the actions looks at it.
+    added.ignore_body();
     if !fields.is_empty() {
         added.before(add(fields.to_vec()));
     }

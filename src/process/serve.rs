@@ -12,7 +12,8 @@ use super::bond::{self, Bond};
 use super::log::{self, AccessTarget, LogSettings};
 use super::signals::Signals;
 use super::{exit, raise_file_limit};
-use crate::config::{Config, LogConfig, Report};
+use crate::config::{BusConfig, Config, LogConfig, Report};
+use crate::service::bus::Workers;
 use crate::{App, Builder, Handle, Listen, Server};
 use std::io;
 use std::path::PathBuf;
@@ -22,10 +23,10 @@ use std::sync::mpsc::{self, Receiver, Sender};
 pub enum Source {
     /// From nowhere: what is served stays.
     Nowhere,
-    /// From this file, at HUP.
-    File(PathBuf),
-    /// From the parent of this worker.
-    Parent(Bond),
+    /// From this file, at HUP; the bus is to stay the same.
+    File(PathBuf, Box<BusConfig>),
+    /// From the parent of this worker, who introduces the others if they are to hear each other.
+    Parent(Bond, Box<BusConfig>),
 }
 
 /// Serves until told to stop, and returns the exit code. `announce` is called when the listeners are
@@ -36,14 +37,18 @@ pub enum Source {
 pub fn serve(
     signals: Signals,
     builder: Builder,
-    app: App,
+    mut app: App,
     source: Source,
     announce: impl FnOnce(&[Listen]),
 ) -> io::Result<u8> {
     raise_file_limit();
     let (tell, reloads) = mpsc::channel();
+    let mut running = None;
     let (mut server, bond) = match source {
-        Source::Parent(bond) => {
+        Source::Parent(bond, bus) => {
+            if let BusConfig::Workers(limits) = *bus {
+                app.bus(Workers::new(limits));
+            }
             let server = bond.place(builder).build(app, ())?;
             let handle = server.handle();
             signals.obey(handle, || {
@@ -53,7 +58,8 @@ pub fn serve(
             bond.ready(server.handle(), tell)?;
             (server, Some(places))
         }
-        Source::File(path) => {
+        Source::File(path, bus) => {
+            running = Some(bus);
             warn_of_sharing(&builder);
             let server = builder.build(app, ())?;
             let handle = server.handle();
@@ -74,7 +80,7 @@ pub fn serve(
         }
     };
     while server.turn()? {
-        reload(&mut server, &reloads, bond.as_ref());
+        reload(&mut server, &reloads, bond.as_ref(), running.as_deref());
     }
     Ok(match server.cut_connections() {
         0 => exit::CLEAN,
@@ -119,11 +125,19 @@ pub(super) fn hand_over(found: Result<Config, Report>, handle: &Handle, tell: &S
 }
 
 /// Takes what has been loaded; the last one counts.
-fn reload(server: &mut Server, reloads: &Receiver<Config>, bond: Option<&Bond>) {
+fn reload(
+    server: &mut Server,
+    reloads: &Receiver<Config>,
+    bond: Option<&Bond>,
+    running: Option<&BusConfig>,
+) {
     let Some(config) = reloads.try_iter().last() else {
         return;
     };
     let mut replace = || -> io::Result<()> {
+        if let Some(bus) = running {
+            same_bus(bus, &config)?;
+        }
         let (builder, app) = config.build().map_err(io::Error::other)?;
         let builder = match bond {
             Some(bond) => bond.place(builder),
@@ -138,6 +152,14 @@ fn reload(server: &mut Server, reloads: &Receiver<Config>, bond: Option<&Bond>) 
     match replace() {
         Ok(()) => ::log::info!("the config has been read again"),
         Err(e) => ::log::error!("{e}\nthe config stays as it was"),
+    }
+}
+
+/// The bus is for as long as a process runs, and the same in all that hear each other.
+pub(super) fn same_bus(running: &BusConfig, config: &Config) -> io::Result<()> {
+    match *running == config.bus() {
+        true => Ok(()),
+        false => Err(io::Error::other("another [bus] needs a restart")),
     }
 }
 

@@ -5,6 +5,7 @@
 //!    │ ─ starts ─► worker 1 … N: the same binary, each with SO_REUSEPORT listeners of its own
 //!    │ ◄─ ready ──     one socket pair each, the worker's stdin: configs go down, a byte that says that it
 //!    │ ─ configs ─►    listens comes up, and its end means that the other side is gone
+//!    │ ─ peers ─►      and, with a bus between workers, one more pair for each two that listen
 //!    │ ─ signals ─►
 //!    └ one dies ─► a log line ─► another one, after 100 ms, 200 ms … 5 s
 //! ```
@@ -12,12 +13,12 @@
 //! gone, however that ended; a signal goes to the process it is for, never to one that has since got
 //! its number (pidfd).
 
-use super::bond::{ADDRESSES, HAND_OVER, WORKER, send};
+use super::bond::{ADDRESSES, HAND_OVER, WORKER, introduce, send};
 use super::log::{self, LogSettings};
 use super::signals::{self, Request, Signals};
 use super::{exit, raise_file_limit, serve};
 use crate::Listen;
-use crate::config::{Config, Report};
+use crate::config::{BusConfig, Config, Report};
 use crate::net::mio::Reservation;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io::{self, Read};
@@ -70,6 +71,7 @@ struct Parent {
     text: String,
     /// Asks for the file to be read.
     load: Sender<()>,
+    bus: BusConfig,
     reserved: Vec<(String, Reservation)>,
     slots: Vec<Slot>,
     /// Told to leave because a reload wants fewer.
@@ -105,6 +107,7 @@ pub fn run(
         path: path.to_path_buf(),
         text: config.text().to_string(),
         load,
+        bus: config.bus(),
         reserved: Vec::new(),
         slots: Vec::new(),
         leaving: Vec::new(),
@@ -278,6 +281,7 @@ impl Parent {
     /// What of a config is the parent's: addresses, and how many workers there are. The rest goes to the
     /// workers.
     fn reload(&mut self, config: &Config) -> io::Result<()> {
+        serve::same_bus(&self.bus, config)?;
         let logs = log::prepare(&log_settings(serve::log_settings(config.log())))?;
         let listen = config.listen();
         let mut held: Vec<&String> = self.reserved.iter().map(|(asked, _)| asked).collect();
@@ -330,6 +334,32 @@ impl Parent {
                     process.signal(Signal::USR1);
                 }
                 ::log::info!("worker {} (pid {}) listens", slot.number, process.pid);
+            }
+        }
+        if matches!(self.bus, BusConfig::Workers(_)) {
+            self.introduce(id);
+        }
+    }
+
+    /// Gives a worker that has begun to listen, and each of the others, a connection to the other.
+    fn introduce(&self, id: u64) {
+        let (new, others): (Vec<&Process>, Vec<&Process>) = self
+            .processes()
+            .filter(|p| p.is_ready)
+            .partition(|p| p.id == id);
+        for (new, other) in new
+            .iter()
+            .flat_map(|new| others.iter().map(move |o| (new, o)))
+        {
+            let introduced = UnixStream::pair().and_then(|(one, another)| {
+                introduce(&new.bond, &one)?;
+                introduce(&other.bond, &another)
+            });
+            if let Err(e) = introduced {
+                let (new, other) = (new.pid, other.pid);
+                ::log::error!(
+                    "pid {new} and pid {other} do not hear each other's publications: {e}"
+                );
             }
         }
     }

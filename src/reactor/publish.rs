@@ -10,12 +10,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Hands out what waits, within the turn's budget; the rest is the next turn's. One by one, for a subscriber
     /// that is called may change who is subscribed.
     pub(super) fn deliver(&mut self) {
+        if self.core.topics.waiting() == 0 {
+            return;
+        }
+        // One by one: what a callback changes about subscriptions holds for the next.
         for _ in 0..self.limits.deliveries_per_turn {
             let mut due = None;
-            let topics = &mut self.core.topics;
-            let steps = topics.deliver(1, &mut |to, publication: &Rc<Publication>| {
+            let to_one = &mut |to, publication: &Rc<Publication>| {
                 due = Some((to, publication.clone()));
-            });
+            };
+            if self.core.topics.deliver(1, to_one) == 0 {
+                break;
+            }
             match due {
                 Some((Subscriber::Socket(id), publication)) => {
                     self.deliver_to_socket(id, &publication);
@@ -23,10 +29,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 Some((Subscriber::Call(slot, generation), publication)) => {
                     self.deliver_to_call(slot as usize, generation, &publication);
                 }
-                None if steps == 0 => break,
                 None => {}
             }
         }
+        self.settle();
     }
 
     fn deliver_to_call(&mut self, slot: usize, generation: u32, publication: &Publication) {

@@ -133,6 +133,7 @@ impl Builder {
             threads: self.limits.offload_threads,
             queue: self.limits.offload_queue,
             unsent: u32::try_from(self.limits.unsent).unwrap_or(u32::MAX),
+            keepalive: self.timeouts.tcp_keepalive,
         }
     }
 

@@ -54,7 +54,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.core
             .timers
             .insert(now + self.timeouts.drain, Timer::Drain);
-        log::info!("draining {} connections", self.conns.len());
+        log::info!("draining {} connections", self.clients());
     }
 
     /// Closing a listener resets the connections in its queue, so they are accepted first.

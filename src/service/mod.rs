@@ -2,6 +2,7 @@
 //! That it can be is the proof that the surface is good.
 
 pub mod access_log;
+pub mod bus;
 pub mod channel;
 #[cfg(feature = "files")]
 pub mod files;

@@ -179,6 +179,11 @@ impl Link {
         self.theirs.wants(topic)
     }
 
+    /// What the peer has been told that we want.
+    pub fn mine(&self) -> &Wants {
+        &self.mine
+    }
+
     /// What the peer wants.
     pub fn theirs(&self) -> &Wants {
         &self.theirs
