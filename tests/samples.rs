@@ -405,6 +405,15 @@ impl Drop for Following {
     }
 }
 
+/// With `websockets`: the one that `scripts/test` has made, if it has.
+fn python() -> String {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("python/bin/python3");
+    match made.exists() {
+        true => made.display().to_string(),
+        false => "python3".into(),
+    }
+}
+
 /// curl, by events and by polls, and Python's websockets in the same room.
 #[test]
 fn a_channel() {
@@ -424,7 +433,7 @@ with connect(sys.argv[1]) as ws:
     for message in ws:
         print(message, flush=True)
 ";
-    let mut python = Following::start(Command::new("python3").args([
+    let mut python = Following::start(Command::new(python()).args([
         "-c",
         PEER,
         &room.replace("http://", "ws://"),
@@ -454,4 +463,50 @@ with connect(sys.argv[1]) as ws:
     assert_eq!(sample.ask("/rooms/7", &["-X", "PUT", "-d", ""]).status, 405);
     drop((events, accepting, python));
     sample.stop();
+}
+
+/// Whichever worker a follower or a publisher has come to.
+#[test]
+fn a_channel_of_several_workers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 3\n\n\
+                  [[routes]]\npath = \"/rooms/{room}\"\nchannel = { topic = \"rooms/{room}\" }\n";
+    fs::write(folder.path().join("site.toml"), config).expect("the config");
+    let mut server = Running::start(&mut loopwright(folder.path(), &["run", "-c", "site.toml"]));
+    let room = format!("{}/rooms/7", server.url());
+    let say = |text: &str| {
+        let said = run(Command::new("curl").args(["-sS", "-m", "20", "-d", text, &room]));
+        assert!(
+            said.out.starts_with("{\"id\":\""),
+            "{}{}",
+            said.out,
+            said.err
+        );
+    };
+    let mut followers: Vec<Following> = (0..8)
+        .map(|_| Following::start(Command::new("curl").args(["-sSN", &format!("{room}?events")])))
+        .collect();
+    // Until each has joined, and the workers know of it.
+    let deadline = Instant::now() + PATIENCE;
+    while !followers
+        .iter()
+        .all(|follower| follower.said.contains("warm"))
+    {
+        assert!(Instant::now() < deadline, "somebody never hears");
+        say("warm");
+        for follower in &mut followers {
+            follower.said.extend(follower.lines.try_iter());
+        }
+    }
+    // What came by now has come by a worker's own publisher, or by another's: so many times that both happen.
+    for n in 0..30 {
+        say(&format!("message {n}."));
+    }
+    for follower in &mut followers {
+        for n in 0..30 {
+            follower.wait_for(&format!("message {n}."));
+        }
+    }
+    drop(followers);
+    assert_eq!(server.stop(), Some(0));
 }

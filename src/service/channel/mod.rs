@@ -9,7 +9,7 @@
 //! POST ─► publish ─► 202 and the id         (and what a socket says, if it may)
 //! ```
 //! What is published elsewhere, by a callback or through the bus by another process, is heard and remembered
-//! as well. Each topic that somebody asks for has a [`Feed`]; one timer looks after them all, and runs
+//! as well. Each topic that somebody asks for has a `Feed`; one timer looks after them all, and runs
 //! while there are any.
 
 mod feed;
@@ -147,6 +147,20 @@ impl Channel {
     }
 
     /// The channel as a handler, for GET and POST: what [`Channel::mount`] adds.
+    ///
+    /// ```
+    /// use loopwright::{App, service::channel::Channel};
+    /// let mut app: App = App::new();
+    /// let news = Channel::new("news").handler();
+    /// app.get("/news", news.clone()); // anybody follows
+    /// app.post("/news", news).before(|_, req, res| {
+    ///     if req.remote().ip().is_some_and(|ip| ip.is_loopback()) {
+    ///         return Some(res);
+    ///     }
+    ///     res.status(403).text("only from this machine");
+    ///     None
+    /// });
+    /// ```
     pub fn handler<S: 'static>(
         self,
     ) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + Clone + 'static {
