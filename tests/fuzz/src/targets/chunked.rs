@@ -69,14 +69,14 @@ pub(crate) fn naive(data: &[u8]) -> Read {
         at += line.len() + 2;
         let text: String = line.iter().map(|&b| char::from(b)).collect();
         let digits: String = text.chars().take_while(char::is_ascii_hexdigit).collect();
-        let is_size = (1..=16).contains(&digits.len());
-        let Some(size) = u64::from_str_radix(&digits, 16).ok().filter(|_| is_size) else {
+        let Ok(size) = u64::from_str_radix(&digits, 16) else {
             return Read::Refused;
         };
         if !is_extension(&text[digits.len()..]) {
             return Read::Refused;
         }
-        extensions += line.len() - digits.len();
+        // Zeros before what a size can have of digits count as well.
+        extensions += line.len() - digits.len().min(16);
         if extensions > 16 * 1024 {
             return Read::Refused;
         }

@@ -44,8 +44,9 @@ fn check(text: &str, path: &str, report: &str, count: usize) {
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("--> ")?.strip_prefix(path))
         .collect();
+    // A hundred are shown, and the rest counted.
     assert!(
-        places.len() >= count,
+        places.len() >= count.min(100),
         "{count} mistakes, {} places: {report}",
         places.len()
     );
