@@ -1,5 +1,6 @@
 //! A chat: rooms, names, who is here. `cargo run --example chat`, then open <http://localhost:8080> in two
-//! windows, or `cargo run --example chat -- --listen 0.0.0.0:8080` and take your phone.
+//! windows, or `cargo run --example chat -- --listen 0.0.0.0:8080` and take your phone. With `--redis
+//! redis://localhost`, and another `--listen`, as many processes as you like share the rooms.
 //!
 //! ```text
 //! socket ─ what is said ─► chat/ROOM ─► all sockets of the room, and its lines for who comes later
@@ -9,6 +10,7 @@
 //! A room is there while somebody is. The page is `chat.html`; it connects again by itself, and begins with
 //! what the room remembers.
 
+use loopwright::service::bus::{Redis, RedisSettings};
 use loopwright::{App, Closed, Ctx, Instant, Message, Publication, Server};
 use loopwright::{Socket, StatusError, WebSocket};
 use serde_json::{Value, json};
@@ -253,24 +255,41 @@ pub(crate) fn app() -> App<Chat> {
 
 #[allow(dead_code)] // The tests have the rest without this.
 fn main() -> std::io::Result<()> {
+    let usage = || -> ! {
+        eprintln!("usage: chat [--listen ADDRESS] [--redis URL]");
+        std::process::exit(2);
+    };
     let mut args = std::env::args().skip(1);
     let mut address = "127.0.0.1:8080".to_string();
+    let mut app = app();
     while let Some(option) = args.next() {
         match (option.as_str(), args.next()) {
             ("--listen", Some(value)) => address = value,
-            _ => {
-                eprintln!("usage: chat [--listen ADDRESS]");
-                std::process::exit(2);
-            }
+            ("--redis", Some(value)) => match value.parse() {
+                Ok(url) => drop(app.bus(Redis::new(url, RedisSettings::default()))),
+                Err(e) => {
+                    eprintln!("{e}");
+                    usage();
+                }
+            },
+            _ => usage(),
         }
     }
     let mut server = Server::builder()
         .listen(address)
-        .build(app(), Chat::default())?;
-    let process = std::process::id().to_string();
+        .build(app, Chat::default())?;
+    let process = process_name();
     let _ = server.handle().post(|cx| start(cx, process));
     for listen in server.addresses() {
         eprintln!("listening on {}", listen.url());
     }
     server.run()
+}
+
+/// Not the process id alone: on another machine it may be somebody else's.
+#[allow(dead_code)]
+fn process_name() -> String {
+    let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH);
+    let nanos = since.map_or(0, |since| since.as_nanos());
+    format!("{}-{nanos:x}", std::process::id())
 }

@@ -379,6 +379,29 @@ fn so_many_topics_and_no_more() {
     say(&server, "1", "x");
 }
 
+/// As after a reload, when the channel that was and the one that is hear the same topic.
+#[test]
+fn two_channels_do_not_keep_each_other_alive() {
+    let server = serve_with(local(), || {
+        let mut app = App::new();
+        let channel = Channel::new("rooms/{room}").topics(1);
+        let channel = channel.history_age(Duration::from_millis(300));
+        channel.clone().mount(&mut app, "/rooms/{room}");
+        channel.mount(&mut app, "/rooms/{room}/again");
+        (app, ())
+    });
+    let (first, second) = (next(&get(&server, "1")), next(&get(&server, "1/again")));
+    let mut peer = socket(&server, "1/again");
+    say(&server, "1", "to both");
+    assert_eq!(text(&mut peer), "to both");
+    assert_ne!(first[..16], second[..16], "each has its epoch");
+    // The first is followed by nobody; the second is, until it is not.
+    eventually(|| get(&server, "2").status == 200);
+    assert_eq!(get(&server, "2/again").status, 503);
+    peer.close(None).expect("closed");
+    eventually(|| get(&server, "2/again").status == 200);
+}
+
 #[test]
 fn topics_that_are_none() {
     let server = serve(|channel| channel);

@@ -357,3 +357,156 @@ fn the_dockerfile() {
         rust(&manifest, "rust-version = \"")
     );
 }
+
+/// A command that goes on until it is killed; what it has said so far.
+struct Following {
+    child: std::process::Child,
+    lines: std::sync::mpsc::Receiver<String>,
+    said: String,
+}
+
+impl Following {
+    fn start(command: &mut Command) -> Following {
+        use std::io::{BufRead, BufReader};
+        let piped = command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped());
+        let mut child = piped.spawn().expect("it starts");
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        let (tell, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            out.lines()
+                .map_while(Result::ok)
+                .for_each(|line| drop(tell.send(line)));
+        });
+        Following {
+            child,
+            lines,
+            said: String::new(),
+        }
+    }
+
+    fn wait_for(&mut self, what: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.said.contains(what) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.said += &(line + "\n"),
+                Err(e) => panic!("{e}: {what:?} never came: {}", self.said),
+            }
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// With `websockets`: the one that `scripts/test` has made, if it has.
+fn python() -> String {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("python/bin/python3");
+    match made.exists() {
+        true => made.display().to_string(),
+        false => "python3".into(),
+    }
+}
+
+/// curl, by events and by polls, and Python's websockets in the same room.
+#[test]
+fn a_channel() {
+    let sample = Sample::start("channel", |_| ());
+    let room = format!("{}/rooms/7", sample.url);
+    let mut events =
+        Following::start(Command::new("curl").args(["-sSN", &format!("{room}?events&since=")]));
+    let all = format!("{room}?since=");
+    let accept = ["-sSN", "-H", "Accept: text/event-stream", &all];
+    let mut accepting = Following::start(Command::new("curl").args(accept));
+    const PEER: &str = "
+import sys
+from websockets.sync.client import connect
+with connect(sys.argv[1]) as ws:
+    print('joined', flush=True)
+    ws.send('hello from Python')
+    for message in ws:
+        print(message, flush=True)
+";
+    let mut python = Following::start(Command::new(python()).args([
+        "-c",
+        PEER,
+        &room.replace("http://", "ws://"),
+    ]));
+    python.wait_for("joined\nhello from Python\n");
+    for n in 1..=3 {
+        let said = sample.ask("/rooms/7", &["-d", &format!("hello {n} from curl")]);
+        assert_eq!(
+            (said.status, said.field("content-type")),
+            (202, Some("application/json"))
+        );
+        assert!(said.body.starts_with("{\"id\":\""), "{}", said.body);
+    }
+    for follower in [&mut python, &mut events, &mut accepting] {
+        follower.wait_for("hello 3 from curl\n");
+    }
+    let held = sample.get("/rooms/7");
+    assert!(held.body.contains("hello from Python") && held.body.contains("hello 2 from curl"));
+    let last = held.field("last-event-id").expect("an id");
+    let first = held.body.split('"').nth(3).expect("the first id");
+    let missed = sample.get(&format!("/rooms/7?since={first}"));
+    assert!(missed.body.contains("hello 1 from curl") && !missed.body.contains("Python"));
+    assert_eq!(missed.field("last-event-id"), Some(last));
+    let too_long = "x".repeat(4097);
+    let refused = sample.ask("/rooms/7", &["--data-binary", &too_long]);
+    assert_eq!(refused.status, 413);
+    assert_eq!(sample.ask("/rooms/7", &["-X", "PUT", "-d", ""]).status, 405);
+    drop((events, accepting, python));
+    sample.stop();
+}
+
+/// Whichever worker a follower or a publisher has come to.
+#[test]
+fn a_channel_of_several_workers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 3\n\n\
+                  [[routes]]\npath = \"/rooms/{room}\"\nchannel = { topic = \"rooms/{room}\" }\n";
+    fs::write(folder.path().join("site.toml"), config).expect("the config");
+    let mut server = Running::start(&mut loopwright(folder.path(), &["run", "-c", "site.toml"]));
+    let room = format!("{}/rooms/7", server.url());
+    let say = |text: &str| {
+        let said = run(Command::new("curl").args(["-sS", "-m", "20", "-d", text, &room]));
+        assert!(
+            said.out.starts_with("{\"id\":\""),
+            "{}{}",
+            said.out,
+            said.err
+        );
+    };
+    let mut followers: Vec<Following> = (0..8)
+        .map(|_| Following::start(Command::new("curl").args(["-sSN", &format!("{room}?events")])))
+        .collect();
+    // Until each has joined, and the workers know of it.
+    let deadline = Instant::now() + PATIENCE;
+    while !followers
+        .iter()
+        .all(|follower| follower.said.contains("warm"))
+    {
+        assert!(Instant::now() < deadline, "somebody never hears");
+        say("warm");
+        for follower in &mut followers {
+            follower.said.extend(follower.lines.try_iter());
+        }
+    }
+    // What came by now has come by a worker's own publisher, or by another's: so many times that both happen.
+    for n in 0..30 {
+        say(&format!("message {n}."));
+    }
+    for follower in &mut followers {
+        for n in 0..30 {
+            follower.wait_for(&format!("message {n}."));
+        }
+    }
+    drop(followers);
+    assert_eq!(server.stop(), Some(0));
+}

@@ -66,6 +66,20 @@ impl Publication {
     /// Which of the publications this process has accepted it is, over all topics: the value of
     /// [`crate::LoopStats::publications`] when [`Ctx::publish`] had returned. Another process that it
     /// reaches through a bus counts it for itself.
+    ///
+    /// ```
+    /// use loopwright::{App, Server};
+    /// let mut server = Server::bind("127.0.0.1:0", App::<(u64, u64)>::new(), (0, 0)).unwrap();
+    /// let posted = server.handle().post(|cx| {
+    ///     cx.on_publish("news", |cx, news| { cx.state.1 = news.number(); cx.stop() }).unwrap();
+    ///     cx.publish("nobody/listens", "").unwrap();
+    ///     cx.publish("news", "1:0").unwrap();
+    ///     cx.state.0 = cx.stats().publications;
+    /// });
+    /// posted.unwrap();
+    /// server.run().unwrap();
+    /// assert_eq!(*server.state(), (2, 2));
+    /// ```
     pub fn number(&self) -> u64 {
         self.number
     }

@@ -1,16 +1,33 @@
 //! `examples/chat.rs`, in two browsers.
 
 use crate::driver::Browser;
-use crate::support::{TestServer, local, serve_with};
-use loopwright::Builder;
+use crate::support::{PATIENCE, TestServer, local, serve_with};
+use loopwright::service::bus::{Redis, RedisSettings};
+use loopwright::{App, Builder};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[allow(dead_code)] // Its main.
 #[path = "../../examples/chat.rs"]
 mod example;
 
 fn chat(builder: Builder) -> TestServer<example::Chat> {
-    let server = serve_with(builder, || (example::app(), example::Chat::default()));
-    let begun = server.handle.post(|cx| example::start(cx, "one".into()));
+    chat_with(builder, "one", |_| ())
+}
+
+/// A chat that is called so among others.
+fn chat_with(
+    builder: Builder,
+    name: &'static str,
+    prepare: impl FnOnce(&mut App<example::Chat>) + Send + 'static,
+) -> TestServer<example::Chat> {
+    let server = serve_with(builder, || {
+        let mut app = example::app();
+        prepare(&mut app);
+        (app, example::Chat::default())
+    });
+    let begun = server.handle.post(|cx| example::start(cx, name.into()));
     begun.expect("the loop runs");
     server
 }
@@ -183,4 +200,63 @@ fn who_is_elsewhere_is_shown() {
         wait_for_line(&ada, seen);
     }
     assert_eq!(here(&ada), "Ada");
+}
+
+/// Killed when it is dropped.
+struct RedisServer(Child);
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A Redis, and its URL.
+fn redis() -> (RedisServer, String) {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = free.local_addr().expect("its address").port();
+    drop(free);
+    let number = port.to_string();
+    let child = Command::new("redis-server")
+        .args(["--port", &number, "--bind", "127.0.0.1", "--save", ""])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server: apt-get install redis-server");
+    let server = RedisServer(child);
+    let start = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(start.elapsed() < PATIENCE, "it does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (server, format!("redis://127.0.0.1:{port}"))
+}
+
+/// Two loops that share nothing but a Redis, as two processes would.
+#[test]
+fn two_talk_through_a_bus() {
+    let (_redis, url) = redis();
+    let [one, two] = ["one", "two"].map(|name| {
+        let url = url.parse().expect("a URL");
+        chat_with(local(), name, move |app| {
+            app.bus(Redis::new(url, RedisSettings::default()));
+        })
+    });
+    let ada = enter(&one.url("/lobby"), "Ada");
+    let bob = enter(&two.url("/lobby"), "Bob");
+    // Whichever heard of the other first: each is told who is with the other.
+    for browser in [&ada, &bob] {
+        browser.wait_for("document.querySelectorAll('#here li').length === 2");
+        assert_eq!(here(browser), "Ada,Bob");
+    }
+    say(&ada, "from one");
+    wait_for_line(&bob, "from one");
+    say(&bob, "from the other");
+    wait_for_line(&ada, "from the other");
+    // A process that leaves takes its people along, and ours stay.
+    drop(bob);
+    wait_for_line(&ada, "Bob has left");
+    assert_eq!(here(&ada), "Ada");
+    drop(ada);
 }

@@ -5,7 +5,7 @@
 //!                      ├─► readers (events), tellers (sockets that want ids)
 //!                      └─► waiters (long polls): answered, and gone
 //! ```
-//! Sockets that want no ids are not in here once they have caught up: they are subscribed to the topic itself.
+//! Sockets that want no ids are only counted here: once they have caught up, they are subscribed to the topic itself.
 
 use super::ring::{Bounds, Entry, Ring, reset_event, reset_json};
 use super::ring::{Since, Start, id};
@@ -40,6 +40,8 @@ pub(super) struct Feed {
     pub(super) subscription: Subscription,
     /// When somebody last had to do with it.
     touched: Instant,
+    /// Sockets that are open, of both kinds.
+    pub(super) members: usize,
     readers: Vec<Reader>,
     tellers: Vec<Teller>,
     waiters: Vec<Waiter>,
@@ -59,6 +61,7 @@ impl Feed {
             ring: Ring::new(cx.stats().publications),
             subscription,
             touched: cx.now(),
+            members: 0,
             readers: Vec::new(),
             tellers: Vec::new(),
             waiters: Vec::new(),
@@ -130,26 +133,24 @@ impl Feed {
     }
 
     /// Lets go of who has gone and what is too old. Says whether it is still wanted.
-    pub(super) fn sweep<S: 'static>(&mut self, cx: &mut Ctx<'_, S>, topic: &str) -> bool {
-        let now = cx.now();
+    pub(super) fn sweep(&mut self, now: Instant) -> bool {
         self.readers.retain(|reader| !reader.events.is_closed());
         self.tellers.retain(|teller| !teller.socket.is_closed());
-        if self.has_followers(cx, topic) {
-            self.touched = now;
-        }
         self.ring.expire(now, self.bounds.age);
+        if self.has_followers() {
+            self.touched = now;
+            return true;
+        }
         self.touched + self.bounds.age > now
     }
 
     /// Nobody would miss it but who comes back with an id.
-    pub(super) fn is_bare<S: 'static>(&self, cx: &Ctx<'_, S>, topic: &str) -> bool {
-        self.ring.is_empty() && !self.has_followers(cx, topic)
+    pub(super) fn is_bare(&self) -> bool {
+        self.ring.is_empty() && !self.has_followers()
     }
 
-    fn has_followers<S: 'static>(&self, cx: &Ctx<'_, S>, topic: &str) -> bool {
-        let here = self.readers.len() + self.tellers.len() + self.waiters.len();
-        // The feed itself is subscribed.
-        here > 0 || cx.subscribers(topic) > 1
+    fn has_followers(&self) -> bool {
+        self.members + self.readers.len() + self.waiters.len() > 0
     }
 
     /// The server is about to leave: what has no end of its own is ended. (Sockets the loop closes.)

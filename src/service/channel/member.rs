@@ -11,13 +11,15 @@
 
 use super::Hub;
 use super::ring::{Start, reset_json};
-use crate::{Ctx, Message, Sent, Slow, Socket, WebSocket};
+use crate::{Closed, Ctx, Message, Sent, Slow, Socket, WebSocket};
 use std::rc::Rc;
 
 pub(super) struct Member {
     hub: Rc<Hub>,
     topic: Rc<str>,
     wants_ids: bool,
+    /// The feed counts it.
+    is_counted: bool,
     /// What comes after this one it has not got; `None` once it has caught up.
     missing: Option<Start>,
 }
@@ -28,6 +30,7 @@ impl Member {
             hub,
             topic: topic.into(),
             wants_ids,
+            is_counted: false,
             missing: Some(start),
         }
     }
@@ -36,13 +39,22 @@ impl Member {
         let Some(mut start) = self.missing.take() else {
             return;
         };
-        let Member { hub, topic, .. } = &*self;
         let wants_ids = self.wants_ids;
+        let Member {
+            hub,
+            topic,
+            is_counted,
+            ..
+        } = self;
         let caught_up = hub.with(cx, topic, |cx, feed| {
             let Ok(feed) = feed else {
                 ws.close(1013, "too many topics are in use");
                 return true;
             };
+            // From here on the feed is there for as long as this socket is.
+            if !std::mem::replace(is_counted, true) {
+                feed.members += 1;
+            }
             let before = feed.ring.before();
             if start.after < before {
                 // The ring has gone on without it.
@@ -100,6 +112,12 @@ impl<S: 'static> Socket<S> for Member {
         }
         if let Err(why) = self.hub.publish(cx, &self.topic, message) {
             ws.close(1013, &why.to_string());
+        }
+    }
+
+    fn close(&mut self, _: &mut Ctx<'_, S>, _: Closed<'_>) {
+        if self.is_counted {
+            self.hub.leave(&self.topic);
         }
     }
 

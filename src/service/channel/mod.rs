@@ -9,7 +9,7 @@
 //! POST ─► publish ─► 202 and the id         (and what a socket says, if it may)
 //! ```
 //! What is published elsewhere, by a callback or through the bus by another process, is heard and remembered
-//! as well. Each topic that somebody asks for has a [`Feed`]; one timer looks after them all, and runs
+//! as well. Each topic that somebody asks for has a `Feed`; one timer looks after them all, and runs
 //! while there are any.
 
 mod feed;
@@ -147,6 +147,20 @@ impl Channel {
     }
 
     /// The channel as a handler, for GET and POST: what [`Channel::mount`] adds.
+    ///
+    /// ```
+    /// use loopwright::{App, service::channel::Channel};
+    /// let mut app: App = App::new();
+    /// let news = Channel::new("news").handler();
+    /// app.get("/news", news.clone()); // anybody follows
+    /// app.post("/news", news).before(|_, req, res| {
+    ///     if req.remote().ip().is_some_and(|ip| ip.is_loopback()) {
+    ///         return Some(res);
+    ///     }
+    ///     res.status(403).text("only from this machine");
+    ///     None
+    /// });
+    /// ```
     pub fn handler<S: 'static>(
         self,
     ) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + Clone + 'static {
@@ -438,7 +452,7 @@ impl Hub {
             return Err(NoFeed::Topic(TopicError::Wildcard));
         }
         if feeds.by_topic.len() >= self.settings.topics {
-            feeds.keep(cx, |cx, topic, feed| !feed.is_bare(cx, topic));
+            feeds.keep(cx, |_, feed| !feed.is_bare());
         }
         if feeds.by_topic.len() >= self.settings.topics {
             return Err(NoFeed::Full);
@@ -463,6 +477,16 @@ impl Hub {
         self.feeds.set(feeds);
     }
 
+    /// A socket has gone.
+    fn leave(&self, topic: &str) {
+        let mut feeds = self.feeds.take();
+        if let Some(feed) = feeds.by_topic.get_mut(topic) {
+            // It has counted this one, and is not let go before it is left.
+            feed.members -= 1;
+        }
+        self.feeds.set(feeds);
+    }
+
     fn sweep_later<S: 'static>(self: &Rc<Self>, cx: &mut Ctx<'_, S>) {
         let hub = self.clone();
         cx.after(SWEEP, move |cx| hub.sweep(cx));
@@ -471,11 +495,11 @@ impl Hub {
     fn sweep<S: 'static>(self: &Rc<Self>, cx: &mut Ctx<'_, S>) {
         let mut feeds = self.feeds.take();
         let leaves = cx.is_stopping();
-        feeds.keep(cx, |cx, topic, feed| {
+        feeds.keep(cx, |cx, feed| {
             if leaves {
                 feed.end(cx);
             }
-            feed.sweep(cx, topic)
+            feed.sweep(cx.now())
         });
         feeds.is_swept = !feeds.by_topic.is_empty();
         if feeds.is_swept {
@@ -495,10 +519,10 @@ impl Feeds {
     fn keep<S: 'static>(
         &mut self,
         cx: &mut Ctx<'_, S>,
-        mut is_kept: impl FnMut(&mut Ctx<'_, S>, &str, &mut Feed) -> bool,
+        mut is_kept: impl FnMut(&mut Ctx<'_, S>, &mut Feed) -> bool,
     ) {
-        self.by_topic.retain(|topic, feed| {
-            let kept = is_kept(cx, topic, feed);
+        self.by_topic.retain(|_, feed| {
+            let kept = is_kept(cx, feed);
             if !kept {
                 cx.stop_listening(feed.subscription);
             }
