@@ -219,6 +219,10 @@ fn servers_hear_each_other_through_redis() {
     b.listen("rooms/7");
     b.listen("**");
     redis.await_subscribed("loopwright:rooms/7", 2);
+    let both = "loopwright:rooms/7\n2\n";
+    eventually("both are subscribed", || {
+        redis.ask(&["pubsub", "numsub", "loopwright:rooms/7"]) == both
+    });
     a.publish("rooms/7", "from a");
     // Each closure of each server once, and nobody's own through Redis again.
     let twice = [("rooms/7", "from a"); 3];
@@ -422,6 +426,15 @@ fn introduce(a: &Node, b: &Node) {
     b.ask(|cx| cx.introduce(theirs));
 }
 
+/// Publishes until it is heard: the other side may not have said yet what it wants.
+fn until_met(from: &Node, to: &Node) {
+    let text = format!("{:?}", std::time::Instant::now());
+    eventually("they have met", || {
+        from.publish("rooms/probe", &*text);
+        to.heard_on("rooms/probe").contains(&text)
+    });
+}
+
 #[test]
 fn workers_hear_each_other() {
     let [a, b, mut c] = [(); 3].map(|()| Node::worker(BusLimits::default()));
@@ -436,6 +449,9 @@ fn workers_hear_each_other() {
     eventually("they have met", || {
         [&a, &b, &c].iter().all(|node| node.ask(both))
     });
+    for (from, to) in [(&c, &a), (&c, &b), (&a, &b)] {
+        until_met(from, to);
+    }
     for n in 0..1000 {
         c.publish("rooms/7", n.to_string());
     }
@@ -453,12 +469,15 @@ fn workers_hear_each_other() {
     a.await_connections(1);
     a.publish("rooms/7", "without c");
     let c = Node::worker(BusLimits::default());
-    c.listen("rooms/7");
+    c.listen("rooms/*");
     introduce(&c, &a);
     introduce(&b, &c);
     c.await_connections(2);
+    until_met(&b, &c);
+    until_met(&c, &a);
     b.publish("rooms/7", "with c");
     eventually("c hears b", || c.heard_on("rooms/7") == ["with c"]);
+    eventually("and a", || a.heard_on("rooms/7").len() == 1002);
     c.publish("rooms/7", "from c");
     eventually("a hears c", || a.heard_on("rooms/7").len() == 1003);
     assert_eq!(
