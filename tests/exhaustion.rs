@@ -7,6 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -83,11 +84,15 @@ fn what_is_scarce() {
     descriptors_run_out_and_come_back();
 }
 
+/// The slow callback is running: who asks now has to wait for it.
+static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
+
 fn callbacks_that_block_are_named() {
     let (address, handle, thread) = serve(|| {
         let mut app = App::new();
         app.get("/", |_, _, res| res.text("quick"));
         app.get("/slow/{what}", |_, _, res| {
+            HAS_BEGUN.store(true, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(700));
             res.text("slow")
         });
@@ -108,7 +113,7 @@ fn callbacks_that_block_are_named() {
     assert!(logged("timeouts.stall").is_empty(), "nobody was slow");
     let mut other = connect();
     let slow = std::thread::spawn(move || ask(&mut other, "/slow/one"));
-    std::thread::sleep(Duration::from_millis(200));
+    eventually("it has begun", || HAS_BEGUN.load(Ordering::SeqCst));
     let waiting: Vec<_> = kept
         .into_iter()
         .map(|mut stream| std::thread::spawn(move || ask(&mut stream, "/")))

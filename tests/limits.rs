@@ -3,8 +3,11 @@
 
 use loopwright::sim::{Client, Faults, SimNet};
 use loopwright::{
-    App, BodyWriter, Ctx, Instant, Limits, OffloadError, PostError, Responder, Server, Timeouts,
+    App, BodyWriter, Ctx, Instant, Limits, Listen, OffloadError, PostError, Responder, Server,
+    Timeouts,
 };
+use rustix::io::Errno;
+use std::io::Write;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -513,7 +516,8 @@ fn output_cuts_a_producer_that_does_not_wait() {
                 world.seen().writers[0].write(vec![b'x'; 1000]);
                 world.turn();
             }
-            world.wait(SLACK);
+            // Broken off, it is closed like any other: the client has a moment to close its side.
+            world.wait(Timeouts::default().linger + SLACK);
             assert_eq!(world.net().is_released(client), is_cut);
             assert_eq!(world.seen().writers[0].is_closed(), is_cut);
             assert_eq!(world.seen().notes.len(), usize::from(is_cut));
@@ -625,7 +629,7 @@ fn requests_per_turn() {
 
 #[test]
 fn reads_per_turn() {
-    const READ: usize = 64 * 1024;
+    const READ: usize = 128 * 1024;
     let limits = Limits {
         reads_per_turn: 1,
         body: 1 << 30,
@@ -826,6 +830,31 @@ fn posts() {
         world.until("the stop", |world| !world.turn());
         drop(world);
         assert_eq!(handle.post(|_| {}), Err(PostError::Stopped));
+    });
+}
+
+/// What a turn has taken out of the mailbox and not reached yet waits, too.
+#[test]
+fn posts_are_counted_until_they_run() {
+    let limits = Limits {
+        posts: 20,
+        commands_per_turn: 2,
+        ..Limits::default()
+    };
+    each_seed(|seed| {
+        let mut world = World::new(seed, limits.clone(), Timeouts::default(), counting());
+        let handle = world.server.handle();
+        let mut posted = 0;
+        for _ in 0..50 {
+            while handle.post(|cx| cx.state.count += 1).is_ok() {
+                posted += 1;
+            }
+            let waits = posted - world.seen().count;
+            let most = limits.posts + limits.commands_per_turn;
+            assert!(waits <= most, "{waits} closures wait");
+            world.turn();
+        }
+        world.until("all have run", |world| world.seen().count == posted);
     });
 }
 
@@ -1045,6 +1074,75 @@ fn body_timeouts_stand_still_while_the_app_holds_the_body() {
         world.wait_until(began + (secs(310) - SLACK));
         world.send(client, "xxxxx");
         assert_eq!(world.answers(client, 1), [200]);
+    });
+}
+
+/// An app that takes each piece in its own time gives its client no more of it: pauses of ours do not
+/// count, the client's own time adds up.
+#[test]
+fn body_rate_counts_between_pauses() {
+    let timeouts = Timeouts {
+        body_rate: 100,
+        body_grace: secs(10),
+        ..Timeouts::default()
+    };
+    each_seed(|seed| {
+        let mut app: App<Seen> = App::new();
+        app.stream("POST", "/", |cx, _, res, body| {
+            let resume = body.resume_handle();
+            let step = move |_: &mut Responder, cx: &mut Ctx<'_, Seen>, _: &[u8]| {
+                let resume = resume.clone();
+                cx.after(secs(2), move |_| resume.resume());
+                loopwright::Demand::Hold
+            };
+            body.fold(cx, res.defer(), step, |res, _, _| res.text("thanks"));
+        });
+        let mut world = World::new(seed, Limits::default(), timeouts.clone(), app);
+        // Three seconds of its own for a byte, and two of ours to take it: over after ten of its own.
+        let (slow, began) = (world.client(sized("/", 1000)), world.now());
+        for n in 1..=3 {
+            world.wait_until(began + secs(5 * n - 2));
+            assert!(!world.net().is_finished(slow));
+            world.send(slow, "x");
+        }
+        world.assert_ends(slow, began, secs(16));
+        assert_eq!(world.statuses(slow), [408]);
+
+        let (good, began) = (world.client(sized("/", 2000)), world.now());
+        for n in 1..=4 {
+            world.wait_until(began + secs(5 * n - 2));
+            world.send(good, "x".repeat(500));
+        }
+        assert_eq!(world.answers(good, 1), [200]);
+    });
+}
+
+/// A route that does nothing with a body does not gather it either; its limits hold all the same.
+#[test]
+fn a_body_nobody_looks_at_takes_no_memory() {
+    let limits = Limits {
+        body: 1000,
+        ..Limits::default()
+    };
+    each_seed(|seed| {
+        for (ignores, gathered) in [(true, 0), (false, 900)] {
+            let mut app: App<Seen> = App::new();
+            let route = app.post("/", |_, req, res| res.text(req.body().len().to_string()));
+            if ignores {
+                route.ignore_body();
+            }
+            let mut world = World::new(seed, limits.clone(), Timeouts::default(), app);
+            let client = world.client(sized("/", 1000));
+            world.send(client, "x".repeat(900));
+            world.wait(secs(1));
+            let held = world.server.held().next().expect("the connection");
+            assert_eq!(held.body.0, gathered);
+            world.send(client, "x".repeat(100));
+            assert_eq!(world.answers(client, 1), [200]);
+            let seen = if ignores { "\r\n0" } else { "\r\n1000" };
+            world.until("the body", |world| world.text(client).ends_with(seen));
+            assert_eq!(world.ask(chunked("/", 1001)), (413, true));
+        }
     });
 }
 
@@ -1339,6 +1437,21 @@ fn accept_pause() {
     });
 }
 
+/// What is nobody's doing who connects will fail the next time, too: a policy that forbids to accept.
+#[test]
+fn accepting_pauses_after_an_error_that_stays() {
+    each_seed(|seed| {
+        let mut world = World::new(seed, Limits::default(), Timeouts::default(), counting());
+        let (client, turns) = (world.client(GET), world.turns);
+        world.net().fail_accepts(u32::MAX, Errno::ACCESS);
+        world.wait(secs(10));
+        let turns = world.turns - turns;
+        assert!(turns < 100, "the loop spins: {turns} turns");
+        world.net().fail_accepts(0, Errno::ACCESS);
+        assert_eq!(world.answers(client, 1), [200]);
+    });
+}
+
 #[test]
 fn connections_per_address() {
     each_seed(|seed| {
@@ -1375,4 +1488,41 @@ fn connections_per_address() {
         let sixth = world.client(GET);
         world.until("and lets them go", |world| world.statuses(sixth) == [200]);
     });
+}
+
+/// The kernel asks a silent peer whether it is there, on behalf of answers that are long in coming.
+#[test]
+fn accepted_connections_are_kept_alive_by_the_kernel() {
+    for (keepalive, expected) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
+        let timeouts = Timeouts {
+            tcp_keepalive: keepalive,
+            ..Timeouts::default()
+        };
+        let builder = Server::builder().listen("127.0.0.1:0").timeouts(timeouts);
+        let server = builder.build(App::<()>::new(), ()).unwrap();
+        let Listen::Tcp(address) = server.addresses().remove(0) else {
+            unreachable!("bound to TCP")
+        };
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(b"G").unwrap();
+        // proc(5): of the server's end, established (01), the timer that runs: 02 is this one.
+        let port = format!(":{:04X}", address.port());
+        let runs = || {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let mut lines = sockets
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let ours = lines.find(|line| line[1].ends_with(&port) && line[3] == "01");
+            ours.map(|line| line[5].starts_with("02"))
+        };
+        let end = std::time::Instant::now() + Duration::from_secs(5);
+        while runs() != Some(expected) {
+            assert!(
+                std::time::Instant::now() < end,
+                "{keepalive:?}: {:?}",
+                runs()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }

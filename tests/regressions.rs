@@ -562,11 +562,13 @@ fn routes_that_differ_only_in_the_case_of_the_host_conflict() {
 #[test]
 fn a_timeout_of_zero_is_a_mistake() {
     type Set = fn(&mut Timeouts) -> &mut Duration;
-    let sets: [(&str, Set); 4] = [
+    let sets: [(&str, Set); 5] = [
         ("head", |timeouts| &mut timeouts.head),
         ("body", |timeouts| &mut timeouts.body),
         ("write", |timeouts| &mut timeouts.write),
         ("idle", |timeouts| &mut timeouts.idle),
+        // Out of descriptors, the loop would ask for another in each turn.
+        ("accept_pause", |timeouts| &mut timeouts.accept_pause),
     ];
     for (name, field) in sets {
         let mut timeouts = Timeouts::default();
@@ -712,5 +714,110 @@ fn a_refusal_after_a_head_request_has_its_body() {
         let announced = head.split("content-length: ").nth(1).unwrap();
         let announced: usize = announced.lines().next().unwrap().parse().unwrap();
         assert!(announced > 0 && announced == body.len(), "{text:?}");
+    }
+}
+
+/// The kernel asks for more only when a lot of what it holds has gone: a client that took 4 KB a second was
+/// cut for taking none.
+#[test]
+fn a_client_that_takes_little_is_not_one_that_takes_nothing() {
+    let mut app: App<Seen> = App::new();
+    app.get("/", |_, _, res| res.bytes(vec![b'x'; 32 << 20]));
+    let write = Duration::from_secs(1);
+    let timeouts = Timeouts {
+        write,
+        ..Timeouts::default()
+    };
+    let builder = Server::builder().listen("127.0.0.1:0").timeouts(timeouts);
+    let mut server = builder.build(app, Seen::default()).unwrap();
+    let Listen::Tcp(address) = server.addresses().remove(0) else {
+        unreachable!("bound to TCP")
+    };
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    client.set_recv_buffer_size(8 * 1024).unwrap();
+    client.connect(&address.into()).unwrap();
+    let mut client = TcpStream::from(client);
+    client.write_all(GET.as_bytes()).unwrap();
+    let start = Instant::now();
+    while start.elapsed() < write * 3 {
+        server.turn_within(Duration::from_millis(50)).unwrap();
+        if start.elapsed() > Duration::from_millis(200) {
+            client.read_exact(&mut [0; 1024]).unwrap();
+            assert_eq!(server.connections(), 1, "cut after {:?}", start.elapsed());
+        }
+    }
+    // Now it takes nothing.
+    let start = Instant::now();
+    while server.connections() > 0 {
+        assert!(start.elapsed() < write * 4, "not cut");
+        server.turn_within(Duration::from_millis(50)).unwrap();
+    }
+    assert!(start.elapsed() > write / 2);
+}
+
+/// A byte that waited for the rest of its head kept the memory of all that had come with it.
+#[test]
+fn what_is_kept_of_the_input_costs_what_it_is_long() {
+    let mut app: App<Seen> = App::new();
+    app.post("/", |_, _, res| res.text("thanks"));
+    let (mut server, mut client) = on_loopback(app);
+    let body = "x".repeat(30_000);
+    let upload = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 30000\r\n\r\n{body}G");
+    client.write_all(&upload.as_bytes()[..9]).unwrap();
+    really_until(&mut server, "its first bytes are kept", |server| {
+        server.held().any(|held| held.input == 9)
+    });
+    client.write_all(&upload.as_bytes()[9..]).unwrap();
+    really_until(&mut server, "all but one byte is used", |server| {
+        server.held().any(|held| held.input == 1)
+    });
+    let held = server.held().next().unwrap();
+    assert!(held.input_memory <= 64, "{held:?}");
+}
+
+/// A producer that went over `limits.output` took along what its connection had been answered before,
+/// though the client took all that it was sent. (Seed 12389 of the simulation.)
+#[test]
+fn what_was_answered_before_a_stream_over_its_limit_arrives() {
+    let whole = "w".repeat(3000);
+    let app = || {
+        let (mut app, body) = (App::<Seen>::new(), "w".repeat(3000));
+        app.get("/whole", move |_, _, res| res.text(&body));
+        app.get("/over", |_, _, res| {
+            let writer = res.stream();
+            for _ in 0..10 {
+                writer.write(Bytes::from_static(&[b'x'; 1000]));
+            }
+        });
+        app
+    };
+    let narrow = Faults {
+        send_buffer: (256, 256),
+        ..CALM
+    };
+    let requests = ["/whole", "/over", "/whole"]
+        .map(|path| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
+        .concat();
+    // What waits in memory, and what the network has and a reset would take from it.
+    for faults in [narrow, CALM] {
+        let limits = Limits {
+            high_water: 4000,
+            output: 5000,
+            ..Limits::default()
+        };
+        let mut world = world(1, faults, limits, app());
+        let client = client(&mut world, &requests);
+        until(&mut world, "the connection ends", |world| {
+            world.net_mut().is_finished(client)
+        });
+        assert!(!world.net_mut().was_reset(client));
+        let received = received(&mut world, client);
+        let (head, rest) = received.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains("content-length: 3000"), "{head}");
+        let rest = rest.strip_prefix(&whole).expect("the whole answer");
+        assert!(rest.starts_with("HTTP/1.1 200"), "{rest:.40}");
+        assert!(!rest.contains("www"), "an answer behind the broken one");
+        assert!(!rest.ends_with("0\r\n\r\n"), "a part that looks whole");
+        until(&mut world, "it is gone", |world| world.connections() == 0);
     }
 }

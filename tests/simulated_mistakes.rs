@@ -69,17 +69,46 @@ fn a_body_whose_end_is_missing() {
     let failure = found(
         Simulation::new(Vec::new, |_| {
             let mut app: App<Vec<_>> = App::new();
-            app.get("/{id}", |cx, _, res| {
+            app.post("/{id}", |cx, _, res| {
                 let writer = res.stream();
                 let _ = writer.write("a beginning");
                 cx.state.push(writer);
             });
             app
         })
-        .ask(Template::new("GET", "/{id}")),
+        .ask(Template::new("POST", "/{id}").body(0..=10)),
     );
     assert!(failure.reason.contains("a part of an answer"), "{failure}");
     steps(&failure, 3);
+}
+
+/// An App with three mistakes: what is shrunk shows the one that was found.
+#[test]
+fn a_shorter_schedule_fails_in_the_same_way() {
+    let simulation = Simulation::new(Vec::new, |_| {
+        let mut app: App<Vec<_>> = App::new();
+        app.get("/part/{id}", |cx, _, res| {
+            let writer = res.stream();
+            let _ = writer.write("a beginning");
+            cx.state.push(writer);
+        });
+        app.get("/other/{id}", |_, _, res| res.text("nothing of the kind"));
+        app
+    })
+    .ask(Template::new("GET", "/part/{id}"))
+    .ask(Template::new("GET", "/other/{id}").check(is_its_own));
+    let ways = ["no answer", "a part of an answer", "another's answer"];
+    let mut seen = [0; 3];
+    for seed in 0..20 {
+        let way = |failure: &Failure| ways.iter().position(|way| failure.reason.contains(way));
+        let drawn = simulation.replay(seed, &simulation.draw(seed).1);
+        let (Err(drawn), Err(shrunk)) = (drawn, simulation.run(seed)) else {
+            continue;
+        };
+        assert_eq!(way(&drawn), way(&shrunk), "{drawn}\n{shrunk}");
+        seen[way(&drawn).expect("a known way")] += 1;
+    }
+    assert!(seen.iter().all(|times| *times > 0), "{seen:?}");
 }
 
 #[test]

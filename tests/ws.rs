@@ -968,7 +968,7 @@ mod deflate {
             "the same to all of you, the same to all of you",
         );
         let mut shared = Outbound::new(6, 0);
-        let message = Prepared::new(Kind::Text, many.as_bytes(), &mut shared);
+        let message = Prepared::new(Kind::Text, many.as_bytes());
         for (deflate, compressed) in [
             (None, false),
             (Some(agreed(false, 15)), true),
@@ -985,7 +985,7 @@ mod deflate {
             // Between messages of its own.
             for _ in 0..2 {
                 server.send_text(own, &mut out, &mut shared).unwrap();
-                let bytes = server.prepared(&message).unwrap();
+                let bytes = server.prepared(&message, &mut shared).unwrap();
                 assert_eq!(bytes[0] & 0x40 != 0, compressed);
                 out.extend_from_slice(&bytes);
             }
@@ -997,11 +997,11 @@ mod deflate {
             );
         }
         let long: Vec<u8> = (0..2000u32).flat_map(|n| (n % 700).to_be_bytes()).collect();
-        let message = Prepared::new(Kind::Binary, &long, &mut shared);
+        let message = Prepared::new(Kind::Binary, &long);
         let small = Session::server(Some(agreed(false, 9)))
-            .prepared(&message)
+            .prepared(&message, &mut shared)
             .unwrap();
-        assert_eq!(small, message.plain());
+        assert!(small.ends_with(&long), "sent plain");
     }
 
     /// Both ends, whatever is agreed on: what one sends the other gets, cut anywhere.

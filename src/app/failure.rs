@@ -30,7 +30,7 @@ impl StatusError {
     pub fn new(status: u16, message: impl Into<String>) -> StatusError {
         let status = StatusCode::from_u16(status)
             .ok()
-            .filter(|s| s.as_u16() >= 400);
+            .filter(|s| s.is_client_error() || s.is_server_error());
         StatusError {
             status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             message: message.into(),
@@ -211,6 +211,9 @@ mod tests {
             (500, "Internal Server Error")
         );
         assert_eq!(other.message(), "secret");
+        for none in [0, 200, 302, 399, 600, 999, 1000] {
+            assert_eq!(StatusError::new(none, "").status().as_u16(), 500, "{none}");
+        }
         assert!(Ok::<(), StatusError>(()).failure().is_none() && ().failure().is_none());
     }
 }

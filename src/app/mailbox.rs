@@ -80,11 +80,17 @@ impl<S> Mailbox<S> {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    pub(crate) fn take(&self) -> VecDeque<Post<S>> {
+    /// Takes the first `most`; the others wait where they count against the limit.
+    pub(crate) fn take(&self, most: usize) -> VecDeque<Post<S>> {
         if !self.pending.swap(false, Ordering::AcqRel) {
             return VecDeque::new();
         }
-        std::mem::take(&mut self.lock().queue)
+        let mut state = self.lock();
+        if state.queue.len() <= most {
+            return std::mem::take(&mut state.queue);
+        }
+        self.pending.store(true, Ordering::Release);
+        state.queue.drain(..most).collect()
     }
 
     pub(crate) fn is_pending(&self) -> bool {

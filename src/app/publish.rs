@@ -13,10 +13,9 @@ use super::websocket::{Message, SocketHandle, WebSocket};
 use crate::base::id::ConnId;
 use crate::base::topics::Change;
 pub use crate::base::topics::TopicError;
-use crate::proto::ws::send::{Outbound, Prepared};
+use crate::proto::ws::send::Prepared;
 use crate::proto::ws::session::Kind;
 use bytes::Bytes;
-use std::cell::OnceCell;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
@@ -46,24 +45,29 @@ pub(crate) enum Subscriber {
 /// ```
 #[derive(Debug)]
 pub struct Publication {
+    number: u64,
     topic: Box<str>,
-    pub(crate) kind: Kind,
-    pub(crate) payload: Bytes,
+    /// As WebSockets are sent it.
+    pub(crate) message: Prepared,
     /// Not to this one.
     except: Option<ConnId>,
-    /// As WebSockets are sent it.
-    prepared: OnceCell<Prepared>,
 }
 
 impl Publication {
-    pub(crate) fn new(topic: &str, message: Message<'_>, except: Option<ConnId>) -> Publication {
+    fn new(number: u64, topic: &str, message: Message<'_>, except: Option<ConnId>) -> Publication {
         Publication {
+            number,
             topic: topic.into(),
-            kind: message.kind(),
-            payload: Bytes::copy_from_slice(message.as_bytes()),
+            message: Prepared::new(message.kind(), message.as_bytes()),
             except,
-            prepared: OnceCell::new(),
         }
+    }
+
+    /// Which of the publications this process has accepted it is, over all topics: the value of
+    /// [`crate::LoopStats::publications`] when [`Ctx::publish`] had returned. Another process that it
+    /// reaches through a bus counts it for itself.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Where it was published.
@@ -73,25 +77,20 @@ impl Publication {
 
     /// What was published.
     pub fn message(&self) -> Message<'_> {
-        match (self.kind, std::str::from_utf8(&self.payload)) {
+        let payload = self.message.payload();
+        match (self.message.kind(), std::str::from_utf8(payload)) {
             (Kind::Text, Ok(text)) => Message::Text(text),
-            _ => Message::Binary(&self.payload),
+            _ => Message::Binary(payload),
         }
     }
 
     /// Its bytes, to keep or to send on: a handle, not a copy.
     pub fn bytes(&self) -> Bytes {
-        self.payload.clone()
+        self.message.payload().clone()
     }
 
     pub(crate) fn is_for(&self, id: ConnId) -> bool {
         self.except != Some(id)
-    }
-
-    /// Encoded once, whoever asks first.
-    pub(crate) fn prepared(&self, outbound: &mut Outbound) -> &Prepared {
-        self.prepared
-            .get_or_init(|| Prepared::new(self.kind, &self.payload, outbound))
     }
 }
 
@@ -137,6 +136,11 @@ pub trait Bus<S: 'static = ()>: 'static {
 pub trait Subscribes: sealed::Sealed {
     #[doc(hidden)]
     fn connection(&self) -> (u32, u32);
+
+    #[doc(hidden)]
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 mod sealed {
@@ -154,6 +158,10 @@ impl Subscribes for WebSocket<'_> {
 impl Subscribes for SocketHandle {
     fn connection(&self) -> (u32, u32) {
         (self.to.slot, self.to.generation)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_closed()
     }
 }
 
@@ -240,17 +248,38 @@ impl<S: 'static> Ctx<'_, S> {
         abroad: bool,
     ) -> Result<(), TopicError> {
         let abroad = abroad && self.core.has_bus;
-        let publication = Rc::new(Publication::new(topic, message, except));
-        let cost = publication.payload.len() + topic.len() + size_of::<Publication>();
+        let number = self.core.stats.publications + 1;
+        let publication = Rc::new(Publication::new(number, topic, message, except));
+        let cost = publication.bytes().len() + topic.len() + size_of::<Publication>();
         self.core.topics.publish(topic, publication.clone(), cost)?;
+        self.core.stats.publications = number;
         if abroad {
             self.core.jobs.push_back(Job::Published(publication));
         }
         Ok(())
     }
 
+    /// What was published to exactly this topic and waits to be delivered, oldest first. Whoever subscribes
+    /// now does not get it, so who is to miss nothing is told of it first.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.get("/rooms/{room}/waiting", |cx, req, res| {
+    ///     res.text(cx.waiting(&format!("rooms/{}", req.param("room"))).count().to_string())
+    /// });
+    /// ```
+    pub fn waiting<'c>(&'c self, topic: &str) -> impl Iterator<Item = &'c Publication> {
+        let waiting = self
+            .core
+            .topics
+            .messages()
+            .map(|publication| &**publication);
+        waiting.filter(move |publication| publication.topic() == topic)
+    }
+
     /// Subscribes a socket: to `rooms/7`, to `rooms/*` for any one segment, to `rooms/**` for all below. It
-    /// ends with the socket. Says whether that is new.
+    /// ends with the socket, and does not begin if that has ended. Says whether it is new.
     ///
     /// # Errors
     /// A pattern that is none, or more than `limits.subscriptions` of one socket.
@@ -272,6 +301,9 @@ impl<S: 'static> Ctx<'_, S> {
         socket: &impl Subscribes,
         pattern: &str,
     ) -> Result<bool, TopicError> {
+        if socket.is_over() {
+            return Ok(false);
+        }
         self.enter(pattern, key(socket))
     }
 

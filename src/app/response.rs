@@ -167,7 +167,8 @@ macro_rules! answers {
         /// The status; 200 if never set. A number that is no final status is a fault, answered 500.
         pub fn status(mut self, status: u16) -> Self {
             match StatusCode::from_u16(status) {
-                Ok(status) if !status.is_informational() => *self.status_mut() = status,
+                // RFC 9110 §15: there are none past 599.
+                Ok(known) if (200..600).contains(&status) => *self.status_mut() = known,
                 _ => {
                     log::error!("{status} is not a status an answer can have");
                     *self.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;

@@ -137,6 +137,7 @@ pub struct Route<S> {
     pub(crate) before: Vec<Before<S>>,
     pub(crate) after: Vec<After<S>>,
     pub(crate) body_limit: Option<u64>,
+    pub(crate) ignores_body: bool,
 }
 
 impl<S: 'static> Route<S> {
@@ -144,6 +145,19 @@ impl<S: 'static> Route<S> {
     /// body is read if its length is announced.
     pub fn body_limit(&mut self, bytes: u64) -> &mut Self {
         self.body_limit = Some(bytes);
+        self
+    }
+
+    /// This route does nothing with a body: within its limit it is dropped as it comes, not gathered in
+    /// memory, and the handler sees an empty one.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.any("/", |_, _, res| res.text("whatever you say")).ignore_body();
+    /// ```
+    pub fn ignore_body(&mut self) -> &mut Self {
+        self.ignores_body = true;
         self
     }
 
@@ -252,6 +266,7 @@ impl<S: 'static> App<S> {
             before: Vec::new(),
             after: Vec::new(),
             body_limit: None,
+            ignores_body: false,
         };
         let at = self.routes.len();
         self.routes.push(route);

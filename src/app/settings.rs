@@ -27,15 +27,16 @@ pub struct Limits {
     pub discard: u64,
     /// Output of one connection past which its producers are told to wait. Default 64 KiB.
     pub high_water: usize,
-    /// Output of one connection past which it is cut, because a producer did not wait. Default 16 MiB.
+    /// Output of one connection past which a producer that did not wait has its answer broken off, and the
+    /// connection closed behind what was answered before. Default 16 MiB.
     pub output: usize,
     /// A WebSocket message, unless its socket sets another limit; closed with 1009 past it. Default 1 MiB.
     pub message: usize,
     /// Messages that wait for one WebSocket client, in bytes; past it its [`crate::Slow`] policy decides.
     /// Default 1 MiB.
     pub socket_output: usize,
-    /// WebSocket messages shorter than this are sent uncompressed, whatever was agreed on. 0: none are.
-    /// Default 256 B.
+    /// WebSocket messages shorter than this are sent uncompressed, whatever was agreed on. 0: all are
+    /// compressed, even where that makes them longer. Default 256 B.
     pub compress_from: usize,
     /// Topics and patterns that one subscriber may be subscribed to. Default 256.
     pub subscriptions: usize,
@@ -56,7 +57,7 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Connections accepted from one listener in one turn. Default 64.
     pub accepts_per_turn: usize,
-    /// Reads of one connection in one turn, of 64 KiB each. Default 4.
+    /// Reads of one connection in one turn, of 128 KiB each. Default 4.
     pub reads_per_turn: usize,
     /// Requests of one connection answered in one turn. Default 256.
     pub requests_per_turn: usize,
@@ -124,7 +125,8 @@ pub struct Timeouts {
     pub body_rate: u64,
     /// How long a body is given before its rate counts. Default 10 s.
     pub body_grace: Duration,
-    /// For a client to take some of its answer; then close. Default 30 s.
+    /// For a client to take some of its answer; then close. Whether it has is looked at when that has
+    /// passed, so one that stops in between may stay for up to twice that. Default 30 s.
     pub write: Duration,
     /// Between two requests on a kept connection; then close. Default 75 s.
     pub idle: Duration,
@@ -148,7 +150,11 @@ pub struct Timeouts {
     /// How long a callback may keep the loop before the log names it, with how many connections waited; 0
     /// for never. Default 100 ms.
     pub stall: Duration,
-    /// How long accepting pauses when the process is out of descriptors or memory. Default 500 ms.
+    /// For a silent peer, until the kernel asks whether it is still there (`SO_KEEPALIVE`; whole seconds,
+    /// three times, 10 s apart, then the connection is broken): for those that vanish in the middle of a long
+    /// answer. 0 for never. Default 60 s.
+    pub tcp_keepalive: Duration,
+    /// How long accepting pauses when the process is out of descriptors or memory, or may not accept. Default 500 ms.
     pub accept_pause: Duration,
 }
 
@@ -169,6 +175,7 @@ impl Default for Timeouts {
             drain_idle: Duration::from_secs(1),
             linger: Duration::from_secs(5),
             stall: Duration::from_millis(100),
+            tcp_keepalive: Duration::from_secs(60),
             accept_pause: Duration::from_millis(500),
         }
     }
@@ -202,22 +209,22 @@ impl Timeouts {
     /// What cannot be, in words.
     pub(crate) fn mistakes(&self) -> Vec<Mistake> {
         let waits = [
-            ("head", self.head),
-            ("body", self.body),
-            ("write", self.write),
-            ("idle", self.idle),
-            ("socket_idle", self.socket_idle),
-            ("pong", self.pong),
-            ("connect", self.connect),
+            ("head", self.head, "nobody is that fast"),
+            ("body", self.body, "nobody is that fast"),
+            ("write", self.write, "nobody is that fast"),
+            ("idle", self.idle, "nobody is that fast"),
+            ("socket_idle", self.socket_idle, "nobody is that fast"),
+            ("pong", self.pong, "nobody is that fast"),
+            ("connect", self.connect, "nobody is that fast"),
+            ("accept_pause", self.accept_pause, "the loop would spin"),
         ];
-        let nobody_makes_it = waits.iter().filter(|(_, wait)| wait.is_zero());
-        nobody_makes_it
-            .map(|(name, _)| {
-                let setting = format!("timeouts.{name}");
-                let text = format!("{setting} = 0: want more: nobody is that fast");
-                Mistake::new(Place::Setting(setting), text)
-            })
-            .collect()
+        let none = waits.iter().filter(|(_, wait, _)| wait.is_zero());
+        none.map(|(name, _, why)| {
+            let setting = format!("timeouts.{name}");
+            let text = format!("{setting} = 0: want more: {why}");
+            Mistake::new(Place::Setting(setting), text)
+        })
+        .collect()
     }
 }
 

@@ -37,6 +37,7 @@ struct RouteInfo {
     before: Vec<usize>,
     after: Vec<usize>,
     body_limit: Option<u64>,
+    ignores_body: bool,
     scope: usize,
 }
 
@@ -230,6 +231,7 @@ impl<S: 'static> Building<S> {
                 before: enlist(&scope.before, &mut self.calls.before, route.before),
                 after: enlist(&scope.after, &mut self.calls.after, route.after),
                 body_limit: route.body_limit,
+                ignores_body: route.ignores_body,
                 scope: number,
             });
             self.calls.endpoints.push(route.endpoint);
@@ -363,6 +365,11 @@ impl Table {
     }
 
     /// Whether the endpoint wants the whole body before it is called.
+    /// Nobody will look at the body.
+    pub(crate) fn ignores_body(&self, key: RouteKey) -> bool {
+        matches!(key, RouteKey::Route(route) if self.routes[route].ignores_body)
+    }
+
     pub(crate) fn wants_whole_body(&self, key: RouteKey) -> bool {
         matches!(key, RouteKey::Route(route) if !self.routes[route].is_stream)
     }

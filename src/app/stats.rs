@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 /// Counters and gauges of one loop, since it was made; from [`crate::Ctx::stats`] and
-/// [`crate::Reactor::stats`]. As of the beginning of the present turn, but for requests.
+/// [`crate::Reactor::stats`]. As of the beginning of the present turn, but for
+/// requests and publications.
 ///
 /// ```
 /// use loopwright::App;
@@ -29,6 +30,8 @@ pub struct LoopStats {
     pub accepted: u64,
     /// Requests dispatched.
     pub requests: u64,
+    /// Publications accepted, subscribers or not.
+    pub publications: u64,
     /// Connections open.
     pub connections: usize,
     /// Exchanges whose answer is open from one turn to the next.

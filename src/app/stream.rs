@@ -256,7 +256,7 @@ impl BodyWriter {
     /// Sends a piece. The answer says whether more may follow at once: past `limits.high_water` it
     /// is [`Demand::UntilDrained`], which a `fold` step may return as its own, and after which other
     /// producers wait for [`Ctx::on_drain`]. Written all the same, it is buffered up to
-    /// `limits.output`; past that the connection is cut. Once the client is gone, pieces vanish.
+    /// `limits.output`; past that the answer is broken off, and the connection closes. Once the client is gone, pieces vanish.
     pub fn write(&self, bytes: impl Into<Bytes>) -> Demand {
         let bytes = bytes.into();
         if self.flow.closed.get() || bytes.is_empty() {

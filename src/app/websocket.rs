@@ -18,10 +18,10 @@ use super::slow::{Sent, Slow};
 use crate::base::backlog::Output;
 use crate::base::id::ConnId;
 use crate::proto::ws::error::is_close_code;
-use crate::proto::ws::extension;
 use crate::proto::ws::handshake::{self, Refusal};
 use crate::proto::ws::send::{Outbound, Prepared, SendError};
 use crate::proto::ws::session::{Kind, Session};
+use crate::proto::ws::{extension, frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -178,7 +178,8 @@ pub trait Socket<S: 'static = ()>: 'static {
         let _ = (cx, ws, payload);
     }
 
-    /// After something was [`Sent::Full`], less than half of `limits.high_water` waits.
+    /// After something was [`Sent::Full`] or [`Sent::Dropped`], there is room again: no more than half of
+    /// `limits.high_water` waits, and what was dropped would fit.
     fn drained(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>) {
         let _ = (cx, ws);
     }
@@ -388,14 +389,20 @@ impl Response<'_> {
 pub(crate) struct Line {
     pub(crate) session: Session,
     pub(crate) settings: SocketSettings,
-    /// More than high water waits, and nobody has been told that it does not any more.
-    pub(crate) is_full: bool,
+    /// Somebody is to be told when no more waits than this.
+    pub(crate) awaits: Option<usize>,
     /// Known to handles, if there are any.
     pub(crate) flow: Option<Rc<Flow>>,
     /// Why we have closed it.
     pub(crate) ended: Option<Box<(u16, String)>>,
-    /// Messages behind one that is being sent in fragments.
-    behind: Option<Box<VecDeque<(Kind, Bytes)>>>,
+    behind: Option<Box<Behind>>,
+}
+
+/// Messages behind one that is being sent in fragments.
+#[derive(Default)]
+struct Behind {
+    messages: VecDeque<(Kind, Bytes)>,
+    bytes: usize,
 }
 
 impl Line {
@@ -403,11 +410,22 @@ impl Line {
         Line {
             session,
             settings,
-            is_full: false,
+            awaits: None,
             flow: None,
             ended: None,
             behind: None,
         }
+    }
+
+    /// Tells handles what waits: that much in the connection's output.
+    pub(crate) fn tell_flow(&self, queued: usize) {
+        if let Some(flow) = &self.flow {
+            flow.buffered.set(queued + self.behind());
+        }
+    }
+
+    fn behind(&self) -> usize {
+        self.behind.as_ref().map_or(0, |behind| behind.bytes)
     }
 
     /// Nobody sends through it any more.
@@ -452,7 +470,8 @@ impl WebSocket<'_> {
     }
 
     /// Sends a part of a message: the first begins it, `is_last` ends it. For what is too large to be
-    /// made at once: after [`Sent::Full`], go on in [`Socket::drained`]. A text may be cut anywhere.
+    /// made at once: after [`Sent::Full`], go on in [`Socket::drained`]; after [`Sent::Dropped`], with the same
+    /// part. A text may be cut anywhere.
     ///
     /// ```
     /// use loopwright::{App, Ctx, Message, Sent, Socket, WebSocket};
@@ -476,20 +495,20 @@ impl WebSocket<'_> {
     /// ```
     pub fn send_fragment(&mut self, part: Message<'_>, is_last: bool) -> Sent {
         let (kind, bytes) = (part.kind(), part.as_bytes());
-        let session = &mut self.line.session;
-        if !session.is_open() {
-            return Sent::Closed;
+        if let Some(refused) = self.refused(bytes.len()) {
+            return refused;
         }
-        let sent = session.send_fragment(kind, bytes, is_last, self.out.cork, self.outbound);
-        if let Err(e) = sent {
+        let (session, cork) = (&mut self.line.session, &mut *self.out.cork);
+        if let Err(e) = session.send_fragment(kind, bytes, is_last, cork, self.outbound) {
             return self.failed(e);
         }
+        let mut sent = self.count();
         if is_last && let Some(behind) = self.line.behind.take() {
-            for (kind, bytes) in *behind {
-                self.transmit(kind, &bytes);
+            for (kind, bytes) in behind.messages {
+                sent = self.put(kind, &bytes);
             }
         }
-        self.count()
+        sent
     }
 
     /// Asks for a sign of life; the answer comes to [`Socket::pong`]. At most 125 bytes, more are cut off.
@@ -497,7 +516,10 @@ impl WebSocket<'_> {
     pub fn ping(&mut self, payload: impl AsRef<[u8]>) {
         let payload = payload.as_ref();
         let payload = &payload[..payload.len().min(125)];
-        let _ = self.line.session.ping(payload, self.out.cork);
+        // Whoever takes nothing has nothing to answer.
+        if self.queued() <= self.line.settings.output {
+            let _ = self.line.session.ping(payload, self.out.cork);
+        }
     }
 
     /// Closes it: 1000 for a normal end, 3000 to 4999 for what you make of them (RFC 6455 §7.4). A code
@@ -516,6 +538,10 @@ impl WebSocket<'_> {
 
     /// How many bytes wait for this client.
     pub fn buffered(&self) -> usize {
+        self.queued() + self.line.behind()
+    }
+
+    fn queued(&self) -> usize {
         self.out.cork.len() + self.out.backlog.bytes()
     }
 
@@ -539,12 +565,13 @@ impl WebSocket<'_> {
     }
 
     pub(crate) fn transmit(&mut self, kind: Kind, payload: &[u8]) -> Sent {
-        if !self.line.session.is_open() {
-            return Sent::Closed;
+        match self.refused(payload.len()) {
+            Some(refused) => refused,
+            None => self.put(kind, payload),
         }
-        if let Some(refused) = self.refused(payload.len()) {
-            return refused;
-        }
+    }
+
+    fn put(&mut self, kind: Kind, payload: &[u8]) -> Sent {
         let cork = &mut *self.out.cork;
         match self.line.session.send(kind, payload, cork, self.outbound) {
             Ok(()) => self.count(),
@@ -554,31 +581,28 @@ impl WebSocket<'_> {
     }
 
     /// Sends a message that is made for many.
-    pub(crate) fn transmit_prepared(
-        &mut self,
-        kind: Kind,
-        payload: &Bytes,
-        prepared: &Prepared,
-    ) -> Sent {
-        if !self.line.session.is_open() {
-            return Sent::Closed;
-        }
-        if let Some(refused) = self.refused(payload.len()) {
+    pub(crate) fn transmit_prepared(&mut self, message: &Prepared) -> Sent {
+        if let Some(refused) = self.refused(message.payload().len()) {
             return refused;
         }
-        match self.line.session.prepared(prepared) {
+        match self.line.session.prepared(message, self.outbound) {
             Ok(frame) => {
                 self.out.seal();
                 self.out.backlog.push(frame);
                 self.count()
             }
-            Err(SendError::Fragmented) => self.put_behind(kind, payload.clone()),
+            Err(SendError::Fragmented) => {
+                self.put_behind(message.kind(), message.payload().clone())
+            }
             Err(e) => self.failed(e),
         }
     }
 
     /// Would too much wait, with so much more? Then the policy says what happens.
     fn refused(&mut self, more: usize) -> Option<Sent> {
+        if !self.line.session.is_open() {
+            return Some(Sent::Closed);
+        }
         let limit = self.line.settings.output;
         let waits = self.buffered();
         // One message may be longer than the limit: then it waits alone.
@@ -586,13 +610,12 @@ impl WebSocket<'_> {
             return None;
         }
         match self.line.settings.slow {
-            Slow::DropNewest | Slow::Tell => return Some(Sent::Dropped),
+            Slow::DropNewest | Slow::Tell => {}
             Slow::DropOldest => {
                 self.out.seal();
-                while self.buffered() + more > limit {
-                    if !self.out.backlog.drop_second() {
-                        break;
-                    }
+                while self.buffered() + more > limit && self.drop_oldest() {}
+                if self.buffered() + more <= limit {
+                    return None;
                 }
             }
             Slow::Close => {
@@ -600,22 +623,38 @@ impl WebSocket<'_> {
                     "a WebSocket is closed: {waits} bytes wait, over its limit of {limit} (limits.socket_output)"
                 );
                 self.out.seal();
-                while self.out.backlog.drop_second() {}
+                while self.out.backlog.drop_behind(|_| true) {}
+                self.line.behind = None;
                 self.close(1008, "too slow");
-                return Some(Sent::Dropped);
+                return Some(Sent::Closed);
             }
         }
-        (self.buffered() + more > limit).then_some(Sent::Dropped)
+        // What would fit right away, were it not for what is behind, is not waited for.
+        let room = (self.high_water / 2).min(limit.saturating_sub(more));
+        if self.queued() > room {
+            self.await_room(room);
+        }
+        Some(Sent::Dropped)
+    }
+
+    /// Only whole messages go: the parts of one belong together, and what is no message is asked for.
+    fn drop_oldest(&mut self) -> bool {
+        if self.out.backlog.drop_behind(frame::begins_with_message) {
+            return true;
+        }
+        let Some(behind) = &mut self.line.behind else {
+            return false;
+        };
+        let oldest = behind.messages.pop_front();
+        behind.bytes -= oldest.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        oldest.is_some()
     }
 
     fn put_behind(&mut self, kind: Kind, payload: Bytes) -> Sent {
         let behind = self.line.behind.get_or_insert_default();
-        let waits: usize = behind.iter().map(|(_, bytes)| bytes.len()).sum();
-        if waits + payload.len() > self.line.settings.output {
-            return Sent::Dropped;
-        }
-        behind.push_back((kind, payload));
-        Sent::Full
+        behind.bytes += payload.len();
+        behind.messages.push_back((kind, payload));
+        self.full_past(self.buffered())
     }
 
     fn failed(&mut self, why: SendError) -> Sent {
@@ -624,15 +663,28 @@ impl WebSocket<'_> {
     }
 
     fn count(&mut self) -> Sent {
-        let waits = self.buffered();
-        if let Some(flow) = &self.line.flow {
-            flow.buffered.set(waits);
+        let queued = self.queued();
+        // What may be dropped is not to have anything else for company.
+        if self.line.settings.slow == Slow::DropOldest
+            && (queued > self.high_water || !self.out.backlog.is_empty())
+        {
+            self.out.seal();
         }
+        self.full_past(queued)
+    }
+
+    fn full_past(&mut self, waits: usize) -> Sent {
+        self.line.tell_flow(self.queued());
         if waits <= self.high_water {
             return Sent::Taken;
         }
-        self.line.is_full = true;
+        self.await_room(self.high_water / 2);
         Sent::Full
+    }
+
+    fn await_room(&mut self, room: usize) {
+        let awaits = self.line.awaits.get_or_insert(room);
+        *awaits = room.min(*awaits);
     }
 }
 

@@ -134,12 +134,15 @@ impl Backlog {
         self.segments = VecDeque::new();
     }
 
-    /// Drops what comes behind the front, which may be partly sent. `false`: there is nothing.
-    pub fn drop_second(&mut self) -> bool {
-        match self.segments.remove(1) {
-            Some(Segment::Bytes(bytes)) => self.bytes -= bytes.len(),
-            Some(Segment::File(_)) => self.bytes -= FILE_COST,
-            None => return false,
+    /// Drops the first bytes that may go of those behind the front, which may be partly sent. `false`: there
+    /// are none.
+    pub fn drop_behind(&mut self, may_go: impl Fn(&[u8]) -> bool) -> bool {
+        let is_it = |segment: &Segment| matches!(segment, Segment::Bytes(bytes) if may_go(bytes));
+        let Some(at) = self.segments.iter().skip(1).position(is_it) else {
+            return false;
+        };
+        if let Some(Segment::Bytes(bytes)) = self.segments.remove(at + 1) {
+            self.bytes -= bytes.len();
         }
         true
     }

@@ -387,6 +387,11 @@ impl<K: Copy + Eq + Hash, M> Topics<K, M> {
         self.waiting.len()
     }
 
+    /// The publications that wait, or are being delivered, oldest first.
+    pub fn messages(&self) -> impl Iterator<Item = &M> {
+        self.waiting.iter().map(|publication| &publication.message)
+    }
+
     /// Their bytes: what was said with them, and 4 for each pattern that matched.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes

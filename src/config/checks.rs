@@ -5,10 +5,11 @@
 //! Invariant: no title and no advice holds a value, for a variable may have put a secret there.
 
 use super::decode::{At, Named, Value};
-use super::model::{CacheRule, RedirectAction, RespondAction, RouteSection};
+use super::model::{CacheRule, ChannelAction, RedirectAction, RespondAction, RouteSection};
 use super::report::{self, Mistake, Span};
 use super::site::{ANY, Field, Making, Table, plain};
 use crate::app::mistake::{Mistake as Found, Place};
+use crate::base::topics::check_topic;
 use std::path::Path;
 use toml::de::DeValue;
 
@@ -265,29 +266,96 @@ impl<'d> Making<'d> {
             self.mistakes
                 .push(mistake.with(route.path.span.clone(), "where it comes from"));
         }
-        let known: Vec<&str> = parameters(&route.path.value)
-            .map(|name| name.trim_start_matches('*'))
-            .collect();
         if outside.contains('$') {
             let instead = "write {host}, {name} for a parameter of the path, or %24 for itself";
             self.mistake(&to.span, "`$` means nothing here", instead);
         }
-        let is_known = |name: &&str| known.contains(name) || *name == "host";
-        for name in parameters(&to.value).filter(|name| !is_known(name)) {
+        self.check_parameters(to, route, Some("host"));
+    }
+
+    /// The names in braces, which are to be those of the route's path, or another.
+    fn check_parameters(&mut self, text: &At<String>, route: &RouteSection, other: Option<&str>) {
+        let known: Vec<&str> = parameters(&route.path.value)
+            .map(|name| name.trim_start_matches('*'))
+            .collect();
+        let is_known = |name: &&str| known.contains(name) || Some(*name) == other;
+        for name in parameters(&text.value).filter(|name| !is_known(name)) {
             // Not by name: a path may hold what a variable has put there.
             let instead = match name.strip_prefix('*') {
                 Some(name) if known.contains(&name) => "write it without the *",
                 _ if known.is_empty() => "that path has none: remove it",
                 _ => "name one of that path",
             };
-            let mistake = Mistake::new(to.span.clone(), "no such parameter", instead);
+            let mistake = Mistake::new(text.span.clone(), "no such parameter", instead);
             let path = route.path.span.clone();
             self.mistakes
                 .push(mistake.with(path, "the path of this route"));
         }
-        if to.value.matches('{').count() != parameters(&to.value).count() {
+        if text.value.matches('{').count() != parameters(&text.value).count() {
             let title = "a parameter's name has no end";
-            self.mistake(&to.span, title, "close it with }");
+            self.mistake(&text.span, title, "close it with }");
+        }
+    }
+
+    pub(super) fn check_channel(&mut self, action: &ChannelAction, route: &RouteSection) {
+        let topic = &action.topic;
+        if topic.span != (0..0) {
+            self.check_parameters(topic, route, None);
+            // Whatever the parameters are, the rest has to be right.
+            let filled = |part: &str| match part.split_once('}') {
+                Some((_, rest)) => format!("x{rest}"),
+                None => part.to_string(),
+            };
+            let shape: String = topic.value.split('{').map(filled).collect();
+            if check_topic(&shape).is_err() {
+                let instead = "write segments between slashes, without *: \"rooms/{room}\"";
+                self.mistake(&topic.span, "not a topic", instead);
+            }
+        }
+        for origin in &action.origins.value {
+            let host = origin.value.split_once("://").map(|(_, host)| host);
+            let is_origin = host.is_some_and(|host| {
+                !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+            });
+            if !is_origin && origin.value != "*" {
+                let instead = "write \"https://example.org\", without a path, or \"*\" for all";
+                self.mistake(&origin.span, "not an origin", instead);
+            }
+        }
+        for (name, span, is_zero) in [
+            (
+                "history_age",
+                &action.history_age.span,
+                action.history_age.value.0.is_zero(),
+            ),
+            ("wait", &action.wait.span, action.wait.value.0.is_zero()),
+            ("message", &action.message.span, action.message.value.0 == 0),
+            ("topics", &action.topics.span, action.topics.value.0 == 0),
+        ] {
+            if is_zero {
+                let title = format!("`{name}` is out of range");
+                self.mistake(span, title, "write more than 0");
+            }
+        }
+        for method in &route.methods.value {
+            match method.value.as_str() {
+                "GET" => {}
+                "POST" if action.publish.value => {}
+                "POST" => {
+                    let title = "POST, where nothing is published";
+                    let mistake = Mistake::new(method.span.clone(), title, "remove one of the two");
+                    let off = action.publish.span.clone();
+                    self.mistakes.push(mistake.with(off, "it is off here"));
+                }
+                _ => {
+                    let title = "a method that a channel does not know";
+                    self.mistake(
+                        &method.span,
+                        title,
+                        "there are GET, which follows, and POST",
+                    );
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use super::decode::{At, Named, OneOrMany, choice, table};
 use super::kinds::{Count, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
 use crate::service::access_log::Format;
 use crate::service::bus::RedisSettings;
-use crate::{Limits, Timeouts};
+use crate::{Limits, Slow, Timeouts};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,10 +70,10 @@ table! { Limits {
     "A request's body, unless its route says otherwise; 413 past it." body: Size,
     "How much of a body nobody wants is read and dropped to keep the connection." discard: Size,
     "Output of one connection past which its producers wait." high_water: Size,
-    "Output of one connection past which it is cut." output: Size,
+    "Output of one connection past which a streamed answer is broken off." output: Size,
     "A WebSocket message; closed with 1009 past it." message: Size,
     "Messages that wait for one WebSocket client; past it the socket's policy decides." socket_output: Size,
-    "WebSocket messages shorter than this are sent uncompressed; 0 for none." compress_from: Size,
+    "WebSocket messages shorter than this are sent uncompressed; 0 for none of them." compress_from: Size,
     "Topics and patterns that one subscriber may be subscribed to." subscriptions: Count,
     "Publications that wait to be delivered." publications: Count,
     "Their bytes." published: Size,
@@ -82,7 +82,7 @@ table! { Limits {
     "Open connections of one process; past it accepting pauses." connections: Count,
     "Open connections from one IP address (IPv6: one /64); past it they are answered 503 and closed." connections_per_address: Count,
     "Connections accepted from one listener in one turn." accepts_per_turn: Count,
-    "Reads of one connection in one turn, of 64 KiB each." reads_per_turn: Count,
+    "Reads of one connection in one turn, of 128 KiB each." reads_per_turn: Count,
     "Requests of one connection answered in one turn." requests_per_turn: Count,
     "Bytes written to one connection in one turn." writes_per_turn: Size,
     "Commands settled and timers called in one turn." commands_per_turn: Count,
@@ -106,7 +106,8 @@ table! { Timeouts {
     "For idle connections when the server is told to stop." drain_idle: Wait,
     "For a client to close its side after we closed ours." linger: Wait,
     "How long a callback may keep the loop before the log names it; \"0s\" for never." stall: Wait,
-    "How long accepting pauses when the process is out of descriptors or memory." accept_pause: Wait,
+    "For a silent peer, until the kernel asks whether it is still there; \"0s\" for never." tcp_keepalive: Wait,
+    "How long accepting pauses when the process is out of descriptors or memory, or may not accept." accept_pause: Wait,
 } }
 
 #[derive(Clone, Debug)]
@@ -223,6 +224,7 @@ pub(super) struct RouteSection {
     pub(super) respond: Option<At<RespondAction>>,
     pub(super) redirect: Option<At<RedirectAction>>,
     pub(super) files: Option<At<FilesAction>>,
+    pub(super) channel: Option<At<ChannelAction>>,
 }
 
 table! { RouteSection {
@@ -235,6 +237,7 @@ table! { RouteSection {
     "Answers always the same." respond: Option<At<RespondAction>>,
     "Sends the client elsewhere." redirect: Option<At<RedirectAction>>,
     "Serves the files below a folder." files: Option<At<FilesAction>>,
+    "Lets clients follow a topic, and publish to it." channel: Option<At<ChannelAction>>,
 } required ["path"] }
 
 #[derive(Clone, Debug, Default)]
@@ -341,3 +344,59 @@ table! { CacheRule {
     "Paths below the root; * is any run of characters, / included." matches as "match": At<String>,
     "The value of cache-control." value: At<String>,
 } required ["match", "value"] }
+
+#[derive(Clone, Debug)]
+pub(super) struct ChannelAction {
+    pub(super) topic: At<String>,
+    pub(super) history: Count,
+    pub(super) history_bytes: Size,
+    pub(super) history_age: At<Wait>,
+    pub(super) message: At<Size>,
+    pub(super) publish: At<bool>,
+    pub(super) publish_sockets: bool,
+    pub(super) origins: At<Vec<At<String>>>,
+    pub(super) slow: Slow,
+    pub(super) wait: At<Wait>,
+    pub(super) topics: At<Count>,
+}
+
+impl Default for ChannelAction {
+    fn default() -> Self {
+        fn at<T>(value: T) -> At<T> {
+            At { value, span: 0..0 }
+        }
+        ChannelAction {
+            topic: At::default(),
+            history: Count(100),
+            history_bytes: Size(1 << 20),
+            history_age: at(Wait(Duration::from_secs(3600))),
+            message: at(Size(64 << 10)),
+            publish: at(true),
+            publish_sockets: false,
+            origins: At::default(),
+            slow: Slow::Close,
+            wait: at(Wait(Duration::from_secs(25))),
+            topics: at(Count(256)),
+        }
+    }
+}
+
+table! { ChannelAction {
+    "Segments between slashes; {name} stands for the path's parameter of that name." topic: At<String>,
+    "Messages of a topic that are remembered; 0 for none." history: Count,
+    "Their bytes." history_bytes: Size,
+    "How long a message is remembered, and a topic that nobody follows." history_age: At<Wait>,
+    "The longest message; 413 past it, for a WebSocket 1009." message: At<Size>,
+    "Whether POST publishes." publish: At<bool>,
+    "Whether what a WebSocket sends is published; closed with 1008 otherwise." publish_sockets: bool,
+    "Pages that may use it: \"https://example.org\", or \"*\" for all. Left out: those of the same host. 403 otherwise." origins: At<Vec<At<String>>>,
+    "What happens to a follower that takes less than it is sent." slow: Slow,
+    "How long a long poll waits; then 204." wait: At<Wait>,
+    "Topics remembered or followed at once, in each process; 503 past it." topics: At<Count>,
+} required ["topic"] }
+
+choice! { Slow {
+    "close" => Slow::Close,
+    "drop-oldest" => Slow::DropOldest,
+    "drop-newest" => Slow::DropNewest,
+} }

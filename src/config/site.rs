@@ -8,13 +8,16 @@ use super::BusConfig;
 use super::checks::{error_status, is_file_below, path_mistake};
 use super::decode::{At, Named, Value};
 use super::kinds::{RedisUrl, ServerHeader, Size};
-use super::model::{BusSection, CacheRule, Document, FilesAction, RespondAction, RouteSection};
+use super::model::{
+    BusSection, CacheRule, ChannelAction, Document, FilesAction, RespondAction, RouteSection,
+};
 use super::pages::{self, Page};
 use super::report::{Mistake, Span};
 use crate::service::access_log::access_log;
 use crate::service::bus::{BusLimits, Redis, RedisSettings};
+use crate::service::channel::Channel;
 use crate::service::files::Files;
-use crate::service::respond::redirect;
+use crate::service::respond::{for_known_methods, redirect};
 use crate::{App, Builder, Bytes, Ctx, Listen, Request, Response, Route, Server};
 use std::path::Path;
 
@@ -279,6 +282,7 @@ impl<'d> Making<'d> {
                 route.redirect.as_ref().map(|action| &action.span),
             ),
             ("files", route.files.as_ref().map(|action| &action.span)),
+            ("channel", route.channel.as_ref().map(|action| &action.span)),
         ];
         let is_there =
             |(name, span): &(&'static str, Option<&'d Span>)| span.map(|span| (*name, span));
@@ -286,7 +290,7 @@ impl<'d> Making<'d> {
         named.sort_by_key(|(_, span)| span.start);
         match &named[..] {
             [] => {
-                let instead = "add one of: respond, redirect, files";
+                let instead = "add one of: respond, redirect, files, channel";
                 self.mistake(&route.path.span, "this route does nothing", instead);
             }
             [(first, at), more @ ..] => {
@@ -318,6 +322,8 @@ impl<'d> Making<'d> {
             }
         } else if let Some(action) = &route.files {
             self.files(action, route, &before);
+        } else if let Some(action) = &route.channel {
+            self.channel(&action.value, route, &before, &methods);
         }
     }
 
@@ -333,11 +339,52 @@ impl<'d> Making<'d> {
             return;
         }
         let added = match method {
-            ANY => self.app.any(path, call),
+            ANY => self.app.any(path, for_known_methods(call)),
             method => self.app.route(method, path, call),
         };
         finish(added, route, fields);
         self.origins.push(route);
+    }
+
+    fn channel(
+        &mut self,
+        action: &ChannelAction,
+        route: &'d RouteSection,
+        before: &[Field],
+        methods: &[String],
+    ) {
+        self.check_channel(action, route);
+        let path = &route.path.value;
+        if path_mistake(path).is_some() {
+            return;
+        }
+        let Size(message) = action.message.value;
+        // Where a process could not hold it, it does not come.
+        let count = |Size(size): Size| usize::try_from(size).unwrap_or(usize::MAX);
+        let mut channel = Channel::new(&action.topic.value)
+            .history(action.history.0)
+            .history_bytes(count(action.history_bytes))
+            .history_age(action.history_age.value.0)
+            .message_limit(count(action.message.value))
+            .publish(action.publish.value)
+            .publish_sockets(action.publish_sockets)
+            .slow(action.slow)
+            .wait(action.wait.value.0)
+            .topics(action.topics.value.0);
+        if action.origins.span != (0..0) {
+            channel = channel.origins(action.origins.value.iter().map(|origin| &origin.value));
+        }
+        let handler = channel.handler();
+        let is_wanted = |method: &str| methods.iter().any(|m| m == method || m == ANY);
+        if is_wanted("GET") {
+            finish(self.app.get(path, handler.clone()), route, before);
+            self.origins.push(route);
+        }
+        if is_wanted("POST") && action.publish.value {
+            let added = self.app.post(path, handler).body_limit(message);
+            finish(added, route, before);
+            self.origins.push(route);
+        }
     }
 
     fn files(&mut self, action: &At<FilesAction>, route: &'d RouteSection, before: &[Field]) {
@@ -466,6 +513,8 @@ fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
     if let Some(Size(body)) = route.limits.body {
         added.body_limit(body);
     }
+    // None of the actions looks at it.
+    added.ignore_body();
     if !fields.is_empty() {
         added.before(add(fields.to_vec()));
     }

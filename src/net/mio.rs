@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 use slab::Slab;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
@@ -144,6 +144,8 @@ pub struct Bounds {
     pub queue: usize,
     /// Bytes of one connection that wait in the kernel and are not on their way.
     pub unsent: u32,
+    /// For a silent peer, until the kernel asks whether it is there; zero for never.
+    pub keepalive: Duration,
 }
 
 /// Sockets of this machine.
@@ -218,7 +220,7 @@ impl MioNet {
         }
         for listener in &self.listeners {
             if let Accepting::Tcp(l) = &listener.socket {
-                hold_little(l, bounds.unsent);
+                bound_connections(l, bounds);
             }
         }
         self.workers.bounds = bounds;
@@ -389,14 +391,30 @@ fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// A client that hardly reads would have the kernel hold megabytes for it. Connections accepted from now on
-/// inherit it.
-fn hold_little(listener: &TcpListener, unsent: u32) {
+/// A client that hardly reads would have the kernel hold megabytes for it, and one that has vanished would
+/// hold its connection for as long as nothing is sent to it. Connections accepted from now on inherit both.
+fn bound_connections(listener: &TcpListener, bounds: Bounds) {
+    let socket = SockRef::from(listener);
     #[cfg(target_os = "linux")]
-    if let Err(e) = SockRef::from(listener).set_tcp_notsent_lowat(unsent) {
+    if let Err(e) = socket.set_tcp_notsent_lowat(bounds.unsent) {
         log::debug!("TCP_NOTSENT_LOWAT: {e}");
     }
+    let asks = TcpKeepalive::new()
+        .with_time(bounds.keepalive)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    let set = match bounds.keepalive.is_zero() {
+        true => socket.set_keepalive(false),
+        false => socket.set_tcp_keepalive(&asks),
+    };
+    if let Err(e) = set {
+        log::debug!("SO_KEEPALIVE: {e}");
+    }
 }
+
+/// How often, and how many times, a peer is asked that does not answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
 
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     // A socket whose process has died refuses connections; a living one must not be taken over.
@@ -423,6 +441,27 @@ nix::setsockopt_impl!(
     libc::TCP_DEFER_ACCEPT,
     usize,
     nix::sys::socket::sockopt::SetUsize
+);
+
+/// The front of the kernel's `struct tcp_info` (linux/tcp.h), which libc has without what is wanted here.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Acknowledged {
+    _before: [u64; 15],
+    /// Since the connection began (RFC 4898, tcpEStatsAppHCThruOctetsAcked).
+    bytes_acked: u64,
+}
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug)]
+struct TcpInfo;
+#[cfg(target_os = "linux")]
+nix::getsockopt_impl!(
+    TcpInfo,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    Acknowledged,
+    nix::sys::socket::sockopt::GetStruct<Acknowledged>
 );
 
 /// Interrupted calls are made again here, so that nobody above hears of signals.
@@ -588,6 +627,21 @@ impl Net for MioNet {
                 len,
             )?)
         })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn taken(&self, sock: Sock) -> u64 {
+        match self.streams.get(sock.0 as usize) {
+            Some(Stream::Tcp(s)) => nix::sys::socket::getsockopt(s, TcpInfo)
+                .map(|info| info.bytes_acked)
+                .unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn taken(&self, _: Sock) -> u64 {
+        0
     }
 
     fn shutdown_write(&mut self, sock: Sock) {

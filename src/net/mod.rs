@@ -155,6 +155,8 @@ pub trait Net {
     fn write_vectored(&mut self, sock: Sock, slices: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Sends a part of a file. 0: the file is shorter than that.
     fn send_file(&mut self, sock: Sock, file: &File, offset: u64, len: u64) -> io::Result<usize>;
+    /// How much the peer has taken so far, as far as is known: a number that grows while it takes more.
+    fn taken(&self, sock: Sock) -> u64;
     /// Closes the sending side: the peer reads what was sent, then the end.
     fn shutdown_write(&mut self, sock: Sock);
     /// Closes the socket; with a `reset`, so that the peer knows that something is missing.

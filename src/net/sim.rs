@@ -15,6 +15,7 @@
 use super::{Net, Peer, Ready, Sock, Source, Target, Waker, Work};
 use crate::base::clock::Instant;
 use fastrand::Rng;
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -26,6 +27,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// What may go wrong by itself. Resets, half-closes and stalls are up to the test.
+///
+/// ```
+/// use loopwright::sim::Faults;
+/// // Nothing fails by itself, and all that is sent arrives at once.
+/// let calm = Faults { accept_errors: 0, send_buffer: (1 << 20, 1 << 20), segment: 1 << 20 };
+/// assert_ne!(calm, Faults::default());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Faults {
     /// One accept in so many fails (0: none).
@@ -47,8 +55,23 @@ impl Default for Faults {
 }
 
 /// One simulated connection, seen from its client.
+///
+/// ```
+/// use loopwright::sim::{Faults, SimNet};
+/// let mut net = SimNet::new(7, Faults::default());
+/// let (one, other) = (net.connect(0), net.connect(0));
+/// assert_ne!(one, other);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Client(u32);
+
+impl Client {
+    /// Its address, as the server sees it.
+    pub(crate) fn peer(self) -> Peer {
+        let port = 1024 + (self.0 % 60_000) as u16;
+        Peer::Inet(([192, 0, 2, 1], port).into())
+    }
+}
 
 #[derive(Default)]
 struct Wire {
@@ -67,7 +90,7 @@ struct Wire {
     received: Vec<u8>,
     stalled: bool,
     server_finished: bool,
-    closed: bool,
+    closed: Option<Instant>,
     readable_edge: bool,
     writable_edge: bool,
 }
@@ -83,13 +106,14 @@ impl Wire {
     }
 
     fn is_moving(&self) -> bool {
-        !self.closed && (!self.on_the_way.is_empty() || (self.client_finished && !self.end_arrived))
+        self.closed.is_none()
+            && (!self.on_the_way.is_empty() || (self.client_finished && !self.end_arrived))
             || (!self.send_buffer.is_empty() && !self.stalled)
     }
 
     fn is_ready(&self) -> bool {
         self.token.is_some()
-            && !self.closed
+            && self.closed.is_none()
             && (self.readable_edge || (self.writable_edge && self.wants_write))
     }
 }
@@ -119,6 +143,7 @@ pub struct SimNet {
     dialled: VecDeque<Client>,
     /// Accepts that still fail for want of a descriptor.
     exhausted: u32,
+    accept_error: Errno,
     work: Vec<(Instant, Work)>,
     clients_react: bool,
     empty_polls: usize,
@@ -128,6 +153,12 @@ pub struct SimNet {
 
 impl SimNet {
     /// A world with one listener.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// assert_eq!(net.rng().u64(..), SimNet::new(7, Faults::default()).rng().u64(..));
+    /// ```
     pub fn new(seed: u64, faults: Faults) -> SimNet {
         SimNet {
             rng: Rng::with_seed(seed),
@@ -138,6 +169,7 @@ impl SimNet {
             listener_edges: vec![false],
             dialled: VecDeque::new(),
             exhausted: 0,
+            accept_error: Errno::MFILE,
             work: Vec::new(),
             clients_react: false,
             empty_polls: 0,
@@ -147,6 +179,13 @@ impl SimNet {
     }
 
     /// So many listeners, instead of one.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default()).listeners(2);
+    /// let client = net.connect(1);
+    /// assert!(!net.was_reset(client));
+    /// ```
     pub fn listeners(mut self, listeners: usize) -> SimNet {
         self.listeners = (0..listeners).map(|_| Some(VecDeque::new())).collect();
         self.listener_edges = vec![false; listeners];
@@ -154,11 +193,27 @@ impl SimNet {
     }
 
     /// The generator behind everything, for the test's own choices.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// assert!(net.rng().usize(1..=6) <= 6);
+    /// ```
     pub fn rng(&mut self) -> &mut Rng {
         &mut self.rng
     }
 
     /// A client connects to a listener.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// assert!(!net.was_reset(client));
+    /// // Nobody listens there.
+    /// let nowhere = net.connect(1);
+    /// assert!(net.was_reset(nowhere));
+    /// ```
     pub fn connect(&mut self, listener: usize) -> Client {
         let client = Client(self.wires.len() as u32);
         let (least, most) = self.faults.send_buffer;
@@ -189,21 +244,77 @@ impl SimNet {
 
     /// The next `times` accepts of a waiting connection fail: the process is out of descriptors
     /// (EMFILE). The connection stays in the queue.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// server.net_mut().exhaust(2);
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// while server.net_mut().received(client).is_empty() {
+    ///     server.turn().unwrap();
+    /// }
+    /// ```
     pub fn exhaust(&mut self, times: u32) {
-        self.exhausted = times;
+        self.fail_accepts(times, Errno::MFILE);
+    }
+
+    /// The same with any error.
+    #[doc(hidden)]
+    pub fn fail_accepts(&mut self, times: u32, error: Errno) {
+        (self.exhausted, self.accept_error) = (times, error);
     }
 
     /// The client sends.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// while !server.net_mut().received(client).ends_with(b"hi") {
+    ///     server.turn().unwrap();
+    /// }
+    /// ```
     pub fn send(&mut self, client: Client, bytes: &[u8]) {
         self.wire(client).on_the_way.extend(bytes);
     }
 
     /// The client closes its sending side, behind what it has sent.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// server.net_mut().finish(client);
+    /// while !server.net_mut().is_finished(client) {
+    ///     server.turn().unwrap();
+    /// }
+    /// assert!(server.net_mut().received(client).ends_with(b"hi"));
+    /// ```
     pub fn finish(&mut self, client: Client) {
         self.wire(client).client_finished = true;
     }
 
     /// The connection breaks: what is on the way in either direction is lost.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// net.reset(client);
+    /// assert!(net.was_reset(client) && net.is_finished(client));
+    /// ```
     pub fn reset(&mut self, client: Client) {
         let wire = self.wire(client);
         wire.reset = true;
@@ -215,39 +326,125 @@ impl SimNet {
     }
 
     /// The client stops (or begins again) to take what the server sends.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// server.net_mut().stall(client, true);
+    /// for _ in 0..100 {
+    ///     server.turn_within(std::time::Duration::from_millis(1)).unwrap();
+    /// }
+    /// assert!(server.net_mut().received(client).is_empty());
+    /// server.net_mut().stall(client, false);
+    /// while !server.net_mut().received(client).ends_with(b"hi") {
+    ///     server.turn().unwrap();
+    /// }
+    /// ```
     pub fn stall(&mut self, client: Client, stalled: bool) {
         self.wire(client).stalled = stalled;
     }
 
     /// What the client has taken so far.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// assert!(net.received(client).is_empty());
+    /// ```
     pub fn received(&mut self, client: Client) -> &[u8] {
         &self.wire(client).received
     }
 
     /// The client has seen the end: of the answer, or of the connection.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// assert!(!net.is_finished(client));
+    /// ```
     pub fn is_finished(&mut self, client: Client) -> bool {
         let wire = self.wire(client);
-        wire.reset || ((wire.closed || wire.server_finished) && wire.send_buffer.is_empty())
+        wire.reset
+            || ((wire.closed.is_some() || wire.server_finished) && wire.send_buffer.is_empty())
     }
 
     /// The connection broke, or the server closed it in the client's face.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let client = net.connect(0);
+    /// net.reset(client);
+    /// assert!(net.was_reset(client));
+    /// ```
     pub fn was_reset(&mut self, client: Client) -> bool {
         self.wire(client).reset
     }
 
     /// The server holds no socket of this client any more (or has not accepted it yet).
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// assert!(server.net_mut().is_released(client));
+    /// while server.net_mut().received(client).is_empty() {
+    ///     server.turn().unwrap();
+    /// }
+    /// assert!(!server.net_mut().is_released(client));
+    /// ```
     pub fn is_released(&mut self, client: Client) -> bool {
         let wire = self.wire(client);
-        wire.closed || !wire.accepted
+        wire.closed.is_some() || !wire.accepted
+    }
+
+    #[cfg(feature = "sim")]
+    /// When the server closed this client's socket.
+    pub(crate) fn closed_at(&mut self, client: Client) -> Option<Instant> {
+        self.wire(client).closed
     }
 
     /// The time of this world.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let begun = server.net_mut().now();
+    /// server.turn().unwrap();
+    /// assert!(server.net_mut().now() > begun);
+    /// ```
     pub fn now(&self) -> Instant {
         self.now
     }
 
     /// Lets the loop wait no longer than until `at`: a client means to do something then. Time goes
     /// by itself to the next timer when nothing moves, and would pass it by.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// let at = server.net_mut().now() + std::time::Duration::from_secs(60);
+    /// server.net_mut().wake_at(at);
+    /// server.turn().unwrap();
+    /// assert!(server.net_mut().now() >= at);
+    /// ```
     pub fn wake_at(&mut self, at: Instant) {
         let wake = self.waker();
         self.work.push((at, Box::new(move || wake())));
@@ -255,17 +452,49 @@ impl SimNet {
 
     /// From now on the loop's wait ends whenever a client has taken something, so that the test can
     /// let it react. Without this, time may go on to the next timer first.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// server.net_mut().let_clients_react();
+    /// let client = server.net_mut().connect(0);
+    /// server.net_mut().send(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// while server.net_mut().received(client).is_empty() {
+    ///     server.turn().unwrap();
+    /// }
+    /// ```
     pub fn let_clients_react(&mut self) {
         self.clients_react = true;
     }
 
     /// The last `poll` had nothing to wait for: no byte moves, no timer runs. What has not been
     /// answered by now never will be.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// server.turn().unwrap();
+    /// assert!(server.net_mut().is_quiet());
+    /// ```
     pub fn is_quiet(&self) -> bool {
         self.quiet
     }
 
     /// No byte moves and nobody waits to be accepted, whatever timers run.
+    ///
+    /// ```
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// assert!(net.is_still());
+    /// net.connect(0);
+    /// assert!(!net.is_still());
+    /// ```
     pub fn is_still(&self) -> bool {
         let mut queues = self.listeners.iter().flatten();
         !self.is_moving() && self.work.is_empty() && queues.all(VecDeque::is_empty)
@@ -273,6 +502,16 @@ impl SimNet {
 
     /// How often in a row the loop has asked not to wait, when there was nothing to tell it. Few
     /// are work it had left; many are a loop that spins.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Faults, SimNet};
+    /// # let mut app = loopwright::App::new();
+    /// # app.get("/", |_, _, res| res.text("hi"));
+    /// # let net = SimNet::new(7, Faults { accept_errors: 0, ..Faults::default() });
+    /// # let mut server = loopwright::Server::simulate(net, app, ()).unwrap();
+    /// server.turn().unwrap();
+    /// assert_eq!(server.net_mut().empty_polls(), 0);
+    /// ```
     pub fn empty_polls(&self) -> usize {
         self.empty_polls
     }
@@ -287,7 +526,7 @@ impl SimNet {
                 } else {
                     self.rng.usize(1..=most)
                 };
-                if n > 0 && wire.closed {
+                if n > 0 && wire.closed.is_some() {
                     // Data for a closed socket is answered with a reset.
                     wire.on_the_way.clear();
                     wire.send_buffer.clear();
@@ -420,17 +659,14 @@ impl Net for SimNet {
         if self.exhausted > 0 {
             self.exhausted -= 1;
             queue.push_front(client);
-            return Err(io::Error::from_raw_os_error(
-                rustix::io::Errno::MFILE.raw_os_error(),
-            ));
+            return Err(self.accept_error.into());
         }
         if errors > 0 && self.rng.u32(..errors) == 0 {
             self.reset(client);
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         self.wire(client).accepted = true;
-        let port = 1024 + (client.0 % 60_000) as u16;
-        Ok((Sock(client.0), Peer::Inet(([192, 0, 2, 1], port).into())))
+        Ok((Sock(client.0), client.peer()))
     }
 
     fn refuse(&mut self, sock: Sock) {
@@ -536,13 +772,20 @@ impl Net for SimNet {
         }
     }
 
+    fn taken(&self, sock: Sock) -> u64 {
+        self.wires
+            .get(sock.0 as usize)
+            .map_or(0, |wire| wire.received.len() as u64)
+    }
+
     fn shutdown_write(&mut self, sock: Sock) {
         self.wire(Client(sock.0)).server_finished = true;
     }
 
     fn close(&mut self, sock: Sock, reset: bool) {
+        let now = self.now;
         let wire = self.wire(Client(sock.0));
-        wire.closed = true;
+        wire.closed = Some(now);
         wire.token = None;
         if reset || !wire.arrived.is_empty() {
             wire.send_buffer.clear();

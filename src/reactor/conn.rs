@@ -40,6 +40,8 @@ pub(crate) struct Conn {
     pub(crate) deadline: Option<Instant>,
     /// The backlog last got shorter.
     pub(crate) progress: Instant,
+    /// What the peer had taken then: the kernel asks for more only when there is much room.
+    pub(crate) taken: u64,
     /// There was a backlog when it last ran.
     pub(crate) waits: bool,
     pub(crate) linger_until: Option<Instant>,
@@ -78,6 +80,7 @@ impl Conn {
             timer: None,
             deadline: None,
             progress: now,
+            taken: 0,
             waits: false,
             linger_until: None,
             queued: false,

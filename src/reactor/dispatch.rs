@@ -143,7 +143,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let req = Request {
             head,
             params: &params,
-            body: whole.unwrap_or(b""),
+            body: whole
+                .filter(|_| !table.ignores_body(target.key))
+                .unwrap_or(b""),
             peer: conn.peer,
             id: start.request_id,
             route: table.pattern(target.key),
@@ -180,6 +182,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         conn.http.want_body(&mut self.cork);
         let fields = self.fields.clone();
         let collect = Collect {
+            ignores_body: self.sites.current.table.ignores_body(start.key),
             raw: head.raw.to_vec(),
             body: Vec::new(),
             fields,

@@ -39,6 +39,8 @@ pub(crate) struct Exchange<S> {
     pub(crate) upload: Upload<S>,
     /// The credit of its streamed answer.
     pub(crate) flow: Option<Rc<Flow>>,
+    /// Output of answers before its streamed one may still wait.
+    pub(crate) follows: bool,
     pub(crate) on_abort: Vec<Callback<S>>,
     pub(crate) on_drain: Vec<Callback<S>>,
     /// Uploads that wait for this answer to drain.
@@ -66,6 +68,8 @@ pub(crate) enum Upload<S> {
 
 /// What a handler needs once its body is whole: the head again, and what middleware has set.
 pub(crate) struct Collect {
+    /// The body is only waited for.
+    pub(crate) ignores_body: bool,
     pub(crate) raw: Vec<u8>,
     pub(crate) body: Vec<u8>,
     pub(crate) fields: FieldBlock,
@@ -91,6 +95,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let has_body = conn.http.has_body_to_come();
         let upload = if has_body { upload } else { Upload::Done };
         conn.held = matches!(upload, Upload::Undecided);
+        conn.http.hold_body(self.now);
         self.sites.count(start.site, 1);
         let has_after = self
             .sites
@@ -103,6 +108,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             head,
             upload,
             flow: None,
+            follows: false,
             on_abort: Vec::new(),
             on_drain: Vec::new(),
             feeders: Vec::new(),

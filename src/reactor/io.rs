@@ -96,6 +96,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(conn) = self.conns.get_mut(id)
             && !kept.is_empty()
         {
+            // A byte is not to keep the memory of a gulp.
+            kept.shrink_to(2 * kept.len());
             conn.kept = kept;
         }
         // What drain callbacks write from here on waits for the next run.
@@ -206,6 +208,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Ok(n) => {
                 // A short read has emptied the socket; only an end that has been announced is left.
                 conn.readable = n == inbox.len() || conn.read_closed;
+                if let Some(key) = conn.socket
+                    && let Some(attached) = self.sockets.get_mut(key as usize)
+                {
+                    attached.hear(self.now);
+                }
                 Got::Bytes(n)
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -353,6 +360,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(flow) = &exchange.flow {
             flow.buffered.set(waits);
         }
+        exchange.follows &= waits > 0;
         if waits > self.limits.high_water / 2 {
             return;
         }
@@ -392,6 +400,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             conn.http.answer_taken(self.now);
         }
         conn.waits = waits;
+        if waits && conn.progress == self.now {
+            conn.taken = self.net.taken(conn.sock);
+        }
         let reading = !(conn.held && conn.http.has_body_to_come());
         let is_link = conn.link.is_some();
         let (socket, progress, holds) = (conn.socket, conn.progress, conn.http.has_body_to_come());

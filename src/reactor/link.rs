@@ -19,10 +19,12 @@ use std::rc::Rc;
 pub(super) struct Linked<S> {
     link: Box<dyn Link<S>>,
     flow: Rc<Flow>,
+    /// More than high water waited, and it has not been told that there is room again.
+    is_full: bool,
     state: State,
-    /// It was over `limits.high_water`, and has not been told of room since.
-    was_full: bool,
 }
+
+const TOO_MUCH: &str = "more waits for it than limits.output";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -43,12 +45,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let flow = Rc::<Flow>::default();
         flow.high_water.set(self.limits.high_water);
-        let was_full = false;
         let key = self.links.insert(Linked {
             link,
             flow,
+            is_full: false,
             state,
-            was_full,
         });
         let mut conn = Conn::new(sock, peer, self.now);
         conn.http.hand_over();
@@ -164,9 +165,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 let Some(conn) = self.conns.get(to) else {
                     return;
                 };
-                let waits = conn.backlog.bytes();
+                let corked = match self.running == Some(to) {
+                    true => self.cork.len(),
+                    false => 0,
+                };
+                let waits = conn.backlog.bytes() + corked;
                 if waits > self.limits.output {
-                    return self.cut(to, "more waits for it than limits.output");
+                    return self.cut(to, TOO_MUCH);
                 }
                 flow.buffered.set(waits.max(flow.buffered.get()));
             }
@@ -187,9 +192,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(linked) = self.links.get_mut(key as usize) else {
             return;
         };
-        linked.was_full |= linked.flow.buffered.get() > linked.flow.high_water.get();
+        linked.is_full |= linked.flow.buffered.get() > linked.flow.high_water.get();
         linked.flow.buffered.set(waits);
-        if waits <= half && std::mem::take(&mut linked.was_full) {
+        if waits > self.limits.output {
+            return self.cut(id, TOO_MUCH);
+        }
+        if waits <= half && std::mem::take(&mut linked.is_full) {
             let mut cx = cx!(self);
             self.watch
                 .guarded(&self.net, "a link that has drained", || {
@@ -203,6 +211,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn is_link_spent(&mut self, id: ConnId) -> bool {
         self.linked(id)
             .is_some_and(|linked| linked.state == State::Closing)
+    }
+
+    /// Those that are left when the server leaves.
+    pub(super) fn end_links(&mut self) {
+        for id in self.conns.ids() {
+            if self.linked(id).is_some() {
+                self.cut(id, "the server leaves");
+            }
+        }
     }
 
     pub(super) fn end_link(&mut self, id: ConnId, why: &str) {

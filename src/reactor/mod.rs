@@ -60,7 +60,7 @@ pub use server::{Builder, Server};
 use crate::app::ctx::{Core, Due, Timer};
 use crate::app::mailbox::{Handle, Post};
 use crate::app::outbox::Outbox;
-use crate::app::publish::{Bus, Publication, Subscriber};
+use crate::app::publish::Bus;
 use crate::app::settings::{Limits, Timeouts};
 use crate::app::stats::LoopStats;
 use crate::base::clock::{Instant, StockFields};
@@ -95,8 +95,6 @@ pub struct Reactor<N: Net, S> {
     sockets: Slab<Attached<S>>,
     links: Slab<Linked<S>>,
     bus: Option<Box<dyn Bus<S>>>,
-    /// Who is to be handed what in this turn: empty between turns.
-    deliveries: Vec<(Subscriber, Rc<Publication>)>,
     sites: Sites<S>,
     state: S,
     core: Core<S>,
@@ -145,7 +143,7 @@ pub struct Reactor<N: Net, S> {
 }
 
 /// Where input goes in one gulp. Short reads are the rule; a full one means there may be more.
-const INBOX: usize = 64 * 1024;
+const INBOX: usize = 128 * 1024;
 /// Output memory that is kept between turns; what a burst needed beyond it is given back.
 const CORK_KEPT: usize = 256 * 1024;
 
@@ -222,6 +220,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.reap();
         let goes_on = !self.is_stopped();
         if !goes_on {
+            self.end_links();
+            self.reap();
             // Whoever posts from now on is told that nobody reads it.
             self.core.mailbox.close();
         }
@@ -346,7 +346,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 conn.read_closed |= event.read_closed;
                 conn.blocked &= !(event.writable || event.broken);
                 if event.broken {
-                    self.cut(id, "the connection broke");
+                    // One that is being made says itself why it was not.
+                    if self.is_linked(id) {
+                        self.cut(id, "the connection broke");
+                    }
                     return;
                 }
                 let waits_for_us = event.read_closed && conn.exchange.is_some();
@@ -403,8 +406,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Err(e) if e.kind() == std_io::ErrorKind::WouldBlock => {
                 self.acceptable[listener] = false
             }
-            // The client has gone again, or the network failed it: the next one may be fine.
-            Err(e) if !is_exhaustion(&e) => log::debug!("accept: {e}"),
+            // The next one may be fine.
+            Err(e) if is_of_one_client(&e) => log::debug!("accept: {e}"),
+            // Out of descriptors or memory, or not allowed to: the next accept would fail the same way.
             Err(e) => {
                 self.warn_accept(&format!("accepting pauses for timeouts.accept_pause: {e}"));
                 self.accept_paused = true;
@@ -492,7 +496,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     fn read_mail(&mut self) {
-        self.mail.extend(self.core.mailbox.take());
+        if self.mail.is_empty() {
+            self.mail = self.core.mailbox.take(self.commands_left);
+        }
         while self.commands_left > 0
             && let Some(post) = self.mail.pop_front()
         {
@@ -557,6 +563,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return self.release(id);
         }
         if !conn.backlog.is_empty() && now >= conn.progress + self.timeouts.write {
+            let taken = self.net.taken(conn.sock);
+            if taken > conn.taken {
+                (conn.taken, conn.progress) = (taken, now);
+                // It runs only to be given its next deadline.
+                return self.wake(id);
+            }
             let (waits, limit) = (conn.backlog.bytes(), self.timeouts.write);
             log::info!(
                 "{}: cut: the client takes none of the {waits} bytes that wait for it within timeouts.write = {limit:?}",
@@ -611,11 +623,23 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 }
 
-/// Out of descriptors or memory: the next accept would fail the same way.
-fn is_exhaustion(e: &std_io::Error) -> bool {
+/// The client has gone again, or the network has failed it: accept(2) takes it out of the queue, and says so.
+fn is_of_one_client(e: &std_io::Error) -> bool {
     use rustix::io::Errno;
-    let errno = e.raw_os_error();
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|known| errno == Some(known.raw_os_error()))
+    let known = [
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::OPNOTSUPP,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::TIMEDOUT,
+    ];
+    e.kind() == std_io::ErrorKind::ConnectionAborted
+        || known
+            .iter()
+            .any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
 }

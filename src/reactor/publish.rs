@@ -7,27 +7,31 @@ use crate::net::Net;
 use std::rc::Rc;
 
 impl<N: Net, S: 'static> Reactor<N, S> {
-    /// Hands out what waits, within the turn's budget; the rest is the next turn's.
+    /// Hands out what waits, within the turn's budget; the rest is the next turn's. One by one, for a subscriber
+    /// that is called may change who is subscribed.
     pub(super) fn deliver(&mut self) {
         if self.core.topics.waiting() == 0 {
             return;
         }
-        let mut due = std::mem::take(&mut self.deliveries);
-        let budget = self.limits.deliveries_per_turn;
-        self.core
-            .topics
-            .deliver(budget, &mut |to, publication: &Rc<Publication>| {
-                due.push((to, publication.clone()));
-            });
-        for (to, publication) in due.drain(..) {
-            match to {
-                Subscriber::Socket(id) => self.deliver_to_socket(id, &publication),
-                Subscriber::Call(slot, generation) => {
+        // One by one: what a callback changes about subscriptions holds for the next.
+        for _ in 0..self.limits.deliveries_per_turn {
+            let mut due = None;
+            let to_one = &mut |to, publication: &Rc<Publication>| {
+                due = Some((to, publication.clone()));
+            };
+            if self.core.topics.deliver(1, to_one) == 0 {
+                break;
+            }
+            match due {
+                Some((Subscriber::Socket(id), publication)) => {
+                    self.deliver_to_socket(id, &publication);
+                }
+                Some((Subscriber::Call(slot, generation), publication)) => {
                     self.deliver_to_call(slot as usize, generation, &publication);
                 }
+                None => {}
             }
         }
-        self.deliveries = due;
         self.settle();
     }
 

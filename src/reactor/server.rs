@@ -133,6 +133,7 @@ impl Builder {
             threads: self.limits.offload_threads,
             queue: self.limits.offload_queue,
             unsent: u32::try_from(self.limits.unsent).unwrap_or(u32::MAX),
+            keepalive: self.timeouts.tcp_keepalive,
         }
     }
 
@@ -212,7 +213,6 @@ impl Builder {
             sockets: Slab::new(),
             links: Slab::new(),
             bus,
-            deliveries: Vec::new(),
             inbound: Inbound::default(),
             outbound: Outbound::new(COMPRESSION, self.limits.compress_from),
             sites: Sites::new(site),

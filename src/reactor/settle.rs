@@ -179,16 +179,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             flow.closed.set(true);
             return self.unanswered(to, fields, FailureKind::Header, fault);
         }
+        let follows = self.output_of(to.conn) > 0;
         self.with_tx(to.conn, |tx| tx.begin(status, &fields, length));
         if let Some(exchange) = self.exchange_of(to) {
             exchange.flow = Some(flow);
+            exchange.follows = follows;
             for from in std::mem::take(&mut exchange.feeders) {
                 self.resume(from);
             }
         }
     }
 
-    /// A piece of a streamed answer.
+    /// A piece of a streamed answer. One that is over `limits.output` is not queued: the answer is broken off.
     pub(super) fn write_piece(&mut self, to: StreamRef, bytes: Body<'_>) {
         let Some(exchange) = self.exchange_of(to) else {
             return;
@@ -196,25 +198,45 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(flow) = exchange.flow.clone() else {
             return;
         };
-        self.with_tx(to.conn, |tx| tx.chunk(bytes));
+        let waits = self.output_of(to.conn);
         let Some(conn) = self.conns.get(to.conn) else {
             return;
         };
-        let corked = if self.running == Some(to.conn) {
+        let len = usize::try_from(bytes.len()).unwrap_or(usize::MAX);
+        if conn.http.sends_body() && waits.saturating_add(len) > self.limits.output {
+            log::warn!(
+                "{}: {waits} bytes wait for a client, and {len} more are over limits.output = {}: wait for the writer's Demand",
+                conn.peer,
+                self.limits.output
+            );
+            return self.break_off(to);
+        }
+        self.with_tx(to.conn, |tx| tx.chunk(bytes));
+        let waits = self.output_of(to.conn);
+        flow.buffered.set(waits.max(flow.buffered.get()));
+    }
+
+    /// What waits to be sent on a connection, that of its present run included.
+    fn output_of(&self, id: ConnId) -> usize {
+        let corked = if self.running == Some(id) {
             self.cork.len()
         } else {
             0
         };
-        let waits = conn.backlog.bytes() + corked;
-        flow.buffered.set(waits.max(flow.buffered.get()));
-        if waits > self.limits.output {
-            log::warn!(
-                "{}: {waits} bytes wait for a client, over limits.output = {}: wait for the writer's Demand",
-                conn.peer,
-                self.limits.output
-            );
-            self.cut(to.conn, "over limits.output");
+        let conn = self.conns.get(id);
+        conn.map_or(0, |conn| conn.backlog.bytes()) + corked
+    }
+
+    /// Ends a streamed answer of which too much waits. Its own pieces are worth nothing now, and go with
+    /// it; but if whole answers may wait before them, all of it goes out.
+    fn break_off(&mut self, to: StreamRef) {
+        let is_alone = self
+            .exchange_of(to)
+            .is_some_and(|exchange| !exchange.follows);
+        if is_alone && let Some(conn) = self.conns.get_mut(to.conn) {
+            conn.backlog.clear();
         }
+        self.give_up(to.conn, "over limits.output");
     }
 
     /// The end of a streamed answer.

@@ -50,6 +50,7 @@ pub(super) const LEAVING: Closed<'static> = Closed {
 macro_rules! ws {
     ($self:ident, $id:expr, $conn:ident, $line:expr) => {
         WebSocket {
+            high_water: $self.limits.high_water.min($line.settings.output),
             line: $line,
             out: Output {
                 cork: &mut $self.cork,
@@ -57,10 +58,18 @@ macro_rules! ws {
             },
             outbound: &mut $self.outbound,
             outbox: &$self.outbox,
-            high_water: $self.limits.high_water,
             id: $id,
         }
     };
+}
+
+impl<S> Attached<S> {
+    /// Something has come from the client.
+    pub(super) fn hear(&mut self, now: Instant) {
+        if self.line.session.is_open() {
+            (self.since, self.asked) = (now, false);
+        }
+    }
 }
 
 impl<N: Net, S: 'static> Reactor<N, S> {
@@ -68,12 +77,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn open_socket(&mut self, new: NewSocket<S>) {
         let NewSocket {
             to,
-            socket,
+            mut socket,
             line,
             request,
         } = new;
         let since = self.now;
         let Some(conn) = self.conns.get_mut(to) else {
+            // Gone in the meantime; whoever accepted it wants to know.
+            let mut cx = cx!(self);
+            self.watch.guarded(&self.net, "the end of a WebSocket", || {
+                socket.close(&mut cx, BROKEN)
+            });
             return;
         };
         let attached = Attached {
@@ -83,8 +97,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             since,
             asked: false,
         };
-        conn.socket = Some(self.sockets.insert(attached) as u32);
+        let (key, has_left) = (self.sockets.insert(attached) as u32, conn.eof);
+        conn.socket = Some(key);
         self.with_socket(to, |socket, cx, ws| socket.open(cx, ws));
+        // It may have been long in coming.
+        if has_left {
+            self.on_socket_eof(to, key);
+        } else if self.stopping.is_draining() {
+            self.close_socket(to, LEAVING);
+        }
     }
 
     /// Takes events from the input until it is used up, or has to wait. Says how much is used.
@@ -123,14 +144,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 socket,
                 line,
                 request,
-                since,
-                asked,
+                ..
             } = attached;
             let mut rest = &mut input[used..];
             let total = rest.len();
-            if total > 0 && line.session.is_open() {
-                (*since, *asked) = (self.now, false);
-            }
             let limit = line.settings.message;
             let polled = line.session.poll_event(&mut rest, &mut self.inbound, limit);
             used += total - rest.len();
@@ -282,9 +299,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let line = &mut attached.line;
         let was_open = line.session.is_open();
         let mut ws = ws!(self, id, conn, line);
-        let prepared = publication.prepared(ws.outbound);
-        let (kind, payload) = (publication.kind, &publication.payload);
-        let sent = ws.transmit_prepared(kind, payload, prepared);
+        let sent = ws.transmit_prepared(&publication.message);
         ws.out.seal();
         match (sent, line.settings.slow) {
             (Sent::Dropped, Slow::Tell) => {
@@ -303,10 +318,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(attached) = self.sockets.get_mut(key as usize) else {
             return;
         };
-        if let Some(flow) = &attached.line.flow {
-            flow.buffered.set(waits);
-        }
-        if waits <= self.limits.high_water / 2 && std::mem::take(&mut attached.line.is_full) {
+        let line = &mut attached.line;
+        line.tell_flow(waits);
+        if line.awaits.take_if(|room| waits <= *room).is_some() && line.session.is_open() {
             self.with_socket(id, |socket, cx, ws| socket.drained(cx, ws));
         }
     }

@@ -27,6 +27,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let from = exchange.stream;
         match &mut exchange.upload {
+            Upload::Collect(collect) if collect.ignores_body => {}
             Upload::Collect(collect) => collect.body.extend_from_slice(bytes),
             Upload::Sink(sink) => {
                 let mut cx = cx!(self);
@@ -64,8 +65,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     pub(super) fn hold(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id) {
-            conn.held = true;
+        let now = self.now;
+        if let Some(conn) = self.conns.get_mut(id)
+            && !std::mem::replace(&mut conn.held, true)
+        {
+            conn.http.hold_body(now);
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod access_log;
 pub mod bus;
+pub mod channel;
 #[cfg(feature = "files")]
 pub mod files;
 pub mod respond;

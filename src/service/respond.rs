@@ -50,6 +50,24 @@ pub fn redirect<S: 'static>(
     }
 }
 
+/// What a resource that says nothing of methods allows: those of RFC 9110 §9.3 and RFC 5789 that are about
+/// its content. OPTIONS says which; TRACE and CONNECT are 405, a method nobody knows is 501.
+#[cfg(feature = "config")]
+pub(crate) fn for_known_methods<S: 'static>(
+    mut call: impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + 'static,
+) -> impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>) + 'static {
+    const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+    move |cx, req, res| match req.method().as_str() {
+        "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" => call(cx, req, res),
+        "OPTIONS" => res.status(204).header("allow", ALLOW).empty(),
+        "TRACE" | "CONNECT" => res
+            .status(405)
+            .header("allow", ALLOW)
+            .text("Method Not Allowed"),
+        _ => res.status(501).text("Not Implemented"),
+    }
+}
+
 fn expand(template: &str, req: &Request<'_>) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;

@@ -4,13 +4,16 @@
 use super::Outcome;
 use super::client::Seen;
 use super::reader::{Answer, Asked, excerpt};
+use super::reason::{Kind, Reason};
 use super::request::Request;
 
 /// The checks of one client.
-pub(super) fn check(outcome: &Outcome) -> Result<(), String> {
+pub(super) fn check(outcome: &Outcome) -> Result<(), Reason> {
     for (n, seen) in outcome.clients.iter().enumerate() {
         let judge = Judge { outcome, seen };
-        judge.judge().map_err(|why| format!("client {n}, {why}"))?;
+        judge
+            .judge()
+            .map_err(|why| why.at(format_args!("client {n}, ")))?;
     }
     Ok(())
 }
@@ -21,12 +24,12 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn judge(&self) -> Result<(), String> {
+    fn judge(&self) -> Result<(), Reason> {
         let seen = self.seen;
         let mut rest = &seen.received[..];
         let mut end = 0;
         for (n, request) in seen.requests.iter().enumerate() {
-            let at = |why: String| format!("request {n} ({}): {why}", request.line());
+            let at = |why: Reason| why.at(format_args!("request {n} ({}): ", request.line()));
             let begin = end;
             end += request.bytes.len();
             if seen.sent <= begin {
@@ -41,37 +44,29 @@ impl Judge<'_> {
             let answer = self.next(&mut rest, request).map_err(at)?;
             let is_whole = answer.as_ref().is_some_and(|answer| answer.is_whole);
             if !is_whole {
-                return match self.excuses(n, is_sent, is_blank) {
+                return match self.excuses(n, end, is_blank) {
                     true => Ok(()),
-                    false => Err(at(format!(
-                        "{}; {} of its {} bytes were sent, the connection {}",
-                        if is_blank {
-                            "no answer"
-                        } else {
-                            "a part of an answer"
-                        },
-                        seen.sent.min(end) - begin,
-                        request.bytes.len(),
-                        match (seen.was_reset, seen.has_ended) {
-                            (true, _) => "was reset",
-                            (false, true) => "was closed",
-                            (false, false) => "is open, and nothing moves any more",
-                        }
-                    ))),
+                    false => Err(at(self.missing(n, begin, end, is_blank))),
                 };
             }
             let Some(answer) = answer else { return Ok(()) };
-            self.content(request, &answer, is_sent).map_err(at)?;
+            self.content(n, &answer, is_sent).map_err(at)?;
             if answer.closes {
                 return match rest {
                     [] => Ok(()),
-                    rest => Err(at(format!("after `connection: close`: {}", excerpt(rest)))),
+                    rest => {
+                        let text = format!("after `connection: close`: {}", excerpt(rest));
+                        Err(at(Reason::new(Kind::Unasked, text)))
+                    }
                 };
             }
         }
         match rest {
             [] => Ok(()),
-            rest => Err(format!("an answer nobody asked for: {}", excerpt(rest))),
+            rest => {
+                let text = format!("an answer nobody asked for: {}", excerpt(rest));
+                Err(Reason::new(Kind::Unasked, text))
+            }
         }
     }
 
@@ -80,91 +75,169 @@ impl Judge<'_> {
         &self,
         rest: &mut &'b [u8],
         request: &Request,
-    ) -> Result<Option<Answer<'b>>, String> {
+    ) -> Result<Option<Answer<'b>>, Reason> {
         let asked: Asked = request.asked();
         // What ends with the connection is whole only if that has not broken.
         let ended = self.seen.has_ended && !self.seen.was_reset;
-        let Some(mut answer) = Answer::read(rest, asked, ended)? else {
+        let read =
+            |rest| Answer::read(rest, asked, ended).map_err(|why| Reason::new(Kind::Grammar, why));
+        let Some(mut answer) = read(rest)? else {
             return Ok(None);
         };
         if answer.is_interim() {
             if !request.expects_leave {
-                return Err("nobody asked for 100 Continue".to_string());
+                return Err(Reason::new(Kind::Unfit, "nobody asked for 100 Continue"));
             }
             *rest = &rest[answer.len..];
             if rest.is_empty() {
                 return Ok(None);
             }
-            let Some(second) = Answer::read(rest, asked, ended)? else {
+            let Some(second) = read(rest)? else {
                 return Ok(None);
             };
             answer = second;
             if answer.is_interim() {
-                return Err("100 Continue twice".to_string());
+                return Err(Reason::new(Kind::Unfit, "100 Continue twice"));
             }
         }
         *rest = &rest[answer.len..];
         Ok(Some(answer))
     }
 
-    fn content(&self, request: &Request, answer: &Answer<'_>, is_sent: bool) -> Result<(), String> {
+    fn content(&self, n: usize, answer: &Answer<'_>, is_sent: bool) -> Result<(), Reason> {
+        let request = &self.seen.requests[n];
         if request.is_malformed() {
             let is_refused = (400..600).contains(&answer.status) && answer.closes;
             return match is_refused || !is_sent {
                 true => Ok(()),
-                false => Err(format!("malformed, and answered {}", answer.status)),
+                false => Err(Reason::new(
+                    Kind::Unfit,
+                    format!("malformed, and answered {}", answer.status),
+                )),
             };
         }
         if answer.status == 408 {
-            return match !is_sent || self.is_slow() {
+            return match !is_sent || self.is_slow(n) {
                 true => Ok(()),
-                false => Err("408, though it came at once".to_string()),
+                false => Err(Reason::new(Kind::Unfit, "408, though it came at once")),
+            };
+        }
+        let limits = &self.outcome.world.limits;
+        if request.is_head_over(limits) || answer.status == 431 {
+            let is_right = request.is_head_over(limits) && answer.status == 431 && answer.closes;
+            return match is_right || !is_sent {
+                true => Ok(()),
+                false => {
+                    let (bytes, fields) = (request.head_len, request.fields);
+                    let text = format!(
+                        "a head of {bytes} bytes and {fields} fields is answered {}; limits.head = {}, limits.fields = {}",
+                        answer.status, limits.head, limits.fields
+                    );
+                    Err(Reason::new(Kind::Unfit, text))
+                }
             };
         }
         if request.closes && !answer.closes {
-            return Err("the connection should close".to_string());
+            return Err(Reason::new(Kind::Unfit, "the connection should close"));
         }
         match &request.check {
-            Some(check) => check(request, answer),
+            Some(check) => check(request, answer).map_err(|why| Reason::new(Kind::Template, why)),
             None => Ok(()),
         }
     }
 
-    /// There is a reason why request `n` has no answer, or a part of one.
-    fn excuses(&self, n: usize, is_sent: bool, is_blank: bool) -> bool {
-        let (outcome, seen) = (self.outcome, self.seen);
-        let request = &seen.requests[n];
-        if seen.did_reset || seen.stalls || !is_sent || request.may_fail {
-            return true;
-        }
-        if !seen.has_ended {
-            // Nothing moves any more, and it still waits.
-            return false;
-        }
-        let ends = |request: &Request| request.closes || request.is_malformed();
-        let world = &outcome.world;
-        // Its body was refused, or is too long to be dropped: its answer came before.
-        let unread = n
-            .checked_sub(1)
-            .map(|last| &seen.requests[last])
-            .is_some_and(|last| {
-                last.has_body
-                    && (last.expects_leave || last.bytes.len() as u64 > world.limits.discard)
-            });
-        let is_refused = n == 0 && (world.faults.accept_errors > 0 || outcome.is_stopped);
-        outcome.cut > 0
-            || self.is_slow()
-            || (is_blank && (outcome.is_stopped || unread))
-            // What HEAD is answered looks whole, even if what would be its body was broken off.
-            || (is_blank && seen.requests[..n].iter().any(|before| before.may_fail))
-            || (seen.was_reset && (outcome.left_at_once || seen.requests.iter().any(ends)))
-            // A producer over `limits.output` takes what waits before it along.
-            || seen.requests[n + 1..].iter().any(|later| later.may_fail)
-            || (seen.was_reset && is_blank && is_refused)
+    /// Request `n` has no answer, or a part of one.
+    fn missing(&self, n: usize, begin: usize, end: usize, is_blank: bool) -> Reason {
+        let seen = self.seen;
+        let (kind, what) = match is_blank {
+            true => (Kind::Missing, "no answer"),
+            false => (Kind::Part, "a part of an answer"),
+        };
+        let connection = match (seen.was_reset, seen.has_ended) {
+            (true, _) => "was reset",
+            (false, true) => "was closed",
+            (false, false) => "is open, and nothing moves any more",
+        };
+        let server = match seen.ended.get(n) {
+            None => "has not answered it",
+            Some(ended) if ended.is_aborted => "has broken it off",
+            Some(_) => "says that it is answered",
+        };
+        let (sent, all) = (seen.sent.min(end) - begin, end - begin);
+        let text = format!(
+            "{what}; {sent} of its {all} bytes were sent, the connection {connection}; the server {server}"
+        );
+        Reason::new(kind, text)
     }
 
-    fn is_slow(&self) -> bool {
+    /// There is a reason why request `n` has no answer, or a part of one.
+    fn excuses(&self, n: usize, end: usize, is_blank: bool) -> bool {
+        let (outcome, seen) = (self.outcome, self.seen);
+        let request = &seen.requests[n];
+        if seen.did_reset || seen.stalls || seen.sent < end {
+            return true;
+        }
+        // What was on its way when the server left is lost; what was sent and read before is not.
+        let was_cut = outcome.left_at.is_some() && seen.closed_at == outcome.left_at;
+        if was_cut && outcome.cut > 0 || self.was_overtaken(n, end) {
+            return true;
+        }
+        let ended = |n: usize| seen.ended.get(n);
+        match ended(n) {
+            // The server says that it is answered, and so it must be: in a drain, too.
+            Some(ended) if !ended.is_aborted => seen.stalled >= outcome.world.timeouts.write / 2,
+            // A body that turns out to be too long takes the answer that had begun along.
+            Some(_) => {
+                let is_over = request.is_body_over(&outcome.world.limits);
+                request.may_fail || is_over || self.is_slow(n)
+            }
+            // Nothing moves any more, and it still waits.
+            None if !seen.has_ended => request.may_fail,
+            None => {
+                let last = n.checked_sub(1);
+                // HEAD is answered whole, even if what would be its body was broken off.
+                let is_behind_broken = last.and_then(ended).is_some_and(|last| last.is_aborted);
+                let is_behind_unread = last.is_some_and(|last| self.may_be_unread(last));
+                let faults = outcome.world.faults.accept_errors > 0;
+                is_blank && (outcome.is_stopped || is_behind_broken || is_behind_unread)
+                    || is_blank && n == 0 && seen.was_reset && faults
+                    || self.is_slow(n)
+            }
+        }
+    }
+
+    /// Its body was refused, or is too long to be dropped: its answer came before.
+    fn may_be_unread(&self, n: usize) -> bool {
+        let request = &self.seen.requests[n];
+        let limits = &self.outcome.world.limits;
+        let is_long = request.bytes.len() as u64 > limits.discard || request.is_body_over(limits);
+        request.has_body && (request.expects_leave || is_long)
+    }
+
+    /// A reset has taken the end of its answer along. A server resets who has sent more than it reads:
+    /// behind the last answer for longer than it lingers, or when it leaves at once; and who would take
+    /// a part of an answer for the whole.
+    fn was_overtaken(&self, n: usize, end: usize) -> bool {
+        let (outcome, seen) = (self.outcome, self.seen);
+        if !seen.was_reset {
+            return false;
+        }
+        let limits = &outcome.world.limits;
+        let ends = |request: &Request| {
+            let is_over = request.is_head_over(limits) || request.is_body_over(limits);
+            // An answer without a length ends with the connection in HTTP/1.0.
+            request.closes || request.by_http_10 || request.is_malformed() || is_over
+        };
+        let sent_more = seen.sent > end || seen.requests[n].has_body;
+        let lingers =
+            outcome.left_at_once || outcome.world.is_tight() || seen.requests.iter().any(ends);
+        let mut behind = seen.requests.iter().zip(&seen.ended).skip(n + 1);
+        let breaks_off = behind.any(|(request, ended)| request.by_http_10 && ended.is_aborted);
+        sent_more && lingers || breaks_off
+    }
+
+    fn is_slow(&self, n: usize) -> bool {
         // Where a timeout is that short, the network alone may exceed it.
-        self.seen.is_slow || self.outcome.world.quickest().as_millis() < 1000
+        self.seen.was_slow(n) || self.outcome.world.is_tight()
     }
 }

@@ -1,16 +1,34 @@
 //! Floor 4. A client: it acts between two turns, as its schedule says, and reads what it is answered.
 
 use super::reader::{self, Answer};
+use super::reason::{Kind, Reason};
 use super::request::{Request, Template};
 use super::schedule::Operation;
 use super::trace::Trace;
 use crate::base::clock::Instant;
+use crate::net::Peer;
 use crate::net::sim::{self, SimNet};
 use memchr::memmem;
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// What a client has sent and received, at the end of a run.
+///
+/// ```
+/// # use loopwright::App;
+/// # use loopwright::sim::{Simulation, Template};
+/// # let simulation = Simulation::new(|| (), |_| {
+/// #     let mut app: App = App::new();
+/// #     app.get("/{id}", |_, _, res| res.text("hi"));
+/// #     app
+/// # });
+/// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+/// let outcome = simulation.run(3).unwrap();
+/// for seen in &outcome.clients {
+///     assert!(seen.requests.len() <= 10 && seen.ended.len() <= seen.requests.len());
+/// }
+/// ```
 pub struct Seen {
     /// What it meant to send, in order.
     pub requests: Vec<Request>,
@@ -28,8 +46,60 @@ pub struct Seen {
     pub did_finish: bool,
     /// It stopped taking answers for good.
     pub stalls: bool,
-    /// It was silent, or stalled, for as long as some timeout.
-    pub is_slow: bool,
+    /// The longest time for which it took nothing.
+    pub stalled: Duration,
+    /// Requests during which it was silent, or stalled, for as long as some timeout: the first that was
+    /// not answered then, and the first that was not sent whole.
+    pub slow: Vec<RangeInclusive<usize>>,
+    /// What `after` was told of its requests, in order: the first of them is of the first request.
+    pub ended: Vec<Ended>,
+    /// When the server closed the connection.
+    pub closed_at: Option<Instant>,
+}
+
+impl Seen {
+    /// It was so slow that the server may have refused request `n`, or closed instead of answering it.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for seen in &outcome.clients {
+    ///     assert!(!seen.was_slow(seen.requests.len() + 1));
+    /// }
+    /// ```
+    pub fn was_slow(&self, n: usize) -> bool {
+        self.slow.iter().any(|requests| requests.contains(&n))
+    }
+}
+
+/// What the server says of a request that it has dispatched.
+///
+/// ```
+/// # use loopwright::App;
+/// # use loopwright::sim::{Simulation, Template};
+/// # let simulation = Simulation::new(|| (), |_| {
+/// #     let mut app: App = App::new();
+/// #     app.get("/{id}", |_, _, res| res.text("hi"));
+/// #     app
+/// # });
+/// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+/// let outcome = simulation.run(3).unwrap();
+/// let mut ended = outcome.clients.iter().flat_map(|seen| &seen.ended);
+/// assert!(ended.all(|ended| ended.at <= outcome.end));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// When it said so.
+    pub at: Instant,
+    /// Its answer was broken off, or never began. If not, its last byte was on its way.
+    pub is_aborted: bool,
 }
 
 pub(super) struct Client {
@@ -58,7 +128,8 @@ pub(super) struct Client {
     stalled: Option<Instant>,
     /// It connected, or was last answered.
     since: Instant,
-    is_slow: bool,
+    stalled_for: Duration,
+    slow: Vec<RangeInclusive<usize>>,
     /// The shortest timeout.
     quickest: Duration,
 }
@@ -85,7 +156,8 @@ impl Client {
             did_finish: false,
             stalled: None,
             since: Instant::default(),
-            is_slow: false,
+            stalled_for: Duration::ZERO,
+            slow: Vec::new(),
             quickest,
         }
     }
@@ -96,7 +168,7 @@ impl Client {
         net: &mut SimNet,
         templates: &[Template],
         trace: &mut Trace,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Reason> {
         let mut has_acted = false;
         while self.next <= net.now() && !self.program.is_empty() {
             if !self.step(net, templates, trace)? {
@@ -120,15 +192,16 @@ impl Client {
         net: &mut SimNet,
         templates: &[Template],
         trace: &mut Trace,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Reason> {
         let now = net.now();
         let Some(operation) = self.program.front() else {
             return Ok(false);
         };
         match operation {
             Operation::Wait(time) => {
-                self.is_slow |= *time >= self.quickest;
-                self.next = now + *time;
+                let time = *time;
+                self.took(time);
+                self.next = now + time;
                 net.wake_at(self.next);
                 self.program.pop_front();
                 return Ok(true);
@@ -140,7 +213,9 @@ impl Client {
             _ => {}
         }
         let conn = self.connect(0, net);
-        self.is_slow |= self.sent < self.bytes.len() && now - self.since >= self.quickest;
+        if self.sent < self.bytes.len() {
+            self.took(now - self.since);
+        }
         self.listen(conn, net, trace)?;
         let is_over = net.is_finished(conn) || self.is_dismissed;
         if is_over && !self.is_deaf {
@@ -177,7 +252,9 @@ impl Client {
         match operation {
             Operation::Ask(ask) => {
                 let template = templates.get(ask.template);
-                let template = template.ok_or_else(|| format!("no template #{}", ask.template))?;
+                let template = template.ok_or_else(|| {
+                    Reason::new(Kind::Setup, format!("no template #{}", ask.template))
+                })?;
                 self.ask(template.request(&ask));
             }
             Operation::Malformed(n) => self.ask(Request::malformed(n)),
@@ -200,10 +277,7 @@ impl Client {
                 net.stall(conn, true);
             }
             Operation::Resume => {
-                self.is_slow |= self
-                    .stalled
-                    .is_some_and(|since| now - since >= self.quickest);
-                self.stalled = None;
+                self.take_again(now);
                 net.stall(conn, false);
             }
             Operation::Finish => {
@@ -235,7 +309,22 @@ impl Client {
         let piece = &rest[..rest.len().min(n)];
         net.send(conn, piece);
         self.sent += piece.len();
-        self.is_slow |= net.now() - self.since >= self.quickest;
+        self.took(net.now() - self.since);
+    }
+
+    /// It takes what it is sent again.
+    fn take_again(&mut self, now: Instant) {
+        if let Some(since) = self.stalled.take() {
+            self.stalled_for = self.stalled_for.max(now - since);
+            self.took(now - since);
+        }
+    }
+
+    /// It has let so much time pass: enough for some timeout?
+    fn took(&mut self, time: Duration) {
+        if time >= self.quickest {
+            self.slow.push(self.answers..=self.whole());
+        }
     }
 
     /// How many requests are sent whole.
@@ -262,6 +351,7 @@ impl Client {
         let stalls = stalls.unwrap_or(self.stalled.is_some());
         if let Some(conn) = self.conn {
             net.stall(conn, stalls);
+            self.take_again(net.now());
             self.stalled = stalls.then(|| net.now());
         }
     }
@@ -276,7 +366,7 @@ impl Client {
         conn: sim::Client,
         net: &mut SimNet,
         trace: &mut Trace,
-    ) -> Result<(), String> {
+    ) -> Result<(), Reason> {
         let (has_ended, now) = (net.is_finished(conn), net.now());
         while let Some(request) = self
             .requests
@@ -287,7 +377,10 @@ impl Client {
             if rest.is_empty() || !(has_ended || self.is_news(rest)) {
                 break;
             }
-            let at = |why| format!("client {}, {}: {why}", self.n, request.line());
+            let at = |why| {
+                let place = format!("client {}, {}: ", self.n, request.line());
+                Reason::new(Kind::Grammar, why).at(place)
+            };
             let answer = Answer::read(rest, request.asked(), has_ended).map_err(at)?;
             let answer = match answer {
                 Some(answer) if answer.is_whole => answer,
@@ -334,7 +427,9 @@ impl Client {
         }
     }
 
-    pub(super) fn seen(&self, net: &mut SimNet) -> Seen {
+    pub(super) fn seen(&self, net: &mut SimNet, all: &[(Peer, Ended)]) -> Seen {
+        let peer = self.conn.map(sim::Client::peer);
+        let own = all.iter().filter(|(of, _)| Some(*of) == peer);
         Seen {
             requests: self.requests.clone(),
             sent: self.sent,
@@ -347,7 +442,10 @@ impl Client {
             was_reset: self.conn.is_some_and(|conn| net.was_reset(conn)),
             did_finish: self.did_finish,
             stalls: self.stalled.is_some(),
-            is_slow: self.is_slow,
+            stalled: self.stalled_for,
+            slow: self.slow.clone(),
+            ended: own.map(|(_, ended)| *ended).collect(),
+            closed_at: self.conn.and_then(|conn| net.closed_at(conn)),
         }
     }
 }

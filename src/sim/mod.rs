@@ -20,6 +20,8 @@ mod client;
 #[cfg(feature = "sim")]
 mod reader;
 #[cfg(feature = "sim")]
+mod reason;
+#[cfg(feature = "sim")]
 mod request;
 #[cfg(feature = "sim")]
 mod run;
@@ -33,7 +35,7 @@ mod simulation;
 mod trace;
 
 #[cfg(feature = "sim")]
-pub use client::Seen;
+pub use client::{Ended, Seen};
 #[cfg(feature = "sim")]
 pub use reader::{Answer, Asked};
 #[cfg(feature = "sim")]

@@ -4,6 +4,12 @@
 use std::borrow::Cow;
 
 /// What an answer's framing depends on besides itself.
+///
+/// ```
+/// use loopwright::sim::Asked;
+/// let asked = Asked { by_head: true, ..Asked::default() };
+/// assert!(!asked.by_http_10);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
     /// The request's method was HEAD.
@@ -52,6 +58,13 @@ impl<'a> Answer<'a> {
     ///
     /// # Errors
     /// What breaks the grammar.
+    ///
+    /// ```
+    /// use loopwright::sim::{Answer, Asked};
+    /// let read = |bytes| Answer::read(bytes, Asked::default(), false);
+    /// assert!(read(b"HTTP/1.1 200 O").unwrap().is_none());
+    /// assert!(read(b"HTTP/1.1 200 OK\n").is_err());
+    /// ```
     pub fn read(input: &'a [u8], asked: Asked, ended: bool) -> Result<Option<Answer<'a>>> {
         let start = b"HTTP/1.1 ";
         let known = input.len().min(start.len());
@@ -93,6 +106,13 @@ impl<'a> Answer<'a> {
     }
 
     /// The first field of this name.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Answer, Asked};
+    /// let bytes = b"HTTP/1.1 204 No Content\r\ndate: Fri, 15 Jan 2027 08:00:00 GMT\r\nallow: GET\r\n\r\n";
+    /// let answer = Answer::read(bytes, Asked::default(), false).unwrap().unwrap();
+    /// assert_eq!(answer.field("Allow"), Some("GET"));
+    /// ```
     pub fn field(&self, name: &str) -> Option<&'a str> {
         let mut all = self.fields.iter();
         all.find(|(n, _)| n.eq_ignore_ascii_case(name))
@@ -100,6 +120,12 @@ impl<'a> Answer<'a> {
     }
 
     /// A status below 200: the final answer is still to come.
+    ///
+    /// ```
+    /// # use loopwright::sim::{Answer, Asked};
+    /// let answer = Answer::read(b"HTTP/1.1 100 Continue\r\n\r\n", Asked::default(), false);
+    /// assert!(answer.unwrap().unwrap().is_interim());
+    /// ```
     pub fn is_interim(&self) -> bool {
         self.status < 200
     }

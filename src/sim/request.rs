@@ -3,6 +3,8 @@
 
 use super::reader::{Answer, Asked};
 use super::schedule::Ask;
+use super::simulation::World;
+use crate::Limits;
 use fastrand::Rng;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -39,6 +41,11 @@ pub struct Template {
 
 impl Template {
     /// Requests with this method and target.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("GET", "/notes/{id}?size={n}");
+    /// ```
     pub fn new(method: &str, target: &str) -> Template {
         Template {
             method: method.to_string(),
@@ -52,12 +59,22 @@ impl Template {
     }
 
     /// One more field.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("GET", "/").field("x-number", "{n}");
+    /// ```
     pub fn field(mut self, name: &str, value: &str) -> Template {
         self.fields.push((name.to_string(), value.to_string()));
         self
     }
 
     /// They have a body of so many bytes, with its length announced or in chunks.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("POST", "/notes").body(0..=5000);
+    /// ```
     pub fn body(mut self, bytes: RangeInclusive<usize>) -> Template {
         self.body = Some(bytes);
         self
@@ -65,6 +82,12 @@ impl Template {
 
     /// Where `{n}` comes from: chance, and the longest body that this run's network can bear. By
     /// default below 1000.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// // A size that this network can bear.
+    /// let _ = Template::new("GET", "/zeros/{n}").number(|rng, longest| rng.usize(..=longest));
+    /// ```
     pub fn number(mut self, draw: impl Fn(&mut Rng, usize) -> usize + 'static) -> Template {
         self.number = Rc::new(draw);
         self
@@ -75,6 +98,14 @@ impl Template {
     ///
     /// # Errors
     /// `check` says what is wrong.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("GET", "/old").check(|_, answer| match answer.field("location") {
+    ///     Some("/new") => Ok(()),
+    ///     other => Err(format!("to {other:?}")),
+    /// });
+    /// ```
     pub fn check(
         mut self,
         check: impl Fn(&Request, &Answer<'_>) -> Result<(), String> + 'static,
@@ -84,29 +115,51 @@ impl Template {
     }
 
     /// The App may leave them without an answer, or break the answer off.
+    ///
+    /// ```
+    /// use loopwright::sim::Template;
+    /// let _ = Template::new("GET", "/stream/{id}").may_fail();
+    /// ```
     pub fn may_fail(mut self) -> Template {
         self.may_fail = true;
         self
     }
 
-    /// As a client asks it. `most`: the longest body.
-    pub(super) fn draw(&self, rng: &mut Rng, template: usize, id: String, most: usize) -> Ask {
+    /// As a client asks it: now and then at the edge of a limit, on either side.
+    pub(super) fn draw(&self, rng: &mut Rng, template: usize, id: String, world: &World) -> Ask {
+        let most = world.longest;
         let one_in = |rng: &mut Rng, n: u32| rng.u32(..n) == 0;
         let http_10 = one_in(rng, 10);
         let body = self.body.as_ref().map(|range| {
             let (least, most) = (*range.start(), most.clamp(*range.start(), *range.end()));
-            least + size(rng, most - least)
+            let edge = edge(
+                rng,
+                usize::try_from(world.limits.body).unwrap_or(usize::MAX),
+            );
+            match one_in(rng, 4) && (least..=most).contains(&edge) {
+                true => edge,
+                false => least + size(rng, most - least),
+            }
         });
+        let by_head = self.method == "GET" && one_in(rng, 10);
+        // Of a head that it refuses, the server does not know that it is HEAD's.
+        let (head, fields) = match rng.u32(..40) {
+            0 if !by_head => (edge(rng, world.limits.head), 0),
+            1 if !by_head => (0, edge(rng, world.limits.fields)),
+            _ => (0, 0),
+        };
         Ask {
             template,
             id,
             n: (self.number)(rng, most),
             body: body.unwrap_or(0),
             chunked: (body.is_some() && !http_10 && rng.bool()).then(|| rng.u32(..1000)),
-            by_head: self.method == "GET" && one_in(rng, 10),
+            by_head,
             http_10,
             says: one_in(rng, 10),
             expects: body.is_some() && !http_10 && one_in(rng, 6),
+            head,
+            fields,
         }
     }
 
@@ -139,6 +192,15 @@ impl Template {
             head += &format!("content-length: {}\r\n", body.len());
             wire.clone_from(&body);
         }
+        let own = head.lines().count() - 1;
+        for n in own..ask.fields {
+            head += &format!("x-{n}: {n}\r\n");
+        }
+        let filled = head.len() + "x-fill: \r\n\r\n".len();
+        if ask.head >= filled {
+            head += &format!("x-fill: {}\r\n", "z".repeat(ask.head - filled));
+        }
+        let field_lines = head.lines().count() - 1;
         head += "\r\n";
         let head_len = head.len();
         let mut bytes = head.into_bytes();
@@ -158,11 +220,27 @@ impl Template {
             check: self.check.clone(),
             bytes,
             head_len,
+            fields: field_lines,
         }
     }
 }
 
 /// A request of a run: what was sent, and what its answer is judged by.
+///
+/// ```
+/// # use loopwright::App;
+/// # use loopwright::sim::{Simulation, Template};
+/// # let simulation = Simulation::new(|| (), |_| {
+/// #     let mut app: App = App::new();
+/// #     app.get("/{id}", |_, _, res| res.text("hi"));
+/// #     app
+/// # });
+/// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+/// let outcome = simulation.run(3).unwrap();
+/// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+///     assert!(request.is_malformed() || request.path.starts_with('/'));
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Request {
     /// The number of its template, in the order they were given; `None`: it is malformed.
@@ -189,10 +267,26 @@ pub struct Request {
     pub(super) may_fail: bool,
     pub(super) check: Option<Check>,
     pub(super) head_len: usize,
+    pub(super) fields: usize,
 }
 
 impl Request {
     /// What the framing of its answer depends on.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     assert_eq!(request.asked().by_head, request.by_head);
+    /// }
+    /// ```
     pub fn asked(&self) -> Asked {
         Asked {
             by_head: self.by_head,
@@ -201,11 +295,83 @@ impl Request {
     }
 
     /// The server refuses it on sight.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     assert!(request.is_malformed() || request.template == Some(0));
+    /// }
+    /// ```
     pub fn is_malformed(&self) -> bool {
         self.template.is_none()
     }
 
+    /// It is well formed, and its head is over a limit: the server refuses it with 431.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     let limits = loopwright::Limits { head: 1 << 20, fields: 128, ..outcome.world.limits.clone() };
+    ///     assert!(!request.is_head_over(&limits));
+    /// }
+    /// ```
+    pub fn is_head_over(&self, limits: &Limits) -> bool {
+        let is_over = self.head_len > limits.head || self.fields > limits.fields;
+        is_over && !self.is_malformed()
+    }
+
+    /// Its body is over the limit of a route that has none of its own.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     assert!(!request.is_body_over(&outcome.world.limits));
+    /// }
+    /// ```
+    pub fn is_body_over(&self, limits: &Limits) -> bool {
+        self.body.len() as u64 > limits.body
+    }
+
     /// The first line, for a message.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// for request in outcome.clients.iter().flat_map(|seen| &seen.requests) {
+    ///     assert!(request.is_malformed() || request.line().ends_with(|c| c == '0' || c == '1'));
+    /// }
+    /// ```
     pub fn line(&self) -> String {
         let line = self.bytes.split(|&b| b == b'\r').next().unwrap_or_default();
         String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned()
@@ -227,6 +393,7 @@ impl Request {
             may_fail: false,
             check: None,
             head_len: bytes.len(),
+            fields: 0,
             bytes,
         }
     }
@@ -270,6 +437,11 @@ pub fn noise(name: &str, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// A limit, or one less, or one more.
+fn edge(rng: &mut Rng, limit: usize) -> usize {
+    limit.saturating_add(rng.usize(..3)).saturating_sub(1)
 }
 
 /// Mostly small, sometimes as large as can be.

@@ -18,6 +18,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// One request, as its template and the numbers that its bytes follow from.
+///
+/// ```
+/// use loopwright::sim::Ask;
+/// let ask = Ask { template: 3, id: "0-1".into(), n: 7, body: 20, ..Ask::default() };
+/// assert_eq!(ask.to_string(), "#3 id=0-1 n=7 body=20");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ask {
     /// Which template, in the order they were given.
@@ -38,9 +44,18 @@ pub struct Ask {
     pub says: bool,
     /// `expect: 100-continue`.
     pub expects: bool,
+    /// The head is so long, filled up by a field, if it is shorter without.
+    pub head: usize,
+    /// It has so many fields, if it has less without.
+    pub fields: usize,
 }
 
 /// What an actor does. The first ones are for clients, the last three for the server.
+///
+/// ```
+/// use loopwright::sim::Operation;
+/// assert_eq!(Operation::Send(20).to_string(), "send 20");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// Connects to a listener. Whoever asks without has connected to the first.
@@ -80,6 +95,12 @@ pub enum Operation {
 }
 
 /// An operation, and whose it is: a client's, or (`None`) the server's.
+///
+/// ```
+/// use loopwright::sim::{Operation, Schedule, Step};
+/// let stop = Step { client: None, operation: Operation::Stop };
+/// assert_eq!(Schedule { steps: vec![stop] }.to_string(), "server stop\n");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Step {
     /// The client.
@@ -215,7 +236,7 @@ fn requests(
     for n in 0..count {
         let template = rng.usize(..templates.len());
         let id = format!("{client}-{n}");
-        let ask = templates[template].draw(rng, template, id, world.longest);
+        let ask = templates[template].draw(rng, template, id, world);
         if ask.expects {
             let patience = if one_in(rng, 3) {
                 Duration::from_millis(15)
@@ -301,6 +322,12 @@ impl fmt::Display for Ask {
         if let Some(seed) = self.chunked {
             write!(f, " chunked={seed}")?;
         }
+        if self.head > 0 {
+            write!(f, " head={}", self.head)?;
+        }
+        if self.fields > 0 {
+            write!(f, " fields={}", self.fields)?;
+        }
         let flags = [
             (self.by_head, " head"),
             (self.http_10, " http/1.0"),
@@ -382,6 +409,8 @@ fn ask(words: &[&str]) -> Option<Ask> {
             Some(("id", id)) => ask.id = id.to_string(),
             Some(("n", n)) => ask.n = n.parse().ok()?,
             Some(("body", bytes)) => ask.body = bytes.parse().ok()?,
+            Some(("head", bytes)) => ask.head = bytes.parse().ok()?,
+            Some(("fields", fields)) => ask.fields = fields.parse().ok()?,
             Some(("chunked", seed)) => ask.chunked = Some(seed.parse().ok()?),
             Some(_) => return None,
             None => match *word {

@@ -89,6 +89,8 @@ fn simpler(operation: &Operation) -> Vec<Operation> {
             };
             less(ask.body).for_each(|body| with(&|ask| ask.body = body));
             with(&|ask| ask.chunked = None);
+            with(&|ask| ask.head = 0);
+            with(&|ask| ask.fields = 0);
             with(&|ask| ask.by_head = false);
             with(&|ask| ask.http_10 = false);
             with(&|ask| ask.says = false);

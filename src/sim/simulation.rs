@@ -1,6 +1,7 @@
 //! Floor 4. A simulation: what is simulated, under which circumstances, and what becomes of a seed.
 
 use super::reader::excerpt;
+use super::reason::{Kind, Reason};
 use super::request::Template;
 use super::run::{Outcome, Run};
 use super::schedule::Schedule;
@@ -124,6 +125,11 @@ impl World {
     }
 
     /// Timeouts are so short that a client may be too slow by chance.
+    ///
+    /// ```
+    /// use loopwright::sim::World;
+    /// assert!(!World::default().is_tight());
+    /// ```
     pub fn is_tight(&self) -> bool {
         self.quickest() < Duration::from_secs(1)
     }
@@ -186,6 +192,13 @@ pub struct Simulation<S> {
 
 impl<S: 'static> Simulation<S> {
     /// Of this App, with this state; both are made anew for each run, and the App for each reload.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// use loopwright::sim::Simulation;
+    /// let simulation = Simulation::new(|| 0, |_| App::<u32>::new());
+    /// assert_eq!(simulation.sweep(0..3).unwrap(), 3);
+    /// ```
     pub fn new(state: impl Fn() -> S + 'static, app: impl Fn(&S) -> App<S> + 'static) -> Self {
         Simulation {
             state: Box::new(state),
@@ -199,12 +212,37 @@ impl<S: 'static> Simulation<S> {
     }
 
     /// One more kind of request that clients may send.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// assert!(simulation.run(0).is_ok());
+    /// ```
     pub fn ask(mut self, template: Template) -> Self {
         self.templates.push(template);
         self
     }
 
     /// Where the circumstances of a run come from; by default [`World::vary`] of the default ones.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// use loopwright::sim::World;
+    /// let simulation = simulation.world(|rng| World { clients: rng.usize(1..3), ..World::default() });
+    /// assert!(simulation.draw(0).0.clients < 3);
+    /// ```
     pub fn world(mut self, draw: impl Fn(&mut Rng) -> World + 'static) -> Self {
         self.draw = Box::new(draw);
         self
@@ -212,6 +250,20 @@ impl<S: 'static> Simulation<S> {
 
     /// Called when nothing moves: clients who wait for something that only the App can cause may be
     /// answered now. Says whether it has done anything; if not, the run is over.
+    ///
+    /// ```
+    /// use loopwright::{App, Responder};
+    /// use loopwright::sim::{Simulation, Template};
+    /// // Whoever waits is answered when nothing else happens.
+    /// let simulation = Simulation::new(Vec::new, |_| {
+    ///     let mut app: App<Vec<Responder>> = App::new();
+    ///     app.get("/", |cx, _, res| cx.state.push(res.defer()));
+    ///     app
+    /// })
+    /// .ask(Template::new("GET", "/"))
+    /// .when_quiet(|waiting| waiting.pop().map(|res| res.text("now")).is_some());
+    /// simulation.sweep(0..3).unwrap();
+    /// ```
     pub fn when_quiet(mut self, act: impl Fn(&mut S) -> bool + 'static) -> Self {
         self.when_quiet = Box::new(act);
         self
@@ -221,6 +273,22 @@ impl<S: 'static> Simulation<S> {
     ///
     /// # Errors
     /// `check` says what is wrong.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let simulation = simulation.check(|_, outcome| match outcome.requests {
+    ///     0..100 => Ok(()),
+    ///     many => Err(format!("{many} requests")),
+    /// });
+    /// simulation.sweep(0..3).unwrap();
+    /// ```
     pub fn check(
         mut self,
         check: impl Fn(&mut S, &Outcome) -> Result<(), String> + 'static,
@@ -230,12 +298,36 @@ impl<S: 'static> Simulation<S> {
     }
 
     /// The most schedules that are tried to shrink one that fails. Default 3000.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// // Told as it was drawn.
+    /// let _ = simulation.tries(0);
+    /// ```
     pub fn tries(mut self, tries: usize) -> Self {
         self.tries = tries;
         self
     }
 
     /// The circumstances that a seed stands for, and what happens in them.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// assert_eq!(simulation.draw(7).1, simulation.draw(7).1);
+    /// ```
     pub fn draw(&self, seed: u64) -> (World, Schedule) {
         let mut rng = Rng::with_seed(seed);
         let world = (self.draw)(&mut rng);
@@ -247,23 +339,36 @@ impl<S: 'static> Simulation<S> {
     ///
     /// # Errors
     /// What failed, shrunk.
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// let outcome = simulation.run(3).unwrap();
+    /// assert_eq!(outcome.clients.len(), outcome.world.clients);
+    /// ```
     pub fn run(&self, seed: u64) -> Result<Outcome, Box<Failure>> {
         let (world, schedule) = self.draw(seed);
-        let result = self
-            .once(seed, &world, &schedule, false)
-            .and_then(|outcome| {
-                let second = self.once(seed, &world, &schedule, false)?;
-                repeats(&outcome, &second).map(|()| outcome)
-            });
-        result.map_err(|first| {
+        self.twice(seed, &world, &schedule).map_err(|first| {
             let drawn = schedule.steps.len();
-            let fails = |schedule: &Schedule| self.once(seed, &world, schedule, false).is_err();
+            let fails = |schedule: &Schedule| {
+                let result = match first.kind {
+                    Kind::Chance => self.twice(seed, &world, schedule),
+                    _ => self.once(seed, &world, schedule, &mut None),
+                };
+                result.is_err_and(|reason| reason.kind == first.kind)
+            };
             let schedule = shrink(schedule, self.tries, fails);
             match self.replay(seed, &schedule) {
                 Err(failure) => Box::new(Failure { drawn, ..*failure }),
                 Ok(outcome) => Box::new(Failure {
                     seed,
-                    reason: first,
+                    reason: first.text,
                     schedule,
                     drawn,
                     trace: outcome.trace,
@@ -295,11 +400,11 @@ impl<S: 'static> Simulation<S> {
     pub fn replay(&self, seed: u64, schedule: &Schedule) -> Result<Outcome, Box<Failure>> {
         let (world, _) = self.draw(seed);
         let mut trace = Some(format!("{world:?}\n"));
-        let result = self.once_traced(seed, &world, schedule, &mut trace);
+        let result = self.once(seed, &world, schedule, &mut trace);
         result.map_err(|reason| {
             Box::new(Failure {
                 seed,
-                reason,
+                reason: reason.text,
                 schedule: schedule.clone(),
                 drawn: schedule.steps.len(),
                 trace: trace.unwrap_or_default(),
@@ -311,6 +416,18 @@ impl<S: 'static> Simulation<S> {
     ///
     /// # Errors
     /// As [`Simulation::run`].
+    ///
+    /// ```
+    /// # use loopwright::App;
+    /// # use loopwright::sim::{Simulation, Template};
+    /// # let simulation = Simulation::new(|| (), |_| {
+    /// #     let mut app: App = App::new();
+    /// #     app.get("/{id}", |_, _, res| res.text("hi"));
+    /// #     app
+    /// # });
+    /// let simulation = simulation.ask(Template::new("GET", "/{id}"));
+    /// assert_eq!(simulation.sweep(5..8).unwrap(), 3);
+    /// ```
     pub fn sweep(&self, seeds: Range<u64>) -> Result<u64, Box<Failure>> {
         let count = seeds.end.saturating_sub(seeds.start);
         for seed in seeds {
@@ -319,30 +436,27 @@ impl<S: 'static> Simulation<S> {
         Ok(count)
     }
 
+    /// Runs a schedule two times, and compares.
+    fn twice(&self, seed: u64, world: &World, schedule: &Schedule) -> Result<Outcome, Reason> {
+        let first = self.once(seed, world, schedule, &mut None)?;
+        let second = self.once(seed, world, schedule, &mut None)?;
+        repeats(&first, &second).map_err(|why| Reason::new(Kind::Chance, why))?;
+        Ok(first)
+    }
+
     fn once(
         &self,
         seed: u64,
         world: &World,
         schedule: &Schedule,
-        is_told: bool,
-    ) -> Result<Outcome, String> {
-        let mut trace = is_told.then(String::new);
-        self.once_traced(seed, world, schedule, &mut trace)
-    }
-
-    fn once_traced(
-        &self,
-        seed: u64,
-        world: &World,
-        schedule: &Schedule,
         trace: &mut Option<String>,
-    ) -> Result<Outcome, String> {
+    ) -> Result<Outcome, Reason> {
         // The loop survives an App's panics; its own, and those of checks, are failures like others.
         let run = || Run::new(self, seed, world, schedule, trace)?.run();
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-            Err(text.unwrap_or("it panicked").to_string())
+            Err(Reason::new(Kind::Panic, text.unwrap_or("it panicked")))
         })
     }
 }
@@ -363,6 +477,20 @@ fn repeats(first: &Outcome, second: &Outcome) -> Result<(), String> {
 }
 
 /// A run that failed.
+///
+/// ```
+/// # use loopwright::App;
+/// # use loopwright::sim::{Simulation, Template};
+/// # let simulation = Simulation::new(|| (), |_| {
+/// #     let mut app: App = App::new();
+/// #     app.get("/{id}", |_, _, res| res.text("hi"));
+/// #     app
+/// # });
+/// // Nobody is answered like this.
+/// let wrong = Template::new("GET", "/{id}").check(|_, _| Err("not what I meant".into()));
+/// let failure = simulation.ask(wrong).sweep(0..20).unwrap_err();
+/// assert!(failure.reason.contains("not what I meant") && failure.schedule.steps.len() <= 3);
+/// ```
 #[derive(Debug)]
 pub struct Failure {
     /// The seed.

@@ -4,6 +4,8 @@
 //! window, do figures move and buttons work? Pictures of it go to `target/screenshots`. A browser that is
 //! not installed is a failure.
 
+mod channel;
+mod chat;
 mod driver;
 #[path = "../check/support.rs"]
 #[allow(dead_code)]

@@ -73,7 +73,7 @@ fn every_section_has_an_example() {
             assert!(rest.contains("```toml\n"), "{title}");
         }
     }
-    for action in ["respond", "redirect", "files"] {
+    for action in ["respond", "redirect", "files", "channel"] {
         let part = text
             .split(&format!("\n### `{action}`\n"))
             .nth(1)

@@ -147,6 +147,9 @@ fn routes() {
         "[headers.a]\n[[routes]]\npath = \"/\"\nuse = [\"headers:a\"]\nrespond = {}",
         "[headers.\"a b\"]\nlink = \"</a>\"\n[[routes]]\npath = \"/\"\nuse = [\"headers:a b\"]\nheaders = { link = \"</b>\" }\nrespond = {}",
         "routes = [\n  { path = \"/a\", respond = { body = '''\nlines\nof text\n''' } },\n]",
+        "[[routes]]\npath = \"/rooms/{room}\"\nchannel = { topic = \"rooms/{room}\" }",
+        "[[routes]]\npath = \"/r/{a}/{*rest}\"\nmethods = [\"GET\"]\nchannel = { topic = \"r-{a}/x{rest}\", history = 0, history_bytes = \"0B\", history_age = \"1ms\", message = \"1B\", publish = false, publish_sockets = true, origins = [], slow = \"drop-oldest\", wait = \"1ms\", topics = 1 }",
+        "[[routes]]\npath = \"/news\"\nmethods = [\"POST\"]\nchannel = { topic = \"news\", origins = [\"*\", \"https://example.org:8443\", \"http://[::1]\"], slow = \"drop-newest\" }\n[[routes]]\npath = \"/news\"\nrespond = {}",
         "errors = { 404 = \"404.html\", \"500\" = \"404.html\" }\nroutes = [{ path = \"/\", respond = {} }]",
     ] {
         passes(config, config.as_bytes());

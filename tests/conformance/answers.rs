@@ -91,6 +91,8 @@ const BODILESS: &[Case] = &[
     ("/status/99", "500 > GET /status/99"),
     ("/status/0", "500 > GET /status/0"),
     ("/status/599", "599 > GET /status/599"),
+    ("/status/600", "500 > GET /status/600"),
+    ("/status/999", "500 > GET /status/999"),
 ];
 
 /// RFC 9110 §8.6, RFC 9112 §6.1: 204, 205 and 304 have no body, and say so as they must.
@@ -249,6 +251,8 @@ fn chunked_answers() {
         (got.field("content-length"), got.field("host")),
         (None, None)
     );
+    // What the app says of its trailers goes before them.
+    assert_eq!(got.field("trailer"), Some("x-sum"));
     assert_eq!(got.field("x-sum"), Some("10"));
     assert_eq!(got.body, b"somepieces");
 }

@@ -104,11 +104,22 @@ const EXPECT: &[Case] = &[
         "POST /read HTTP/1.0|expect: 100-continue|content-length: 3||abc",
         "200x > POST /read=abc",
     ),
-    ("GET / HTTP/1.1|host: a|expect:||", "417x"),
+    ("GET / HTTP/1.1|host: a|expect:||", "200 > GET /"),
+    (
+        "GET / HTTP/1.1|host: a|expect: ,100-continue,||",
+        "200 > GET /",
+    ),
+    (
+        "GET / HTTP/1.1|host: a|expect: 100-continue|expect: 100-continue||",
+        "200 > GET /",
+    ),
+    ("GET / HTTP/1.1|host: a|expect: 100-continue, x||", "417x"),
+    ("GET / HTTP/1.1|host: a|expect: 100-continue=x||", "417x"),
+    ("GET / HTTP/1.0|expect: x||", "417x"),
     ("GET / HTTP/1.1|host: a|expect: 200-ok||", "417x"),
     (
         "GET / HTTP/1.1|host: a|expect: 100-continue, 100-continue||",
-        "417x",
+        "200 > GET /",
     ),
     ("GET / HTTP/1.1|host: a|expect: 100-continue;x||", "417x"),
     (

@@ -182,7 +182,14 @@ pub(crate) const CHUNKS: &[Case] = &[
     ("0000000000000003|abc|0||", "200 > POST /stream=abc"),
     ("2||||0||", "400x > POST /stream"),
     ("2|||0||", "200 > POST /stream=\r\n"),
-    ("00000000000000003|abc|0||", "400x > POST /stream"),
+    ("00000000000000003|abc|0||", "200 > POST /stream=abc"),
+    ("3|abc|00000000000000000||", "200 > POST /stream=abc"),
+    ("0000000000000000g|abc|0||", "400x > POST /stream"),
+    ("00000000000000003 |abc|0||", "400x > POST /stream"),
+    // Announced is enough: nobody waits for what is over the limit.
+    ("1001|", "413x > POST /stream"),
+    ("ffffffffffffffff|", "413x > POST /stream"),
+    ("0000ffffffffffffffff|", "413x > POST /stream"),
     ("10000000000000000|abc|0||", "400x > POST /stream"),
     ("10000000000000003|abc|0||", "400x > POST /stream"),
     ("fffffffffffffffff|abc|0||", "400x > POST /stream"),
@@ -222,15 +229,25 @@ pub(crate) const CHUNKS: &[Case] = &[
     ("3|abc|0x0||", "400x > POST /stream"),
 ];
 
-/// A size in at most sixteen hexadecimal digits, a line that ends in CRLF, data that ends in CRLF.
+/// A size in hexadecimal digits that fits in 64 bits, a line that ends in CRLF, data that ends in CRLF.
 #[test]
 fn chunks() {
     check(CHUNKED, CHUNKS);
-    // What is over the route's limit is refused at the byte that is over it.
+    // What is over the route's limit is refused at the size that is over it.
     let over = format!("1001|{}|0||", "x".repeat(0x1001));
     check_one(&format!("{CHUNKED}{over}"), "413x > POST /stream");
     let huge = format!("{CHUNKED}ffffffffffffffff|{}", "x".repeat(0x1001));
     check_one(&huge, "413x > POST /stream");
+    let later = format!("{CHUNKED}1000|{}|1|", "x".repeat(0x1000));
+    check_one(&later, "413x > POST /stream");
+    // Leading zeros are digits like others, but only so many.
+    let zeros = format!("{CHUNKED}{}3|abc|0||", "0".repeat(900));
+    check_one(&zeros, "200 > POST /stream=abc");
+    let many = format!(
+        "{CHUNKED}{}0||",
+        format!("{}1|a|", "0".repeat(900)).repeat(20)
+    );
+    check_one(&many, "400x > POST /stream");
 }
 
 pub(crate) const EXTENSIONS: &[Case] = &[

@@ -94,6 +94,12 @@ const METHODS: &[Case] = &[
     ("CONNECT :443 HTTP/1.1|host: b||", "400x"),
     ("CONNECT b:65536 HTTP/1.1|host: b||", "400x"),
     ("CONNECT u@b:443 HTTP/1.1|host: b||", "400x"),
+    (
+        "CONNECT [::1]:443 HTTP/1.1|host: b:443||",
+        "501x > CONNECT ",
+    ),
+    ("CONNECT [::1] HTTP/1.1|host: b||", "400x"),
+    ("CONNECT [::1]: HTTP/1.1|host: b||", "400x"),
     ("CONNECT / HTTP/1.1|host: b||", "400x"),
     ("CONNECT * HTTP/1.1|host: b||", "400x"),
     ("CONNECT http://b:443/ HTTP/1.1|host: b||", "400x"),
@@ -122,6 +128,22 @@ const TARGETS: &[Case] = &[
     ("GET /%41", "404 > GET /%41"),
     ("GET /%00", "404 > GET /%00"),
     ("GET /a¦b", "404 > GET /a|b"),
+    ("GET /a[b]", "404 > GET /a[b]"),
+    ("GET /?a[]=b¦c", "200 > GET /?a[]=b|c"),
+    ("GET /?{a}^\\`", "200 > GET /?{a}^\\`"),
+    ("GET /a<b", "400x"),
+    ("GET /a>b", "400x"),
+    ("GET /a\"b", "400x"),
+    ("GET /a\\b", "400x"),
+    ("GET /a^b", "400x"),
+    ("GET /a`b", "400x"),
+    ("GET /a{b", "400x"),
+    ("GET /a}b", "400x"),
+    ("GET /a{b?c", "400x"),
+    ("GET /?<", "400x"),
+    ("GET /?>", "400x"),
+    ("GET /?\"", "400x"),
+    ("GET http://b/a{b", "400x"),
     ("GET /%", "400x"),
     ("GET /%4", "400x"),
     ("GET /%zz", "400x"),
@@ -172,7 +194,10 @@ const TARGETS: &[Case] = &[
     ("GET http://b:80/", "200 > GET /"),
     ("GET http://b:/", "200 > GET /"),
     ("GET HTTP://B/", "200 > GET /"),
-    ("GET https://b/", "200 > GET /"),
+    ("GET https://b/", "421x"),
+    ("GET HTTPS://b/", "421x"),
+    ("GET https://u@b/", "400x"),
+    ("OPTIONS https://b", "421x"),
     ("GET http://b?a", "200 > GET /?a"),
     ("GET http://[::1]:80/", "200 > GET /"),
     ("GET http://127.0.0.1/", "200 > GET /"),
@@ -246,7 +271,7 @@ const VERSIONS: &[Case] = &[
     ("GET /\n\n", "400x"),
 ];
 
-/// RFC 9110 §2.5: a higher minor version is answered as the highest we know; another major one is 505.
+/// RFC 9110 §6.2: a higher minor version is answered as the highest we know; another major one is 505.
 #[test]
 fn versions() {
     check("", VERSIONS);

@@ -87,7 +87,7 @@ pub(crate) fn site(log: Log) -> App {
         cx.after(Duration::from_millis(2), |_| res.text("late"));
     });
     app.get("/pieces", |_, _, res| {
-        let body = res.stream();
+        let body = res.header("trailer", "x-sum").stream();
         body.write("some");
         body.write("pieces");
         body.end_with_trailers(&[("x-sum", "10"), ("content-length", "3"), ("host", "b")]);

@@ -46,7 +46,7 @@ impl World<'_> {
                 .request(path)
                 .unwrap_or_else(|| panic!("nobody asked for {path}"));
             // A body that is announced too large is refused before anybody is called.
-            let calls = if kind(request).name == "limited" {
+            let calls = if self.is_body_over(request) {
                 entry.begun.max(entry.done.len() as u32)
             } else {
                 entry.begun
@@ -62,6 +62,26 @@ impl World<'_> {
             let world = self;
             Judge { world, seen, n }.judge();
         }
+    }
+
+    /// Its body is over its route's limit.
+    fn is_body_over(&self, request: &Request) -> bool {
+        match kind(request).name {
+            "limited" => request.body.len() as u64 > site::BODY_LIMIT,
+            _ => request.is_body_over(&self.outcome.world.limits),
+        }
+    }
+
+    /// Its length is announced, so that it is refused before anything else happens.
+    fn is_announced_over(&self, request: &Request) -> bool {
+        let lines = request.bytes.split(|&b| b == b'\n');
+        let mut head = lines.take_while(|line| *line != b"\r");
+        let is_chunked = head.any(|line| line == b"transfer-encoding: chunked\r");
+        self.is_body_over(request) && !is_chunked
+    }
+
+    fn is_head_over(&self, request: &Request) -> bool {
+        request.is_head_over(&self.outcome.world.limits)
     }
 
     fn request(&self, path: &str) -> Option<&Request> {
@@ -148,11 +168,13 @@ impl Judge<'_> {
     fn check_answer(&self, n: usize, answer: &Answer<'_>) -> bool {
         let request = &self.seen.requests[n];
         let at = self.at(n);
-        let is_late =
-            answer.status == 408 && (self.world.is_tight || self.seen.is_slow || !self.is_whole(n));
+        let is_late = answer.status == 408
+            && (self.world.is_tight || self.seen.was_slow(n) || !self.is_whole(n));
         let is_refused = request.is_malformed() && matches!(answer.status, 400 | 414 | 431);
         let (status, body) = match self.expected(request) {
             _ if is_late || is_refused => (answer.status, reason(answer.status)),
+            _ if self.world.is_head_over(request) => (431, reason(431)),
+            _ if self.is_too_large(request, answer) => (413, reason(413)),
             expected => expected,
         };
         assert_eq!(answer.status, status, "{at}: {}", excerpt(&answer.body));
@@ -202,6 +224,16 @@ impl Judge<'_> {
         is_whole
     }
 
+    /// Too long a body is refused, unless the answer may come before its end has.
+    fn is_too_large(&self, request: &Request, answer: &Answer<'_>) -> bool {
+        let kind = kind(request);
+        let may_be_answered = kind.answer == site::Answer::Echo
+            || kind.ending == Ending::Early && kind.name != "limited";
+        let is_announced = self.world.is_announced_over(request);
+        self.world.is_body_over(request)
+            && (is_announced || !may_be_answered || answer.status == 413)
+    }
+
     /// A connection ends if the client wants it so, and else only for a reason.
     fn check_ending(&self, request: &Request, answer: &Answer<'_>, at: &str) {
         let is_wanted = request.closes || kind(request).ending == Ending::Always;
@@ -209,6 +241,8 @@ impl Judge<'_> {
             || request.by_http_10 && answer.field("content-length").is_none()
             || kind(request).ending == Ending::Early
             || answer.status == 408
+            || self.world.is_head_over(request)
+            || self.world.is_body_over(request)
             || self.seen.did_finish
             || self.world.drains;
         assert!(
@@ -230,12 +264,6 @@ impl Judge<'_> {
     fn expected(&self, request: &Request) -> (u16, Vec<u8>) {
         let path = request.path.as_bytes();
         match kind(request).answer {
-            site::Answer::Sum
-                if kind(request).name == "limited"
-                    && request.body.len() as u64 > site::BODY_LIMIT =>
-            {
-                (413, reason(413))
-            }
             site::Answer::Path(status) => (status, path.to_vec()),
             site::Answer::Reason(status) => (status, reason(status)),
             site::Answer::Empty(status) => (status, Vec::new()),
@@ -268,8 +296,12 @@ impl Judge<'_> {
     /// What is relayed is as whole as what was sent.
     fn may_be_part(&self, request: &Request) -> bool {
         self.source(request).is_some_and(|upload| {
-            self.entry(upload)
-                .is_some_and(|entry| entry.done.iter().any(|done| done.2 || done.0 == 408))
+            self.entry(upload).is_some_and(|entry| {
+                entry
+                    .done
+                    .iter()
+                    .any(|done| done.2 || matches!(done.0, 408 | 413))
+            })
         })
     }
 
@@ -279,22 +311,30 @@ impl Judge<'_> {
         let request = &seen.requests[n];
         let entry = self.entry(request);
         let is_lossy = seen.did_reset
-            || (seen.stalls || seen.is_slow)
+            || seen.stalls
+            || seen.stalled >= world.outcome.world.timeouts.write / 2
             || world.has_cut
+            // Refused, and it sent the rest all the same.
+            || (seen.was_reset && !self.is_whole(n))
             || (seen.was_reset && (world.outcome.left_at_once || self.may_be_closed_on()));
-        // A producer over `limits.output` takes what waits before it along.
-        let is_aborted = |request| {
-            self.entry(request)
-                .is_some_and(|e| e.done.iter().any(|done| done.2))
+        // A client of HTTP/1.0 is told of it by a reset, which takes what is on its way along.
+        let is_aborted = |request: &Request| {
+            let done = self.entry(request).map(|entry| &entry.done);
+            request.by_http_10 && done.is_some_and(|done| done.iter().any(|done| done.2))
         };
         let later_is_cut = seen.requests[n + 1..].iter().any(is_aborted);
         let is_answered = entry.is_some_and(|entry| entry.done.iter().any(|done| !done.2));
         let ends_early = n
             .checked_sub(1)
-            .is_some_and(|last| kind(&seen.requests[last]).ending == Ending::Early);
+            .map(|last| &seen.requests[last])
+            .is_some_and(|last| kind(last).ending == Ending::Early || world.is_body_over(last));
         let reason = [
             (is_lossy, "the connection broke"),
             (is_cut(request), "its answer is cut"),
+            (
+                kind(request).answer == site::Answer::Echo && world.is_body_over(request),
+                "its body turned out to be too long",
+            ),
             (later_is_cut, "an answer behind it was cut"),
             (is_answered, ""),
             (
@@ -313,7 +353,8 @@ impl Judge<'_> {
             ),
             (world.drains && entry.is_none(), "the server left"),
             (
-                (world.is_tight || seen.is_slow) && (entry.is_none() || kind(request).is_upload),
+                (world.is_tight || seen.was_slow(n))
+                    && (entry.is_none() || kind(request).is_upload),
                 "it was too slow",
             ),
         ];
@@ -336,7 +377,10 @@ impl Judge<'_> {
     /// A client that asks for the end and sends on all the same loses what it has not yet taken; so
     /// does one that sends for longer than the server lingers.
     fn may_be_closed_on(&self) -> bool {
-        let asks_for_the_end = |request: &Request| request.closes || request.by_http_10;
+        let asks_for_the_end = |request: &Request| {
+            let is_over = self.world.is_head_over(request) || self.world.is_body_over(request);
+            request.closes || request.by_http_10 || is_over
+        };
         self.world.is_tight || self.seen.requests.iter().any(asks_for_the_end)
     }
 

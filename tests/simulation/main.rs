@@ -10,6 +10,7 @@ mod site;
 
 use check::World;
 use fastrand::Rng;
+use loopwright::Limits;
 use loopwright::sim::{self, Failure, Outcome, Schedule, Simulation, Template};
 use site::{Ending, KINDS, Number, State};
 use std::cell::RefCell;
@@ -170,7 +171,20 @@ fn subject(files: &Files) -> Subject {
             let world = sim::World::default().vary(rng);
             // The largest answer given at once, with its head; or the longest body handed on.
             let largest_piece = world.longest.max(site::FILE_SIZES[2]) + 4096;
+            // Where a request is too large: requests come close to that, from both sides.
+            let default = world.limits;
+            let limits = Limits {
+                head: [default.head, default.head, 400, 1000][rng.usize(..4)],
+                fields: [default.fields, default.fields, 8][rng.usize(..3)],
+                body: [default.body, default.body, 300, 4000][rng.usize(..4)],
+                ..default
+            };
+            let limits = Limits {
+                target: limits.target.min(limits.head),
+                ..limits
+            };
             sim::World {
+                limits,
                 largest_piece,
                 ..world
             }

@@ -14,9 +14,12 @@ use super::Error;
 use crate::proto::http::{Fields, is_token_byte, is_value_byte};
 use std::io::Write;
 
+/// The longest number: as many digits as 64 bits need.
+const MAX_DIGITS: usize = 16;
 /// The longest chunk-size line with its extensions, in bytes.
 const MAX_SIZE_LINE: usize = 1024;
-/// What all extensions of one body may add up to, in bytes: they carry nothing we use.
+/// What all extensions of one body, and zeros before its sizes, may add up to, in bytes: they carry
+/// nothing we use.
 const MAX_EXTENSIONS: usize = 16 * 1024;
 /// The longest trailer section, in bytes.
 const MAX_TRAILERS: usize = 8 * 1024;
@@ -65,6 +68,18 @@ pub enum Chunk {
 }
 
 impl Decoder {
+    /// How many bytes of body are announced and have not come: of the whole, or of this chunk.
+    pub fn announced(&self) -> u64 {
+        match *self {
+            Decoder::Length(left) => left,
+            Decoder::Chunked {
+                at: Chunk::Data(left),
+                ..
+            } => left,
+            _ => 0,
+        }
+    }
+
     /// A chunked body at its beginning.
     pub const CHUNKED: Decoder = Decoder::Chunked {
         at: Chunk::Size,
@@ -145,19 +160,16 @@ fn line<'a>(input: &'a [u8], limit: usize, what: &'static str) -> Result<Option<
     }
 }
 
-/// `chunk-size [ chunk-ext ]`: the size, and how many bytes of extensions follow it.
+/// `chunk-size [ chunk-ext ]`: the size, and how many bytes of the line say nothing about it.
 fn chunk_size(line: &[u8]) -> Result<(u64, usize), Error> {
     let bad = Error::Malformed("chunk size");
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-    if digits == 0 || digits > 16 {
-        return Err(bad);
-    }
     let text = std::str::from_utf8(&line[..digits]).map_err(|_| bad)?;
     let size = u64::from_str_radix(text, 16).map_err(|_| bad)?;
     if !extensions_are_well_formed(&line[digits..]) {
         return Err(Error::Malformed("chunk extension"));
     }
-    Ok((size, line.len() - digits))
+    Ok((size, line.len() - digits.min(MAX_DIGITS)))
 }
 
 /// RFC 9112 §7.1.1: `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`.

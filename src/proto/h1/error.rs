@@ -44,6 +44,8 @@ pub enum Error {
     TransferCoding,
     /// An expectation other than `100-continue`. 417.
     Expectation,
+    /// A target of `https`, on a connection that is not secured. 421.
+    Misdirected,
     /// The head did not arrive within `timeouts.head`. 408.
     HeadTimeout {
         /// How long there was.
@@ -78,6 +80,7 @@ impl Error {
             Error::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Error::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Error::Expectation => StatusCode::EXPECTATION_FAILED,
+            Error::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Error::HeadTimeout { .. } | Error::BodyTimeout { .. } | Error::BodyTooSlow { .. } => {
                 StatusCode::REQUEST_TIMEOUT
             }
@@ -113,6 +116,7 @@ impl fmt::Display for Error {
             Error::Version => write!(f, "HTTP version not supported"),
             Error::TransferCoding => write!(f, "transfer coding not supported"),
             Error::Expectation => write!(f, "expectation not supported"),
+            Error::Misdirected => write!(f, "an https target, and no TLS"),
             Error::HeadTimeout { limit } => {
                 write!(
                     f,

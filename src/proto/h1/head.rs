@@ -250,7 +250,7 @@ fn lines_end_in_crlf(raw: &[u8], fields: &[httparse::Header<'_>]) -> bool {
         .all(follows_crlf)
 }
 
-/// RFC 9110 §2.5: a minor version above ours is answered as ours, for what it adds may be ignored.
+/// RFC 9110 §6.2: a minor version above ours is answered as ours, for what it adds may be ignored.
 /// httparse knows two versions and has stopped at this one; method and target have passed it.
 #[cold]
 fn parse_later_minor<'a, 's>(
@@ -332,10 +332,12 @@ impl<'a> Signals<'a> {
                     once(&mut host, value, "more than one Host")?;
                 }
                 6 if name.eq_ignore_ascii_case("expect") => {
-                    if !value.eq_ignore_ascii_case(b"100-continue") {
-                        return Err(Error::Expectation);
+                    for expectation in list(value) {
+                        if !expectation.eq_ignore_ascii_case(b"100-continue") {
+                            return Err(Error::Expectation);
+                        }
+                        signals.expects_continue = true;
                     }
-                    signals.expects_continue = true;
                 }
                 10 if name.eq_ignore_ascii_case("connection") => {
                     for option in list(value) {
@@ -430,10 +432,10 @@ impl<'a> Target<'a> {
             return Target::origin_form(None, text);
         }
         if *method == Method::CONNECT {
-            // authority-form: host and port, both required.
-            let has_port = text
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && !port.is_empty());
+            // authority-form: host and port, both required. An address in brackets ends with the bracket.
+            let has_port = text.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && !port.is_empty() && !port.ends_with(']')
+            });
             if !has_port || !is_authority(text.as_bytes()) {
                 return Err(Error::Malformed("CONNECT target"));
             }
@@ -456,13 +458,18 @@ impl<'a> Target<'a> {
         let (scheme, rest) = text
             .split_once("://")
             .ok_or(Error::Malformed("request target"))?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        let is_https = scheme.eq_ignore_ascii_case("https");
+        if !is_https && !scheme.eq_ignore_ascii_case("http") {
             return Err(Error::Malformed("request target's scheme"));
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, rest) = rest.split_at(end);
         if authority.is_empty() || !is_authority(authority.as_bytes()) {
             return Err(Error::Malformed("request target's host"));
+        }
+        // RFC 9110 §7.4: nothing here is secured, and no gateway is known to be trusted.
+        if is_https {
+            return Err(Error::Misdirected);
         }
         // RFC 9112 §3.2.4: a proxy has made this of `*`, or forgotten to make `*` of it.
         if rest.is_empty() && *method == Method::OPTIONS {
@@ -480,7 +487,7 @@ impl<'a> Target<'a> {
         let seen = text
             .bytes()
             .fold(0, |seen, b| seen | TARGET_BYTES[b as usize]);
-        // httparse lets a fragment and raw non-ASCII bytes pass; a URI has neither (RFC 3986 §2).
+        // httparse lets pass what no URI has (RFC 3986 §2).
         if seen & FORBIDDEN != 0 {
             return Err(Error::Malformed("request target"));
         }
@@ -490,6 +497,9 @@ impl<'a> Target<'a> {
             None
         };
         let (path, query) = split.map_or((text, None), |(path, query)| (path, Some(query)));
+        if seen & QUERY_ONLY != 0 && path.bytes().any(|b| TARGET_BYTES[b as usize] == QUERY_ONLY) {
+            return Err(Error::Malformed("request target"));
+        }
         if seen & PERCENT != 0 && !percent_encoding_is_whole(path.as_bytes()) {
             return Err(Error::Malformed("percent-encoding"));
         }
@@ -506,13 +516,25 @@ impl<'a> Target<'a> {
 const QUERY: u8 = 1;
 const PERCENT: u8 = 2;
 const FORBIDDEN: u8 = 4;
+const QUERY_ONLY: u8 = 8;
 
-/// What a byte of a target calls for.
+/// What a byte of a target calls for. No URI has any that is not plain or encoded (RFC 3986 §2); but
+/// browsers leave `|`, `[` and `]` as they are in a path, and more of them in a query.
 const TARGET_BYTES: [u8; 256] = {
     let mut table = [0; 256];
     table[b'?' as usize] = QUERY;
     table[b'%' as usize] = PERCENT;
-    table[b'#' as usize] = FORBIDDEN;
+    let (never, in_queries) = (b"#\"<>", b"\\^`{}");
+    let mut n = 0;
+    while n < never.len() {
+        table[never[n] as usize] = FORBIDDEN;
+        n += 1;
+    }
+    n = 0;
+    while n < in_queries.len() {
+        table[in_queries[n] as usize] = QUERY_ONLY;
+        n += 1;
+    }
     let mut b = 128;
     while b < 256 {
         table[b] = FORBIDDEN;

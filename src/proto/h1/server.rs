@@ -149,6 +149,8 @@ pub struct Server {
     last_input: Instant,
     /// Bytes of the body since `since`, for its rate.
     rate_bytes: u64,
+    /// We last stopped reading.
+    held_at: Instant,
     received: u64,
     body_limit: u64,
     sent: u64,
@@ -174,6 +176,7 @@ impl Server {
             since: now,
             last_input: now,
             rate_bytes: 0,
+            held_at: now,
             received: 0,
             body_limit: u64::MAX,
             sent: 0,
@@ -324,16 +327,20 @@ impl Server {
                     let (taken, rest) = input.split_at(piece.len());
                     match piece {
                         Piece::NeedInput => return Ok(Event::NeedInput),
-                        Piece::Framing(_) => *input = rest,
-                        Piece::Data(n) => {
-                            self.received += n as u64;
-                            self.rate_bytes += n as u64;
-                            if self.received > self.body_limit {
+                        Piece::Framing(_) => {
+                            // A chunk that is too large is refused before a byte of it is read.
+                            let size = self.received.saturating_add(decoder.announced());
+                            if size > self.body_limit {
                                 return Err(Error::BodyTooLarge {
-                                    size: self.received,
+                                    size,
                                     limit: self.body_limit,
                                 });
                             }
+                            *input = rest;
+                        }
+                        Piece::Data(n) => {
+                            self.received += n as u64;
+                            self.rate_bytes += n as u64;
                             *input = rest;
                             self.expects_continue = false;
                             return Ok(Event::Data(taken));
@@ -429,9 +436,16 @@ impl Server {
         self.expects_continue = false;
     }
 
-    /// Reading goes on after a pause that was ours: the client's waits begin anew.
+    /// Reading stops, by our own choice.
+    pub fn hold_body(&mut self, now: Instant) {
+        self.held_at = now;
+    }
+
+    /// Reading goes on. The pause does not count; what the client's rate was before does, or one byte
+    /// for each pause would be enough.
     pub fn resume_body(&mut self, now: Instant) {
-        (self.since, self.last_input, self.rate_bytes) = (now, now, 0);
+        self.since = self.since + (now - self.held_at);
+        self.last_input = now;
     }
 
     /// The client has closed its sending side. Says whether a request was cut off by it.

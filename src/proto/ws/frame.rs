@@ -163,6 +163,12 @@ impl Header {
     }
 }
 
+/// Whether it begins with a message that is whole in one frame.
+pub fn begins_with_message(frames: &[u8]) -> bool {
+    let fin_and_opcode = frames.first().map(|first| first & 0x8f);
+    [Some(0x81), Some(0x82)].contains(&fin_and_opcode)
+}
+
 /// Masks `payload`, or takes the mask away: it is the same. `key` is turned, so that the next call goes on
 /// where this one ended.
 ///

@@ -10,6 +10,7 @@ use super::error::{Error, is_close_code};
 use super::frame::{self, Header, MAX_CONTROL, Opcode};
 use super::session::{Kind, Role, Session};
 use bytes::Bytes;
+use std::cell::OnceCell;
 use std::fmt;
 
 /// What a loop's sessions share for sending.
@@ -221,21 +222,29 @@ impl Session {
     ///
     /// # Errors
     /// What may not be sent now.
-    pub fn prepared(&mut self, message: &Prepared) -> Result<Bytes, SendError> {
+    pub fn prepared(
+        &mut self,
+        message: &Prepared,
+        shared: &mut Outbound,
+    ) -> Result<Bytes, SendError> {
         self.may_send(None)?;
         if self.role == Role::Client {
             return Err(SendError::Masked);
         }
-        let fits = |bits: u8| bits >= 15 || message.len <= 1 << bits;
-        match (&message.compressed, self.deflates) {
-            (Some(compressed), Some(ours)) if fits(ours.window_bits) => {
+        let fits = |bits: u8| bits >= 15 || message.payload.len() <= 1 << bits;
+        let compressed = self
+            .deflates
+            .filter(|ours| fits(ours.window_bits))
+            .and_then(|_| message.compressed(shared));
+        match compressed {
+            Some(compressed) => {
                 // The peer's window moves on by a message that our own compressor has not seen: it begins anew.
                 if let Some(contexts) = &mut self.contexts {
                     contexts.deflater = None;
                 }
                 Ok(compressed.clone())
             }
-            _ => Ok(message.plain.clone()),
+            None => Ok(message.plain.clone()),
         }
     }
 
@@ -383,49 +392,72 @@ fn header(opcode: Opcode, fin: bool, rsv1: bool, mask: Option<[u8; 4]>, len: u64
 /// was agreed on ([`Session::prepared`]).
 #[derive(Clone, Debug)]
 pub struct Prepared {
+    kind: Kind,
+    payload: Bytes,
     plain: Bytes,
-    compressed: Option<Bytes>,
-    len: usize,
+    /// Made when the first asks for it; `None` if it is not worth it.
+    compressed: OnceCell<Option<Bytes>>,
 }
 
 impl Prepared {
-    /// A message. It is compressed if it is as long as `shared` asks for, and that makes it shorter.
+    /// A message. It is compressed if somebody can use that, it is as long as their [`Outbound`] asks for, and
+    /// that makes it shorter.
     ///
     /// ```
     /// use loopwright::proto::ws::send::{Outbound, Prepared};
     /// use loopwright::proto::ws::session::{Kind, Session};
     ///
-    /// let message = Prepared::new(Kind::Text, b"Hello", &mut Outbound::default());
-    /// assert_eq!(&Session::server(None).prepared(&message)?[..], b"\x81\x05Hello");
+    /// let message = Prepared::new(Kind::Text, b"Hello");
+    /// let sent = Session::server(None).prepared(&message, &mut Outbound::default())?;
+    /// assert_eq!(&sent[..], b"\x81\x05Hello");
     /// # Ok::<(), loopwright::proto::ws::send::SendError>(())
     /// ```
-    pub fn new(kind: Kind, payload: &[u8], shared: &mut Outbound) -> Prepared {
-        let framed = |rsv1, payload: &[u8]| {
-            let mut out = Vec::with_capacity(frame::MAX_HEADER + payload.len());
-            header(kind.opcode(), true, rsv1, None, payload.len() as u64).encode(&mut out);
-            out.extend_from_slice(payload);
-            Bytes::from(out)
-        };
-        let mut compressed = None;
-        if cfg!(feature = "deflate") && payload.len() >= shared.threshold {
-            let mut deflater = shared.deflater(15);
-            shared.scratch.clear();
-            if deflater.deflate(payload, true, &mut shared.scratch).is_ok() {
-                let is_worth_it = shared.is_worth_it(payload.len(), shared.scratch.len());
-                compressed = is_worth_it.then(|| framed(true, &shared.scratch));
-                shared.recycle(deflater);
-            }
-            shared.trim();
-        }
+    pub fn new(kind: Kind, payload: &[u8]) -> Prepared {
+        let plain = framed(kind, false, payload);
+        // The payload is the end of its own frame.
+        let payload = plain.slice(plain.len() - payload.len()..);
         Prepared {
-            plain: framed(false, payload),
-            compressed,
-            len: payload.len(),
+            kind,
+            payload,
+            plain,
+            compressed: OnceCell::new(),
         }
     }
 
-    /// As it goes to those who have no compression.
-    pub fn plain(&self) -> &Bytes {
-        &self.plain
+    /// What kind of message it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
+
+    /// What it says.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    fn compressed(&self, shared: &mut Outbound) -> Option<&Bytes> {
+        let compress = || {
+            if !cfg!(feature = "deflate") || self.payload.len() < shared.threshold {
+                return None;
+            }
+            let mut deflater = shared.deflater(15);
+            shared.scratch.clear();
+            let done = deflater.deflate(&self.payload, true, &mut shared.scratch);
+            let is_worth_it =
+                done.is_ok() && shared.is_worth_it(self.payload.len(), shared.scratch.len());
+            let compressed = is_worth_it.then(|| framed(self.kind, true, &shared.scratch));
+            if done.is_ok() {
+                shared.recycle(deflater);
+            }
+            shared.trim();
+            compressed
+        };
+        self.compressed.get_or_init(compress).as_ref()
+    }
+}
+
+fn framed(kind: Kind, rsv1: bool, payload: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(frame::MAX_HEADER + payload.len());
+    header(kind.opcode(), true, rsv1, None, payload.len() as u64).encode(&mut out);
+    out.extend_from_slice(payload);
+    Bytes::from(out)
 }
