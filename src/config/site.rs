@@ -513,8 +513,10 @@ fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
     if let Some(Size(body)) = route.limits.body {
         added.body_limit(body);
     }
-    // None of the actions looks at it.
-    added.ignore_body();
+    // No other action looks at it.
+    if route.channel.is_none() {
+        added.ignore_body();
+    }
     if !fields.is_empty() {
         added.before(add(fields.to_vec()));
     }
