@@ -2,6 +2,10 @@
 //! program is the parent, each of the workers, and the test that talks to them: a WebSocket to each worker,
 //! which is told the worker's process id, publishes what it says and hears what is published.
 
+#[allow(dead_code)]
+#[path = "bus/server.rs"]
+mod server;
+
 use loopwright::config::Config;
 use loopwright::process::bond::Bond;
 use loopwright::process::log as logs;
@@ -9,6 +13,7 @@ use loopwright::process::serve::{Source, log_settings, serve};
 use loopwright::process::{Signals, workers};
 use loopwright::{Ctx, Message, Socket, WebSocket};
 use rustix::process::{Pid, Signal, kill_process};
+use server::{PATIENCE, RedisServer};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -18,8 +23,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tungstenite::protocol::Role;
 
-/// Longer than anything here takes: past it a test fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Names the config to whom is to be parent or worker.
 const CONFIG: &str = "BUS_WORKERS_CONFIG";
 const WORKERS: usize = 3;
@@ -231,12 +234,14 @@ fn until_met(clients: &mut BTreeMap<u32, Client>) {
         for to in clients.keys().copied().collect::<Vec<_>>() {
             let start = Instant::now();
             let word = format!("from {from} to {to}");
-            loop {
-                clients.get_mut(&from).expect("a client").say(&word);
-                if clients.get_mut(&to).expect("a client").hear().as_ref() == Some(&word) {
-                    break;
-                }
+            let mut has_heard = false;
+            while !has_heard {
                 assert!(start.elapsed() < PATIENCE, "never: {word}");
+                clients.get_mut(&from).expect("a client").say(&word);
+                let to = clients.get_mut(&to).expect("a client");
+                while !has_heard && let Some(text) = to.hear() {
+                    has_heard = text == word;
+                }
             }
         }
     }
@@ -338,11 +343,37 @@ fn without_a_bus_each_is_alone() {
     program.stop(clients);
 }
 
+/// Each worker has a connection of its own, and no links to the others.
+fn workers_hear_each_other_and_other_servers_through_redis() {
+    let redis = RedisServer::start(&[]);
+    let bus = format!("redis = \"redis://127.0.0.1:{}\"", redis.port);
+    let [here, there] = [(); 2].map(|()| Program::start(&bus));
+    let (mut clients, more) = (here.clients(), there.clients());
+    clients.extend(more);
+    assert_eq!(clients.len(), 2 * WORKERS);
+    until_met(&mut clients);
+    let names = redis
+        .ask(&["client", "list"])
+        .matches("name=loopwright ")
+        .count();
+    assert_eq!(names, 2 * WORKERS);
+    let from = *clients.keys().next().expect("one");
+    let all: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    for text in &all {
+        clients.get_mut(&from).expect("a client").say(text);
+    }
+    for client in clients.values_mut() {
+        assert_eq!(client.hear_until(&all[99]), all, "in order, each once");
+    }
+    here.stop(clients);
+    there.stop(BTreeMap::new());
+}
+
 fn main() {
     if let Some(path) = std::env::var_os(CONFIG) {
         std::process::exit(run(Path::new(&path)).into());
     }
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
         (
             "workers_hear_each_other_also_after_one_was_killed",
             workers_hear_each_other_also_after_one_was_killed,
@@ -350,6 +381,10 @@ fn main() {
         (
             "a_stopped_worker_does_not_hold_up_the_others",
             a_stopped_worker_does_not_hold_up_the_others,
+        ),
+        (
+            "workers_hear_each_other_and_other_servers_through_redis",
+            workers_hear_each_other_and_other_servers_through_redis,
         ),
         ("without_a_bus_each_is_alone", without_a_bus_each_is_alone),
     ];

@@ -446,6 +446,77 @@ fn a_reload_does_not_change_the_bus() {
     }
 }
 
+/// Follows a channel as server-sent events: begun, when this returns.
+fn follow(address: SocketAddr) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let head = "GET /rooms/7 HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("asked");
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("an answer");
+    assert!(line.starts_with("HTTP/1.1 200 "), "{line}");
+    reader
+}
+
+fn post(address: SocketAddr, text: &str) {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let length = text.len();
+    let request = format!(
+        "POST /rooms/7 HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{text}"
+    );
+    stream.write_all(request.as_bytes()).expect("asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+}
+
+/// So many followers that each worker has some, and what is posted to one of the workers comes to all.
+#[test]
+fn a_channel_is_one_for_all_workers() {
+    let site = |workers| {
+        format!(
+            "{}[[routes]]\npath = \"/rooms/{{room}}\"\nchannel = {{ topic = \"rooms/{{room}}\" }}\n",
+            site(workers, "home")
+        )
+    };
+    let program = Program::start(&site(2));
+    let address = program.address();
+    for (round, workers) in [2, 4].into_iter().enumerate() {
+        if round > 0 {
+            program.reload(&site(workers));
+            program.workers(workers);
+        }
+        let mut followers: Vec<_> = (0..10 * workers).map(|_| follow(address)).collect();
+        let has_followers = |id: &u32| sockets(*id) > 3;
+        eventually("each worker has followers", || {
+            program.workers(workers).iter().all(has_followers)
+        });
+        // Other workers hear of a follower a moment later.
+        std::thread::sleep(Duration::from_millis(300));
+        for n in 0..20 {
+            post(address, &format!("round {round}, {n}"));
+        }
+        for follower in &mut followers {
+            let (start, mut heard) = (Instant::now(), Vec::new());
+            while heard.len() < 20 {
+                assert!(start.elapsed() < PATIENCE, "{heard:?}\n{}", program.log());
+                let mut line = String::new();
+                follower.read_line(&mut line).expect("an event");
+                heard.extend(
+                    line.strip_prefix("data: round")
+                        .map(|text| text.trim().to_string()),
+                );
+            }
+            // Each once; two that were posted to two workers may come in either order.
+            heard.sort();
+            heard.dedup();
+            assert_eq!(heard.len(), 20, "{heard:?}");
+        }
+    }
+    program.stop();
+}
+
 #[test]
 fn a_reload_changes_where_it_listens() {
     let program = Program::start(&site(1, "old"));

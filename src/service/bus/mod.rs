@@ -12,6 +12,7 @@
 mod redis;
 mod workers;
 
+pub use crate::proto::redis::{Url, UrlError};
 pub use redis::{Redis, RedisSettings};
 pub use workers::Workers;
 

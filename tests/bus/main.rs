@@ -1,31 +1,19 @@
 //! Publications between processes: through a Redis that is started here, killed and started again, and between
 //! servers that are introduced to each other. Each server here runs on a thread of its own, as in a process.
 
+mod server;
+
 use log::{LevelFilter, Log, Metadata, Record};
 use loopwright::proto::bus::link::{Limits as MachineLimits, Link as Machine};
 use loopwright::service::bus::{BusLimits, Redis, RedisSettings, Stats, Workers};
 use loopwright::{App, Bus, Ctx, Handle, Limits, Link, LinkHandle, Message, Server, Timeouts};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
+use server::{PATIENCE, RedisServer, eventually};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, Once, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-/// Longer than anything here takes: past it a test fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Waits until something is so.
-#[track_caller]
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "never: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+use std::time::Duration;
 
 /// What all servers of this file have logged; told apart by the port of their Redis.
 struct Lines(Mutex<Vec<String>>);
@@ -202,96 +190,6 @@ impl Drop for Node {
     }
 }
 
-/// A Redis on a port of its own, killed when it is dropped.
-struct RedisServer {
-    child: Child,
-    port: u16,
-    options: Vec<&'static str>,
-}
-
-impl RedisServer {
-    fn start(options: &[&'static str]) -> RedisServer {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("its address").port();
-        drop(free);
-        let options = options.to_vec();
-        RedisServer {
-            child: RedisServer::spawn(port, &options),
-            port,
-            options,
-        }
-    }
-
-    fn spawn(port: u16, options: &[&str]) -> Child {
-        let mut command = Command::new("redis-server");
-        command.args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-        ]);
-        command
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        let child = command.spawn();
-        let child = child.expect("redis-server: apt-get install redis-server");
-        eventually("redis listens", || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        child
-    }
-
-    fn url(&self) -> String {
-        // A name, so that it is resolved.
-        format!("redis://localhost:{}", self.port)
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("its end");
-    }
-
-    fn start_again(&mut self) {
-        self.child = RedisServer::spawn(self.port, &self.options);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process id");
-        kill_process(pid, signal).expect("a living process");
-    }
-
-    /// What `redis-cli` prints.
-    fn ask(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("redis-cli");
-        let said = command.args(["-p", &self.port.to_string()]).args(arguments);
-        String::from_utf8(said.output().expect("redis-cli").stdout).expect("text")
-    }
-
-    fn await_subscribed(&self, channels: &str, patterns: usize) {
-        eventually("subscribed", || {
-            let mut lines: Vec<String> = self
-                .ask(&["pubsub", "channels"])
-                .lines()
-                .map(String::from)
-                .collect();
-            lines.sort();
-            lines.retain(|line| !line.is_empty());
-            lines.join(" ") == channels
-                && self.ask(&["pubsub", "numpat"]).trim() == patterns.to_string()
-        });
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
     list.iter()
         .map(|(a, b)| (a.to_string(), b.to_string()))
@@ -321,6 +219,10 @@ fn servers_hear_each_other_through_redis() {
     b.listen("rooms/7");
     b.listen("**");
     redis.await_subscribed("loopwright:rooms/7", 2);
+    let both = "loopwright:rooms/7\n2\n";
+    eventually("both are subscribed", || {
+        redis.ask(&["pubsub", "numsub", "loopwright:rooms/7"]) == both
+    });
     a.publish("rooms/7", "from a");
     // Each closure of each server once, and nobody's own through Redis again.
     let twice = [("rooms/7", "from a"); 3];
@@ -524,6 +426,15 @@ fn introduce(a: &Node, b: &Node) {
     b.ask(|cx| cx.introduce(theirs));
 }
 
+/// Publishes until it is heard: the other side may not have said yet what it wants.
+fn until_met(from: &Node, to: &Node) {
+    let text = format!("{:?}", std::time::Instant::now());
+    eventually("they have met", || {
+        from.publish("rooms/probe", &*text);
+        to.heard_on("rooms/probe").contains(&text)
+    });
+}
+
 #[test]
 fn workers_hear_each_other() {
     let [a, b, mut c] = [(); 3].map(|()| Node::worker(BusLimits::default()));
@@ -538,6 +449,9 @@ fn workers_hear_each_other() {
     eventually("they have met", || {
         [&a, &b, &c].iter().all(|node| node.ask(both))
     });
+    for (from, to) in [(&c, &a), (&c, &b), (&a, &b)] {
+        until_met(from, to);
+    }
     for n in 0..1000 {
         c.publish("rooms/7", n.to_string());
     }
@@ -555,12 +469,15 @@ fn workers_hear_each_other() {
     a.await_connections(1);
     a.publish("rooms/7", "without c");
     let c = Node::worker(BusLimits::default());
-    c.listen("rooms/7");
+    c.listen("rooms/*");
     introduce(&c, &a);
     introduce(&b, &c);
     c.await_connections(2);
+    until_met(&b, &c);
+    until_met(&c, &a);
     b.publish("rooms/7", "with c");
     eventually("c hears b", || c.heard_on("rooms/7") == ["with c"]);
+    eventually("and a", || a.heard_on("rooms/7").len() == 1002);
     c.publish("rooms/7", "from c");
     eventually("a hears c", || a.heard_on("rooms/7").len() == 1003);
     assert_eq!(
@@ -758,7 +675,7 @@ fn a_link_is_told_of_room_however_it_comes() {
         .post(move |cx| cx.adopt(ours, filler))
         .expect("posted");
     let mut piece = vec![0; 64 * 1024];
-    for _ in 0..32 {
+    for _ in 0..16 {
         theirs.read_exact(&mut piece).expect("a piece");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -767,7 +684,7 @@ fn a_link_is_told_of_room_however_it_comes() {
         Err(mpsc::TryRecvError::Empty),
         "not half of it"
     );
-    for _ in 0..32 {
+    for _ in 0..48 {
         theirs.read_exact(&mut piece).expect("a piece");
         std::thread::sleep(Duration::from_millis(2));
     }
