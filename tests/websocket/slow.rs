@@ -301,7 +301,10 @@ fn heedless(probe: &mut Probe, _: &mut Ctx<'_>, ws: &mut WebSocket<'_>, text: &s
             }
             probe.say(format!("{} {most}", dropped > 0));
         }
-        "end" => probe.say(format!("{:?}", ws.send_fragment(Message::Text("."), true))),
+        "end" => probe.say(format!(
+            "{:?}",
+            ws.send_fragment(Message::Text(&numbered(7)), true)
+        )),
         _ => {}
     }
 }
@@ -360,7 +363,7 @@ fn parts_and_what_is_behind_them_are_bounded() {
         let frame = ws.frame().expect("the last part");
         assert_eq!(
             (frame.fin, frame.opcode, &frame.payload[..]),
-            (true, 0, &b"."[..]),
+            (true, 0, numbered(7).as_bytes()),
             "{slow:?}"
         );
         ws.text("close");
