@@ -169,6 +169,7 @@ fn close() {
         ws.close(1008, "");
         ws.ends();
         told.hears("close:1008:too slow");
+        drop(ws);
         drop(server);
         assert_eq!(told.rest(), [""; 0]);
     }
@@ -189,6 +190,7 @@ fn tell() {
         assert_eq!(read_on(&mut ws), [0; 0], "{how}");
         ws.close(1000, "");
         assert_eq!(ws.closed().0, 1000);
+        drop(ws);
         drop(server);
         let rest = told.rest();
         let missed = rest
