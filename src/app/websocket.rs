@@ -272,8 +272,8 @@ impl Handshake<'_> {
         self
     }
 
-    /// How much may wait for this client; past it, its [`Slow`] policy decides. `limits.socket_output`
-    /// otherwise.
+    /// How much may wait for this client; past it, its [`Slow`] policy decides. While a message is being sent
+    /// in fragments, as much again may wait behind it. `limits.socket_output` otherwise.
     pub fn output_limit(&mut self, bytes: usize) -> &mut Self {
         self.settings.output = bytes;
         self
