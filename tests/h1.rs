@@ -127,7 +127,7 @@ impl Connection {
                         When::Head | When::Later => {}
                     }
                 }
-                Ok(Event::NeedInput | Event::Paused | Event::Closed) => return,
+                Ok(Event::NeedInput | Event::Paused | Event::Closed | Event::Switched) => return,
                 Err(error) => {
                     self.events
                         .push(format!("refused {}", error.status().as_u16()));

@@ -407,7 +407,7 @@ fn split(bytes: &[u8], at: usize) -> (Vec<String>, Vec<u8>) {
                     false
                 }
                 Ok(Event::Paused) => machine.is_answering(),
-                Ok(Event::NeedInput | Event::Closed) => break,
+                Ok(Event::NeedInput | Event::Closed | Event::Switched) => break,
                 Err(error) => {
                     events.push(format!("refused {}", error.status()));
                     machine.refuse(error, &mut out, &stock);

@@ -115,7 +115,9 @@ impl Connection {
                     self.on_end(&trailers);
                     self.on_whole();
                 }
-                Ok(Event::NeedInput | Event::Paused | Event::Switched) => break,
+                Ok(Event::NeedInput | Event::Paused) => break,
+                // Nobody here agrees on another protocol.
+                Ok(Event::Switched) => unreachable!("no upgrade was answered"),
                 Ok(Event::Closed) => {
                     assert!(input.is_empty(), "worthless input is kept");
                     break;
