@@ -226,7 +226,7 @@ pub(crate) fn app(most: usize, alive: &Rc<()>) -> App<Diary> {
                 .find(|(name, _)| *name == req.param("policy"));
             handshake
                 .slow(policy.map_or(Slow::Close, |(_, slow)| *slow))
-                .compression(match &*req.param("compression") {
+                .compression(match req.param("compression") {
                     "on" => Compression::On,
                     "context" => Compression::Context,
                     _ => Compression::Off,
