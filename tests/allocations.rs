@@ -37,13 +37,42 @@ const REQUESTS: usize = 1000;
 /// Asks once, lets the loop turn until it has answered, and reads the answer into `answer`.
 fn exchange(server: &mut Server, client: &mut TcpStream, request: &[u8], answer: &mut [u8]) {
     client.write_all(request).unwrap();
+    let (handshake, message) = (request == HANDSHAKE, request == MESSAGE);
+    let expected: &[u8] = match (handshake, message) {
+        (true, _) => b"HTTP/1.1 101 ",
+        (_, true) => b"\x81\x05Hello",
+        _ => b"HTTP/1.1 200 OK\r\n",
+    };
     loop {
         server.turn().unwrap();
         match client.read(answer) {
-            Ok(n) => return assert!(answer[..n].starts_with(b"HTTP/1.1 200 OK\r\n")),
+            Ok(n) => return assert!(answer[..n].starts_with(expected)),
             Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
         }
     }
+}
+
+const HANDSHAKE: &[u8] =
+    b"GET /echo HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// The example of RFC 6455 §5.7.
+const MESSAGE: &[u8] = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+
+/// Nothing is allocated in so many rounds.
+fn allocates_nothing(server: &mut Server, client: &mut TcpStream, request: &[u8]) {
+    let mut answer = [0; 4096];
+    // The loop's own buffers grow to what they need, once.
+    for _ in 0..10 {
+        exchange(server, client, request, &mut answer);
+    }
+    let region = Region::new(ALLOCATOR);
+    for _ in 0..REQUESTS {
+        exchange(server, client, request, &mut answer);
+    }
+    let counted = region.change();
+    let made = counted.allocations + counted.reallocations;
+    let request = String::from_utf8_lossy(request);
+    assert_eq!(made, 0, "{made} allocations in {REQUESTS} of {request:?}");
 }
 
 /// Takes what arrives, in two reads, and appends its echo.
@@ -164,6 +193,7 @@ fn main() {
         res.header("x-type", "length")
             .text(if req.body().len() == 5 { "5" } else { "?" })
     });
+    app.ws("/echo", |_, ws, message| ws.send(message));
     app.get("/json", |_, _, res| res.json(&["Hello, World!"]));
     let folder = tempfile::tempdir().unwrap();
     for name in ["index.html", "plain.txt", "style.css", "style.css.br"] {
@@ -182,7 +212,6 @@ fn main() {
     let mut client = TcpStream::connect(address).unwrap();
     client.set_nonblocking(true).unwrap();
 
-    let mut answer = [0; 4096];
     let pipelined = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(8);
     let requests: [&[u8]; 8] = [
         b"GET / HTTP/1.1\r\nhost: a\r\nuser-agent: test\r\naccept: */*\r\ncookie: a=b\r\n\r\n",
@@ -195,24 +224,10 @@ fn main() {
         b"GET /files/style.css HTTP/1.1\r\nhost: a\r\naccept-encoding: gzip, br\r\n\r\n",
     ];
     for request in requests {
-        // The loop's own buffers grow to what they need, once.
-        for _ in 0..10 {
-            exchange(&mut server, &mut client, request, &mut answer);
-        }
-        let region = Region::new(ALLOCATOR);
-        for _ in 0..REQUESTS {
-            exchange(&mut server, &mut client, request, &mut answer);
-        }
-        let counted = region.change();
-        let made = counted.allocations + counted.reallocations;
-        assert_eq!(
-            made,
-            0,
-            "{} allocations in {REQUESTS} of {:?}",
-            made,
-            String::from_utf8_lossy(request)
-        );
+        allocates_nothing(&mut server, &mut client, request);
     }
+    exchange(&mut server, &mut client, HANDSHAKE, &mut [0; 4096]);
+    allocates_nothing(&mut server, &mut client, MESSAGE);
     drop(client);
     topics();
 }

@@ -272,8 +272,8 @@ impl Handshake<'_> {
         self
     }
 
-    /// How much may wait for this client; past it, its [`Slow`] policy decides. `limits.socket_output`
-    /// otherwise.
+    /// How much may wait for this client; past it, its [`Slow`] policy decides. While a message is being sent
+    /// in fragments, as much again may wait behind it. `limits.socket_output` otherwise.
     pub fn output_limit(&mut self, bytes: usize) -> &mut Self {
         self.settings.output = bytes;
         self
@@ -495,7 +495,7 @@ impl WebSocket<'_> {
     /// ```
     pub fn send_fragment(&mut self, part: Message<'_>, is_last: bool) -> Sent {
         let (kind, bytes) = (part.kind(), part.as_bytes());
-        if let Some(refused) = self.refused(bytes.len()) {
+        if let Some(refused) = self.refused(bytes.len(), true) {
             return refused;
         }
         let (session, cork) = (&mut self.line.session, &mut *self.out.cork);
@@ -565,7 +565,7 @@ impl WebSocket<'_> {
     }
 
     pub(crate) fn transmit(&mut self, kind: Kind, payload: &[u8]) -> Sent {
-        match self.refused(payload.len()) {
+        match self.refused(payload.len(), false) {
             Some(refused) => refused,
             None => self.put(kind, payload),
         }
@@ -582,7 +582,7 @@ impl WebSocket<'_> {
 
     /// Sends a message that is made for many.
     pub(crate) fn transmit_prepared(&mut self, message: &Prepared) -> Sent {
-        if let Some(refused) = self.refused(message.payload().len()) {
+        if let Some(refused) = self.refused(message.payload().len(), false) {
             return refused;
         }
         match self.line.session.prepared(message, self.outbound) {
@@ -598,13 +598,18 @@ impl WebSocket<'_> {
         }
     }
 
-    /// Would too much wait, with so much more? Then the policy says what happens.
-    fn refused(&mut self, more: usize) -> Option<Sent> {
+    /// Would too much wait, with so much more? Then the policy says what happens. What is behind a message does
+    /// not hold up its own parts: they go on until it is sent.
+    fn refused(&mut self, more: usize, is_part: bool) -> Option<Sent> {
+        let counted = |ws: &Self| match is_part {
+            true => ws.queued(),
+            false => ws.buffered(),
+        };
         if !self.line.session.is_open() {
             return Some(Sent::Closed);
         }
         let limit = self.line.settings.output;
-        let waits = self.buffered();
+        let waits = counted(self);
         // One message may be longer than the limit: then it waits alone.
         if waits == 0 || waits + more <= limit {
             return None;
@@ -613,8 +618,8 @@ impl WebSocket<'_> {
             Slow::DropNewest | Slow::Tell => {}
             Slow::DropOldest => {
                 self.out.seal();
-                while self.buffered() + more > limit && self.drop_oldest() {}
-                if self.buffered() + more <= limit {
+                while counted(self) + more > limit && self.drop_oldest(is_part) {}
+                if counted(self) + more <= limit {
                     return None;
                 }
             }
@@ -638,11 +643,11 @@ impl WebSocket<'_> {
     }
 
     /// Only whole messages go: the parts of one belong together, and what is no message is asked for.
-    fn drop_oldest(&mut self) -> bool {
+    fn drop_oldest(&mut self, is_part: bool) -> bool {
         if self.out.backlog.drop_behind(frame::begins_with_message) {
             return true;
         }
-        let Some(behind) = &mut self.line.behind else {
+        let Some(behind) = self.line.behind.as_mut().filter(|_| !is_part) else {
             return false;
         };
         let oldest = behind.messages.pop_front();

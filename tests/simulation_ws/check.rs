@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
-const MOST_TURNS: usize = 100_000;
+const MOST_TURNS: usize = 200_000;
 const MOST_EMPTY_POLLS: usize = 1000;
 
 pub(crate) struct Run {
@@ -26,13 +26,13 @@ pub(crate) fn run(seed: u64, tell: bool) -> Run {
     let faults = Faults {
         accept_errors: *rng.choice(&[0, 16]).expect("some"),
         send_buffer: *rng
-            .choice(&[(1, 200), (100, 8192), (50_000, 80_000)])
+            .choice(&[(20, 200), (100, 8192), (50_000, 80_000)])
             .expect("some"),
         segment: *rng.choice(&[7, 300, 20_000]).expect("some"),
     };
     // Small steps take long.
     let longest = match faults.segment < 100 || faults.send_buffer.1 < 1000 {
-        true => 300,
+        true => 200,
         false => 5000,
     };
     // Where nothing need be dropped, nothing may be.
@@ -129,6 +129,9 @@ pub(crate) fn run(seed: u64, tell: bool) -> Run {
     let mut spent = 0;
     while !clients.iter().all(Client::is_done) && spent < 3000 {
         spent += 1;
+        // Clients that mean to go on do so before anybody has waited long.
+        let soon = server.net_mut().now() + Duration::from_millis(1);
+        server.net_mut().wake_at(soon);
         step(&mut server, &mut clients);
         for client in &mut clients {
             if rng.u8(0..3) == 0 {
@@ -149,14 +152,12 @@ pub(crate) fn run(seed: u64, tell: bool) -> Run {
         for client in clients.iter().filter(|client| !client.has_left()) {
             server.net_mut().stall(client.wire, false);
         }
-        let mut still = 0;
-        while still < 20 {
+        // Until the loop has nothing to do for so long as nothing but silence lasts.
+        let mut now = server.net_mut().now();
+        while server.net_mut().now() - now < Duration::from_secs(1) && !server.net_mut().is_quiet()
+        {
+            now = server.net_mut().now();
             step(&mut server, &mut clients);
-            still = if server.net_mut().is_still() {
-                still + 1
-            } else {
-                0
-            };
         }
         for client in clients.iter_mut().filter(|client| !client.has_left()) {
             client.steps.truncate(client.next);

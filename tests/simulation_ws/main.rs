@@ -20,6 +20,11 @@ fn seeds() {
         Some(text.parse::<u64>().expect(name))
     };
     if let Some(seed) = number("LOOPWRIGHT_SIM_SEED") {
+        env_logger::builder()
+            .filter_level(log::LevelFilter::Debug)
+            .format_timestamp(None)
+            .target(env_logger::Target::Stdout)
+            .init();
         let Run { told, .. } = run(seed, true);
         println!("{told}seed {seed} is well");
         return;

@@ -278,11 +278,13 @@ fn a_callback_panics() {
     told.hears("open");
     told.hears("close:1011:");
     assert!(logged(&["panicked: in open"]) > 0);
+    drop(ws);
     let mut ws = Ws::open(&server, "/last");
     ws.close(1000, "");
     assert_eq!(ws.closed().0, 1000);
     told.hears("close");
     assert_eq!(server.get("/page").text(), "here");
+    drop(ws);
     drop(server);
     assert_eq!(told.rest(), [""; 0]);
 }
@@ -291,6 +293,8 @@ fn silent(first: &[u8]) {
     let timeouts = Timeouts {
         socket_idle: Duration::from_millis(150),
         pong: Duration::from_millis(150),
+        // What ends an unfinished frame is no Close.
+        linger: Duration::from_millis(200),
         ..timeouts()
     };
     let (server, told) = probe(local().timeouts(timeouts));
@@ -306,6 +310,7 @@ fn silent(first: &[u8]) {
     assert!(closed > Duration::from_millis(280), "{closed:?}");
     ws.close(1001, "");
     ws.ends();
+    drop(ws);
     drop(server);
     assert_eq!(told.rest(), ["close:1001:no sign of life"]);
 }
@@ -341,6 +346,7 @@ fn a_client_that_takes_nothing() {
         told.hears(word);
     }
     assert!(logged(&[&ws.address(), "timeouts.write"]) > 0);
+    drop(ws);
     drop(server);
     assert_eq!(told.rest(), [""; 0]);
 }

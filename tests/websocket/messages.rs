@@ -404,6 +404,7 @@ fn a_ping_that_is_answered_keeps_it_open() {
     }
     ws.close(1000, "");
     assert_eq!(ws.closed().0, 1000);
+    drop(ws);
     drop(server);
     let told = told.rest();
     assert_eq!(told.iter().filter(|word| *word == "pong:").count(), 8);

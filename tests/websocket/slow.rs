@@ -169,6 +169,7 @@ fn close() {
         ws.close(1008, "");
         ws.ends();
         told.hears("close:1008:too slow");
+        drop(ws);
         drop(server);
         assert_eq!(told.rest(), [""; 0]);
     }
@@ -189,6 +190,7 @@ fn tell() {
         assert_eq!(read_on(&mut ws), [0; 0], "{how}");
         ws.close(1000, "");
         assert_eq!(ws.closed().0, 1000);
+        drop(ws);
         drop(server);
         let rest = told.rest();
         let missed = rest
@@ -301,7 +303,10 @@ fn heedless(probe: &mut Probe, _: &mut Ctx<'_>, ws: &mut WebSocket<'_>, text: &s
             }
             probe.say(format!("{} {most}", dropped > 0));
         }
-        "end" => probe.say(format!("{:?}", ws.send_fragment(Message::Text("."), true))),
+        "end" => probe.say(format!(
+            "{:?}",
+            ws.send_fragment(Message::Text(&numbered(7)), true)
+        )),
         _ => {}
     }
 }
@@ -360,7 +365,7 @@ fn parts_and_what_is_behind_them_are_bounded() {
         let frame = ws.frame().expect("the last part");
         assert_eq!(
             (frame.fin, frame.opcode, &frame.payload[..]),
-            (true, 0, &b"."[..]),
+            (true, 0, numbered(7).as_bytes()),
             "{slow:?}"
         );
         ws.text("close");

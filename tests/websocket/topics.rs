@@ -283,8 +283,8 @@ fn a_publication_reaches_every_socket_over_turns() {
             ws
         })
         .collect();
-    for n in 0..20 {
-        all[n].text(&format!("from t {n}"));
+    for (n, ws) in all.iter_mut().take(20).enumerate() {
+        ws.text(&format!("from t {n}"));
     }
     for (n, ws) in all.iter_mut().enumerate() {
         let mut got: Vec<usize> = (0..20 - usize::from(n < 20))
