@@ -76,6 +76,12 @@ const STANDARD: [Method; 8] = [
 impl Router {
     /// Builds the trees, or says everything that is wrong with the patterns.
     pub(crate) fn build(patterns: &[Pattern]) -> Result<Router, Vec<Mistake>> {
+        // A pattern is compared as requests are: without what is encoded for no need.
+        let plain = |pattern: &Pattern| Pattern {
+            path: decode_unreserved(&pattern.path).unwrap_or_else(|| pattern.path.clone()),
+            ..pattern.clone()
+        };
+        let patterns: &[Pattern] = &patterns.iter().map(plain).collect::<Vec<_>>();
         let mut router = Router {
             methods: STANDARD.to_vec(),
             ..Router::default()
@@ -515,9 +521,12 @@ mod tests {
             "GET /h",
             "GET /t/{*rest}",
             "GET /t/",
+            "GET /n%65edless",
         ];
         let router = router(&patterns).unwrap();
         for (request, want) in [
+            ("GET h/needless", "15"),
+            ("GET h/ne%65dless", "15"),
             ("GET h/", "0"),
             ("HEAD h/", "0"),
             ("GET h/a/b", "1 x=b"),

@@ -21,7 +21,7 @@ const MOST_EMPTY_POLLS: usize = 1000;
 /// Turns in which what was written before a stop still arrives, or a broken connection is noticed.
 const LAST_TURNS: usize = 2000;
 /// Bytes of input beyond a head that may wait: one read.
-const ONE_READ: usize = 64 * 1024;
+const ONE_READ: usize = 128 * 1024;
 /// What a loop may keep for itself: one read, and output of a burst.
 const LOOP_KEEPS: usize = 1 << 20;
 /// A turn that does not wait takes no longer, in this world.

@@ -99,7 +99,12 @@ fn message(data: &[u8]) -> Option<(Message<'_>, &[u8])> {
     };
     let is_old = version == b"HTTP/1.0";
     let is_fine = is_token(method) && !target.is_empty() && target.iter().all(u8::is_ascii_graphic);
-    if !is_fine || (!is_old && version != b"HTTP/1.1") {
+    // A higher minor version is read as the highest there is (RFC 9110 §6.2).
+    let is_1 = matches!(
+        version,
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9']
+    );
+    if !is_fine || !is_1 {
         return None;
     }
     let (mut lengths, mut codings, mut hosts) = (Vec::new(), Vec::new(), 0);
