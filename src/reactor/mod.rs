@@ -1,9 +1,9 @@
 //! Floor 3: the loop. One thread, one poll, one slab of connections.
 //!
 //! ```text
-//!            ┌────────────────────────── turn ──────────────────────────┐
-//!  poll ─► note readiness ─► accept ─► timers ─► mail ─► run ─► reap
-//!                                                         │
+//!  ┌───────────────────────────────── turn ─────────────────────────────────┐
+//!  poll ─► note readiness ─► accept ─► timers ─► mail ─► deliver ─► run ─► reap
+//!                                                                    │
 //!                         read ─► protocol ─► dispatch ─► settle ─► flush      (io, dispatch, settle)
 //! ```
 //! The one rule: callbacks may touch `core` and `state`; the loop iterates over connections, routes
