@@ -5,7 +5,11 @@
 //! the input is a count of blank lines; the answer is that many copies of one constant response,
 //! from memory. What a socket does not take at once is written when it has room again.
 //! It is no web server: `scripts/bench` divides the cost of real servers by the cost of this one,
-//! so that results from different machines can be compared.
+//! so that results from different machines can be compared. `floor/websocket.rs` is the same for WebSockets
+//! and `scripts/ws`.
+
+#[path = "floor/websocket.rs"]
+mod websocket;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -19,7 +23,8 @@ use rustix::net::{SocketFlags, accept_with};
 use socket2::{Domain, Socket, Type};
 
 const USAGE: &str = "\
-usage: floor PORT const|close CONTENT-TYPE BODY   (BODY @FILE is what the file holds)";
+usage: floor PORT const|close CONTENT-TYPE BODY   (BODY @FILE is what the file holds)
+       floor PORT websocket                       (an echo at /, to all others at /topic)";
 
 /// Far more than a deep pipeline of small requests.
 const INPUT: usize = 64 * 1024;
@@ -56,6 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let response = response(content_type, &body, close);
             Floor::new(listener(port.parse()?, close)?, &response, close)?.run()
         }
+        [port, "websocket"] => websocket::run(listener(port.parse()?, false)?)?,
         // Cargo runs every benchmark with only options of its own: nothing to do then.
         _ if args.iter().all(|a| a.starts_with("--")) => println!("{USAGE}"),
         _ => {
