@@ -272,8 +272,8 @@ impl Handshake<'_> {
         self
     }
 
-    /// How much may wait for this client; past it, its [`Slow`] policy decides. `limits.socket_output`
-    /// otherwise.
+    /// How much may wait for this client, with some 40 bytes for each message; past it, its [`Slow`] policy
+    /// decides. `limits.socket_output` otherwise.
     pub fn output_limit(&mut self, bytes: usize) -> &mut Self {
         self.settings.output = bytes;
         self
@@ -403,6 +403,13 @@ pub(crate) struct Line {
 struct Behind {
     messages: VecDeque<(Kind, Bytes)>,
     bytes: usize,
+}
+
+impl Behind {
+    /// An empty message has its place as well.
+    fn cost(payload: &Bytes) -> usize {
+        payload.len() + size_of::<(Kind, Bytes)>()
+    }
 }
 
 impl Line {
@@ -541,6 +548,11 @@ impl WebSocket<'_> {
         self.queued() + self.line.behind()
     }
 
+    /// What waits, with what it takes to hold it: many small messages are more than their bytes.
+    fn held(&self) -> usize {
+        self.buffered() + self.out.backlog.places()
+    }
+
     fn queued(&self) -> usize {
         self.out.cork.len() + self.out.backlog.bytes()
     }
@@ -604,7 +616,7 @@ impl WebSocket<'_> {
             return Some(Sent::Closed);
         }
         let limit = self.line.settings.output;
-        let waits = self.buffered();
+        let waits = self.held();
         // One message may be longer than the limit: then it waits alone.
         if waits == 0 || waits + more <= limit {
             return None;
@@ -613,8 +625,8 @@ impl WebSocket<'_> {
             Slow::DropNewest | Slow::Tell => {}
             Slow::DropOldest => {
                 self.out.seal();
-                while self.buffered() + more > limit && self.drop_oldest() {}
-                if self.buffered() + more <= limit {
+                while self.held() + more > limit && self.drop_oldest() {}
+                if self.held() + more <= limit {
                     return None;
                 }
             }
@@ -630,7 +642,10 @@ impl WebSocket<'_> {
             }
         }
         // What would fit right away, were it not for what is behind, is not waited for.
-        let room = (self.high_water / 2).min(limit.saturating_sub(more));
+        let mut room = (self.high_water / 2).min(limit.saturating_sub(more));
+        if self.queued() + self.out.backlog.places() + more > limit {
+            room = room.min(self.queued() / 2);
+        }
         if self.queued() > room {
             self.await_room(room);
         }
@@ -646,13 +661,13 @@ impl WebSocket<'_> {
             return false;
         };
         let oldest = behind.messages.pop_front();
-        behind.bytes -= oldest.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        behind.bytes -= oldest.as_ref().map_or(0, |(_, bytes)| Behind::cost(bytes));
         oldest.is_some()
     }
 
     fn put_behind(&mut self, kind: Kind, payload: Bytes) -> Sent {
         let behind = self.line.behind.get_or_insert_default();
-        behind.bytes += payload.len();
+        behind.bytes += Behind::cost(&payload);
         behind.messages.push_back((kind, payload));
         self.full_past(self.buffered())
     }
@@ -722,6 +737,29 @@ impl SocketHandle {
         let buffered = self.flow.buffered.get() + bytes.len();
         self.flow.buffered.set(buffered);
         self.act(SocketAct::Send(message.kind(), bytes))
+    }
+
+    /// Sends a message to many. It is there once for all of them, also while it waits.
+    ///
+    /// ```
+    /// use loopwright::SocketHandle;
+    /// fn announce(guests: &mut Vec<SocketHandle>, text: &str) {
+    ///     guests.retain(|guest| !guest.is_closed());
+    ///     SocketHandle::send_all(&*guests, text);
+    /// }
+    /// # announce(&mut vec![], "hello");
+    /// ```
+    pub fn send_all<'h, 'm>(
+        handles: impl IntoIterator<Item = &'h SocketHandle>,
+        message: impl Into<Message<'m>>,
+    ) {
+        let message = message.into();
+        let prepared = Rc::new(Prepared::new(message.kind(), message.as_bytes()));
+        for handle in handles {
+            let buffered = handle.flow.buffered.get() + prepared.payload().len();
+            handle.flow.buffered.set(buffered);
+            handle.act(SocketAct::SendPrepared(prepared.clone()));
+        }
     }
 
     /// Asks for a sign of life; at most 125 bytes.
