@@ -7,6 +7,7 @@
 use crate::app::body::Body;
 use crate::base::id::{ConnId, StreamRef};
 use crate::proto::h1::answer::FieldBlock;
+use crate::proto::ws::send::Prepared;
 use crate::proto::ws::session::Kind;
 use bytes::Bytes;
 use http::StatusCode;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
 /// What a [`super::websocket::SocketHandle`] does.
 pub(crate) enum SocketAct {
     Send(Kind, Bytes),
+    /// What is made for many.
+    SendPrepared(Rc<Prepared>),
     Ping(Bytes),
     Close(u16, String),
 }

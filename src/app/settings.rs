@@ -32,8 +32,8 @@ pub struct Limits {
     pub output: usize,
     /// A WebSocket message, unless its socket sets another limit; closed with 1009 past it. Default 1 MiB.
     pub message: usize,
-    /// Messages that wait for one WebSocket client, in bytes; past it its [`crate::Slow`] policy decides.
-    /// Default 1 MiB.
+    /// Messages that wait for one WebSocket client, in bytes, and some 40 more for each; past it its
+    /// [`crate::Slow`] policy decides. Default 1 MiB.
     pub socket_output: usize,
     /// WebSocket messages shorter than this are sent uncompressed, whatever was agreed on. 0: all are
     /// compressed, even where that makes them longer. Default 256 B.
@@ -121,9 +121,10 @@ pub struct Timeouts {
     pub head: Duration,
     /// Between two pieces of a request's body; then 408 and close. Default 30 s.
     pub body: Duration,
-    /// The least rate of a request's body, in bytes per second; below it 408 and close. Default 240.
+    /// The least rate of a request's body, in bytes per second; below it 408 and close. The same holds for a
+    /// WebSocket message that has begun to arrive; below it, it is closed with 1008. Default 240.
     pub body_rate: u64,
-    /// How long a body is given before its rate counts. Default 10 s.
+    /// How long a body, or a message, is given before its rate counts. Default 10 s.
     pub body_grace: Duration,
     /// For a client to take some of its answer; then close. Whether it has is looked at when that has
     /// passed, so one that stops in between may stay for up to twice that. Default 30 s.

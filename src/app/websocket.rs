@@ -272,8 +272,9 @@ impl Handshake<'_> {
         self
     }
 
-    /// How much may wait for this client; past it, its [`Slow`] policy decides. While a message is being sent
-    /// in fragments, as much again may wait behind it. `limits.socket_output` otherwise.
+    /// How much may wait for this client, with some 40 bytes for each message; past it, its [`Slow`] policy
+    /// decides. While a message is being sent in fragments, as much again may wait behind it.
+    /// `limits.socket_output` otherwise.
     pub fn output_limit(&mut self, bytes: usize) -> &mut Self {
         self.settings.output = bytes;
         self
@@ -403,6 +404,13 @@ pub(crate) struct Line {
 struct Behind {
     messages: VecDeque<(Kind, Bytes)>,
     bytes: usize,
+}
+
+impl Behind {
+    /// An empty message has its place as well.
+    fn cost(payload: &Bytes) -> usize {
+        payload.len() + size_of::<(Kind, Bytes)>()
+    }
 }
 
 impl Line {
@@ -601,9 +609,10 @@ impl WebSocket<'_> {
     /// Would too much wait, with so much more? Then the policy says what happens. What is behind a message does
     /// not hold up its own parts: they go on until it is sent.
     fn refused(&mut self, more: usize, is_part: bool) -> Option<Sent> {
-        let counted = |ws: &Self| match is_part {
-            true => ws.queued(),
-            false => ws.buffered(),
+        // With their places: many small messages cost more than their bytes.
+        let counted = |ws: &Self| {
+            let bytes = if is_part { ws.queued() } else { ws.buffered() };
+            bytes + ws.out.backlog.places()
         };
         if !self.line.session.is_open() {
             return Some(Sent::Closed);
@@ -635,7 +644,10 @@ impl WebSocket<'_> {
             }
         }
         // What would fit right away, were it not for what is behind, is not waited for.
-        let room = (self.high_water / 2).min(limit.saturating_sub(more));
+        let mut room = (self.high_water / 2).min(limit.saturating_sub(more));
+        if self.queued() + self.out.backlog.places() + more > limit {
+            room = room.min(self.queued() / 2);
+        }
         if self.queued() > room {
             self.await_room(room);
         }
@@ -651,13 +663,13 @@ impl WebSocket<'_> {
             return false;
         };
         let oldest = behind.messages.pop_front();
-        behind.bytes -= oldest.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        behind.bytes -= oldest.as_ref().map_or(0, |(_, bytes)| Behind::cost(bytes));
         oldest.is_some()
     }
 
     fn put_behind(&mut self, kind: Kind, payload: Bytes) -> Sent {
         let behind = self.line.behind.get_or_insert_default();
-        behind.bytes += payload.len();
+        behind.bytes += Behind::cost(&payload);
         behind.messages.push_back((kind, payload));
         self.full_past(self.buffered())
     }
@@ -727,6 +739,29 @@ impl SocketHandle {
         let buffered = self.flow.buffered.get() + bytes.len();
         self.flow.buffered.set(buffered);
         self.act(SocketAct::Send(message.kind(), bytes))
+    }
+
+    /// Sends a message to many. It is there once for all of them, also while it waits.
+    ///
+    /// ```
+    /// use loopwright::SocketHandle;
+    /// fn announce(guests: &mut Vec<SocketHandle>, text: &str) {
+    ///     guests.retain(|guest| !guest.is_closed());
+    ///     SocketHandle::send_all(&*guests, text);
+    /// }
+    /// # announce(&mut vec![], "hello");
+    /// ```
+    pub fn send_all<'h, 'm>(
+        handles: impl IntoIterator<Item = &'h SocketHandle>,
+        message: impl Into<Message<'m>>,
+    ) {
+        let message = message.into();
+        let prepared = Rc::new(Prepared::new(message.kind(), message.as_bytes()));
+        for handle in handles {
+            let buffered = handle.flow.buffered.get() + prepared.payload().len();
+            handle.flow.buffered.set(buffered);
+            handle.act(SocketAct::SendPrepared(prepared.clone()));
+        }
     }
 
     /// Asks for a sign of life; at most 125 bytes.

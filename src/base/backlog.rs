@@ -57,6 +57,11 @@ impl Backlog {
         self.bytes
     }
 
+    /// What its pieces take beside their bytes: much, if they are small.
+    pub fn places(&self) -> usize {
+        self.segments.len() * size_of::<Segment>()
+    }
+
     /// Appends bytes.
     pub fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {

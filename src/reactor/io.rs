@@ -215,7 +215,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 if let Some(key) = conn.socket
                     && let Some(attached) = self.sockets.get_mut(key as usize)
                 {
-                    attached.hear(self.now);
+                    attached.hear(n, self.now);
                 }
                 Got::Bytes(n)
             }

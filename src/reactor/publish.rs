@@ -7,7 +7,7 @@ use crate::net::Net;
 use std::rc::Rc;
 
 impl<N: Net, S: 'static> Reactor<N, S> {
-    /// Hands out what waits, within the turn's budget; the rest is the next turn's. One by one, for a subscriber
+    /// Hands out what waits, within the turn's budgets; the rest is the next turn's. One by one, for a subscriber
     /// that is called may change who is subscribed.
     pub(super) fn deliver(&mut self) {
         if self.core.topics.waiting() == 0 {
@@ -15,6 +15,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         // One by one: what a callback changes about subscriptions holds for the next.
         for _ in 0..self.limits.deliveries_per_turn {
+            // What subscribers ask for from here on would wait in memory: what is published waits instead.
+            if self.commands_left == 0 {
+                break;
+            }
             let mut due = None;
             let to_one = &mut |to, publication: &Rc<Publication>| {
                 due = Some((to, publication.clone()));

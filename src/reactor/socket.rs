@@ -3,7 +3,8 @@
 //! ```text
 //! 101 ─► open ── message, ping, pong … ──► closing (ours is sent) ─► over: released
 //!          │                                      │
-//!          └─ silence: a ping, then 1001          └─ timeouts.linger, or broken: cut
+//!          ├─ silence: a ping, then 1001          └─ timeouts.linger, or broken: cut
+//!          └─ less of a message than timeouts.body_rate: 1008
 //! ```
 //! Invariant: a socket's `close` is called exactly once, when its record goes (`end_socket`); until then the
 //! connection's number for it names the record.
@@ -14,15 +15,17 @@ use crate::app::ctx::{Ctx, NewSocket};
 use crate::app::failure::panic_text;
 use crate::app::outbox::SocketAct;
 use crate::app::publish::{Publication, Subscriber};
+use crate::app::settings::Timeouts;
 use crate::app::slow::{Sent, Slow};
 use crate::app::websocket::{Closed, Fragment, Line, Message, Socket, WebSocket};
 use crate::base::backlog::Output;
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, RequestId};
 use crate::net::Net;
-use crate::proto::ws::error::{Error, GOING_AWAY, INTERNAL_ERROR};
+use crate::proto::ws::error::{Error, GOING_AWAY, INTERNAL_ERROR, POLICY_VIOLATION};
 use crate::proto::ws::session::{Event, Kind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 /// What a connection that has become a WebSocket has besides.
 pub(super) struct Attached<S> {
@@ -33,6 +36,8 @@ pub(super) struct Attached<S> {
     since: Instant,
     /// It has been asked for a sign of life.
     asked: bool,
+    /// A message has begun to arrive, and has not ended: since when, and how many bytes came since.
+    arriving: Option<(Instant, u64)>,
 }
 
 /// How a connection ended that did not say so.
@@ -65,10 +70,21 @@ macro_rules! ws {
 
 impl<S> Attached<S> {
     /// Something has come from the client.
-    pub(super) fn hear(&mut self, now: Instant) {
+    pub(super) fn hear(&mut self, bytes: usize, now: Instant) {
         if self.line.session.is_open() {
             (self.since, self.asked) = (now, false);
         }
+        if let Some((_, so_far)) = &mut self.arriving {
+            *so_far += bytes as u64;
+        }
+    }
+
+    /// When less than the least rate will have come of the message that arrives, unless more comes.
+    fn message_deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
+        let (since, bytes) = self.arriving?;
+        let micros = bytes.checked_mul(1_000_000)?;
+        let micros = micros.checked_div(timeouts.body_rate)?;
+        Some(since + Duration::from_micros(micros).max(timeouts.body_grace))
     }
 }
 
@@ -96,6 +112,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             request,
             since,
             asked: false,
+            arriving: None,
         };
         let (key, has_left) = (self.sockets.insert(attached) as u32, conn.eof);
         conn.socket = Some(key);
@@ -130,6 +147,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             };
             // A client that sends but does not take is not read from …
             if conn.backlog.bytes() + corked > self.limits.high_water {
+                // Nor is the rest of its message then late by its own fault.
+                if let Some(attached) = self.sockets.get_mut(key as usize) {
+                    attached.arriving = None;
+                }
                 return (used, self.make_room(id));
             }
             // … and one that sends more than its share of a turn waits for the next.
@@ -144,6 +165,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 socket,
                 line,
                 request,
+                arriving,
                 ..
             } = attached;
             let mut rest = &mut input[used..];
@@ -153,7 +175,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             used += total - rest.len();
             let event = match polled {
                 Ok(Some(event)) => event,
-                Ok(None) => return (used, Stop::NeedInput),
+                Ok(None) => {
+                    let is_receiving = line.session.is_receiving() && line.session.is_open();
+                    *arriving = is_receiving.then(|| arriving.unwrap_or((self.now, 0)));
+                    return (used, Stop::NeedInput);
+                }
                 Err(error) => {
                     log::info!(
                         "{}: WebSocket closed with {}: {error}{}",
@@ -171,6 +197,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
             };
             *budget = budget.saturating_sub(1);
+            if event.ends_message() {
+                *arriving = None;
+            }
             let begun = self.net.coarse_now();
             let mut cx = cx!(self);
             let mut ws = ws!(self, id, conn, line);
@@ -277,6 +306,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     missed(socket, cx, ws, kind, &bytes);
                 }
             }
+            SocketAct::SendPrepared(message) => {
+                let sent = ws.transmit_prepared(&message);
+                if sent == Sent::Dropped && ws.line.settings.slow == Slow::Tell {
+                    missed(socket, cx, ws, message.kind(), message.payload());
+                }
+            }
             SocketAct::Ping(payload) => ws.ping(payload),
             SocketAct::Close(code, reason) => ws.close(code, &reason),
         });
@@ -330,8 +365,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let attached = self.sockets.get(key as usize)?;
         let timeouts = &self.timeouts;
         Some(match attached.line.session.is_open() {
-            true if attached.asked => attached.since + timeouts.socket_idle + timeouts.pong,
-            true => attached.since + timeouts.socket_idle,
+            true => {
+                let pong = Some(timeouts.pong).filter(|_| attached.asked);
+                let silence = attached.since + timeouts.socket_idle + pong.unwrap_or_default();
+                let message = attached.message_deadline(timeouts);
+                message.map_or(silence, |message| message.min(silence))
+            }
             // It has `linger` to say its part of the end.
             false => attached.since + timeouts.linger,
         })
@@ -348,6 +387,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 id,
                 "its end of the WebSocket did not come within timeouts.linger",
             );
+        }
+        if attached
+            .message_deadline(&self.timeouts)
+            .is_some_and(|at| at <= now)
+        {
+            log::info!(
+                "a WebSocket is closed: less of a message has come than timeouts.body_rate = {} a second",
+                self.timeouts.body_rate
+            );
+            let (code, reason) = (POLICY_VIOLATION, "too slow");
+            return self.close_socket(id, Closed { code, reason });
         }
         if now < attached.since + idle {
             return self.wake(id);

@@ -267,3 +267,52 @@ fn socket_idle_begins_anew_with_what_is_heard() {
     let took = begun.elapsed();
     assert!((190..1500).contains(&took.as_millis()), "{took:?}");
 }
+
+/// As with the body of a request: who is slower than the least rate does not hold what has come of it.
+#[test]
+fn body_rate_holds_for_messages() {
+    let grace = Duration::from_millis(400);
+    let timeouts = Timeouts {
+        body_rate: 1000,
+        body_grace: grace,
+        ..timeouts()
+    };
+    collect_log();
+    let server = serve_with(local().timeouts(timeouts), || {
+        let mut app: App = App::new();
+        app.ws("/", |_, ws, message| ws.send(message));
+        (app, ())
+    });
+    let drip = |ws: &mut Ws, wire: &[u8], at_once: usize, most: Duration| {
+        let begun = Instant::now();
+        for piece in wire.chunks(at_once) {
+            if begun.elapsed() > most {
+                return;
+            }
+            ws.raw(piece);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    // Short enough to be whole within the grace, or fast enough to be whole at all; again and again.
+    let mut ws = Ws::open(&server, "/");
+    for (len, at_once) in [(5, 1), (5, 1), (3000, 100), (5, 1)] {
+        let text = "x".repeat(len);
+        drip(
+            &mut ws,
+            &frame(FIN | TEXT, text.as_bytes()),
+            at_once,
+            grace * 10,
+        );
+        assert_eq!(ws.says(), text);
+    }
+    // Neither, in one frame or in many; whatever else it says.
+    let parts: Vec<u8> = (0..100)
+        .flat_map(|n| frame(if n == 0 { TEXT } else { 0 }, b"x"))
+        .collect();
+    for wire in [frame(TEXT, &[b'x'; 1000]), parts] {
+        let mut ws = Ws::open(&server, "/");
+        drip(&mut ws, &wire, 3, grace * 2);
+        assert_eq!(ws.closed(), (1008, "too slow".into()));
+    }
+    assert_eq!(logged(&["less of a message", "timeouts.body_rate"]), 2);
+}

@@ -425,3 +425,53 @@ fn a_small_output_limit_tells_when_there_is_room() {
     }
     told.hears("open");
 }
+
+/// Small messages take more than their bytes: what they take counts.
+#[test]
+fn many_small_messages_are_not_little() {
+    const MANY: usize = 20_000;
+    let (tell, told) = ear();
+    let limits = Limits {
+        socket_output: 64 * 1024,
+        high_water: 32 * 1024,
+        deliveries_per_turn: MANY,
+        ..Limits::default()
+    };
+    let server = serve_with(local().limits(limits), move || {
+        let mut app: App = App::new();
+        let drops = |h: &mut loopwright::Handshake<'_>| {
+            h.slow(Slow::DropNewest);
+            Ok(())
+        };
+        let act =
+            |probe: &mut Probe, cx: &mut Ctx<'_>, ws: &mut WebSocket<'_>, text: &str| match text {
+                "open" => drop(cx.subscribe(ws, "all").expect("a pattern")),
+                "flood" => (0..MANY).for_each(|_| cx.publish("all", "x").expect("published")),
+                "behind" => {
+                    ws.send_fragment(Message::Text("a"), false);
+                    let taken = (0..MANY).take_while(|_| ws.send("") != Sent::Dropped);
+                    probe.say(format!("{}", taken.count()));
+                }
+                "end" => drop(ws.send("end")),
+                _ => {}
+            };
+        probes(&mut app, "/", tell, drops, act);
+        (app, ())
+    });
+    let mut ws = Ws::open(&server, "/");
+    ws.text("flood");
+    std::thread::sleep(Duration::from_millis(300));
+    ws.text("end");
+    let got = std::iter::repeat_with(|| ws.says())
+        .take_while(|text| text == "x")
+        .count();
+    assert!((500..3000).contains(&got), "{got}");
+    ws.text("behind");
+    told.hears("open");
+    told.hears("text:flood");
+    told.hears("drained");
+    told.hears("text:end");
+    told.hears("text:behind");
+    let taken: usize = told.next().parse().expect("a number");
+    assert!((500..3000).contains(&taken), "{taken}");
+}

@@ -3,8 +3,13 @@
 use crate::peer::*;
 use crate::support::*;
 use loopwright::{
-    App, Ctx, Limits, Message, Server, Socket, SocketHandle, Subscription, WebSocket,
+    App, Bus, Ctx, Limits, Message, Publication, Server, Socket, SocketHandle, Subscription,
+    WebSocket,
 };
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -362,4 +367,88 @@ fn a_reload_leaves_sockets_alone() {
     server.run().expect("ran");
     client.join().expect("the client");
     told.recv().expect("told");
+}
+
+/// A bus that counts.
+struct Counter(Arc<AtomicUsize>);
+
+impl Bus for Counter {
+    fn publish(&mut self, _: &mut Ctx<'_>, _: &Publication) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn wanted(&mut self, _: &mut Ctx<'_>, _: &str, _: bool) {}
+}
+
+/// What one publication sets off is settled before many more are handed out: it does not pile up.
+#[test]
+fn what_subscribers_ask_for_does_not_pile_up() {
+    const CALLS: usize = 300;
+    const EACH: usize = 10;
+    const BUDGET: usize = 25;
+    let limits = Limits {
+        commands_per_turn: BUDGET,
+        ..Limits::default()
+    };
+    let (asked, settled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut app: App = App::new();
+    app.bus(Counter(settled.clone()));
+    let builder = Server::builder().listen("127.0.0.1:0").limits(limits);
+    let mut server = builder.build(app, ()).expect("a server");
+    let count = asked.clone();
+    let begin = move |cx: &mut Ctx<'_>| {
+        let fan_out = move |cx: &mut Ctx<'_>, _: &Publication| {
+            for _ in 0..EACH {
+                cx.publish("elsewhere", "x").expect("published");
+                count.fetch_add(1, Relaxed);
+            }
+        };
+        cx.on_publish("here", fan_out).expect("a pattern");
+        (0..CALLS).for_each(|_| cx.deliver("here", "x").expect("delivered"));
+    };
+    server.handle().post(begin).expect("posted");
+    let begun = Instant::now();
+    let (mut most, mut done) = (0, 0);
+    while done < CALLS * EACH {
+        assert!(begun.elapsed() < PATIENCE, "{done} are done");
+        assert!(server.turn_within(Duration::ZERO).expect("a turn"));
+        done = settled.load(Relaxed);
+        most = most.max(asked.load(Relaxed) - done);
+    }
+    assert!(most <= BUDGET + EACH, "{most} wait at once");
+}
+
+/// Two subscribers that never stop to answer each other: others are served meanwhile, and it ends with the server.
+#[test]
+fn an_endless_exchange_is_not_the_end_of_the_rest() {
+    let server = serve(|| {
+        let mut app: App = App::new();
+        app.post("/", |cx, _, res| {
+            for (from, to) in [("ping", "pong"), ("pong", "ping")] {
+                let answer = move |cx: &mut Ctx<'_>, _: &Publication| {
+                    cx.publish(to, "again").expect("published");
+                };
+                cx.on_publish(from, answer).expect("a pattern");
+            }
+            cx.publish("ping", "begin").expect("published");
+            res.text("begun")
+        });
+        app.ws("/", |_, ws, message| ws.send(message));
+        app
+    });
+    let begun = Instant::now();
+    let mut other = Ws::open(&server, "/");
+    let mut first = TcpStream::connect(server.tcp()).expect("connected");
+    let post = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    first.write_all(post.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    first.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.ends_with("begun"), "{answer}");
+    for n in 0..100 {
+        other.text(&n.to_string());
+        assert_eq!(other.says(), n.to_string());
+    }
+    drop(other);
+    server.stop();
+    assert!(begun.elapsed() < PATIENCE);
 }

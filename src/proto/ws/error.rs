@@ -11,6 +11,8 @@ pub const GOING_AWAY: u16 = 1001;
 pub const PROTOCOL_ERROR: u16 = 1002;
 /// A message's content is not what its kind promises.
 pub const INVALID_DATA: u16 = 1007;
+/// Something that is allowed, and is not put up with.
+pub const POLICY_VIOLATION: u16 = 1008;
 /// A message is larger than what is taken.
 pub const TOO_LARGE: u16 = 1009;
 /// A server has met something it did not expect.

@@ -86,6 +86,17 @@ pub enum Event<'a> {
     },
 }
 
+impl Event<'_> {
+    /// Whether a message has come to its end.
+    pub fn ends_message(&self) -> bool {
+        match self {
+            Event::Text(_) | Event::Binary(_) => true,
+            Event::Piece { last, .. } => *last,
+            Event::Ping(_) | Event::Pong(_) | Event::Close { .. } => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Rx {
     /// Before a frame.

@@ -86,8 +86,9 @@ impl Feed {
         }
         if !self.tellers.is_empty() || !self.waiters.is_empty() {
             let json = entry.json(&self.epoch);
-            self.tellers
-                .retain(|teller| number <= teller.after || teller.socket.send(&json));
+            self.tellers.retain(|teller| !teller.socket.is_closed());
+            let late = self.tellers.iter().filter(|teller| number > teller.after);
+            SocketHandle::send_all(late.map(|teller| &teller.socket), &json);
             let list = crate::Bytes::from(format!("[{json}]"));
             let name = id(&self.epoch, number);
             for waiter in self.waiters.extract_if(.., |waiter| number > waiter.after) {
