@@ -199,12 +199,14 @@ fn announce(addresses: &[Listen]) {
 
 /// The version, and what this build can do.
 fn version() -> &'static str {
-    const FEATURES: [(&str, bool); 5] = [
+    const FEATURES: [(&str, bool); 7] = [
         ("cli", cfg!(feature = "cli")),
         ("config", cfg!(feature = "config")),
         ("cookies", cfg!(feature = "cookies")),
+        ("deflate", cfg!(feature = "deflate")),
         ("files", cfg!(feature = "files")),
         ("json", cfg!(feature = "json")),
+        ("sim", cfg!(feature = "sim")),
     ];
     let built: Vec<&str> = FEATURES
         .iter()

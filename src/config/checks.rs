@@ -315,7 +315,10 @@ impl<'d> Making<'d> {
         for origin in &action.origins.value {
             let host = origin.value.split_once("://").map(|(_, host)| host);
             let is_origin = host.is_some_and(|host| {
-                !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+                !host.is_empty()
+                    && host
+                        .bytes()
+                        .all(|b| b.is_ascii_graphic() && !b"/*".contains(&b))
             });
             if !is_origin && origin.value != "*" {
                 let instead = "write \"https://example.org\", without a path, or \"*\" for all";

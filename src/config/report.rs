@@ -55,7 +55,11 @@ impl Mistake {
 /// What to write for a name that is not among those there are: the one most likely meant, or all.
 pub(super) fn instead<K: AsRef<str>>(name: &str, known: &[K]) -> String {
     let known: Vec<&str> = known.iter().map(K::as_ref).collect();
-    let likest = known.iter().min_by_key(|known| distance(name, known));
+    // Of those that are as near, the one with the fewest letters between.
+    let letters = |known: &str| strsim::osa_distance(name, known);
+    let likest = known
+        .iter()
+        .min_by_key(|known| (distance(name, known), letters(known)));
     match likest {
         Some(close) if is_like(name, close) => format!("did you mean `{close}`?"),
         Some(_) => format!("there are: {}", known.join(", ")),
