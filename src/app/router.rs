@@ -76,9 +76,14 @@ const STANDARD: [Method; 8] = [
 impl Router {
     /// Builds the trees, or says everything that is wrong with the patterns.
     pub(crate) fn build(patterns: &[Pattern]) -> Result<Router, Vec<Mistake>> {
-        // A pattern is compared as requests are: without what is encoded for no need.
+        // A pattern is compared as requests are: without what is encoded for no need, and a host without the
+        // dot of the root.
         let plain = |pattern: &Pattern| Pattern {
             path: decode_unreserved(&pattern.path).unwrap_or_else(|| pattern.path.clone()),
+            host: pattern
+                .host
+                .as_deref()
+                .map(|host| host.strip_suffix('.').unwrap_or(host).to_string()),
             ..pattern.clone()
         };
         let patterns: &[Pattern] = &patterns.iter().map(plain).collect::<Vec<_>>();
@@ -522,10 +527,13 @@ mod tests {
             "GET /t/{*rest}",
             "GET /t/",
             "GET /n%65edless",
+            "GET rooted.example./",
         ];
         let router = router(&patterns).unwrap();
         for (request, want) in [
             ("GET h/needless", "15"),
+            ("GET rooted.example/", "16"),
+            ("GET rooted.example./", "16"),
             ("GET h/ne%65dless", "15"),
             ("GET h/", "0"),
             ("HEAD h/", "0"),

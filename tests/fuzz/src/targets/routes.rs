@@ -183,7 +183,9 @@ fn is_host(known: &str, authority: &str) -> bool {
         Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
         _ => authority,
     };
-    let (known, host) = (known.to_ascii_lowercase(), host.to_ascii_lowercase());
+    // With the dot of the root it is the same host.
+    let rooted = |host: &str| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let (known, host) = (rooted(known), rooted(host));
     match known.strip_prefix('*') {
         Some(domain) => host.len() > domain.len() && host.ends_with(domain),
         None => known == host,
