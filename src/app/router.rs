@@ -413,6 +413,7 @@ fn decode_unreserved(path: &str) -> Option<String> {
 
 /// Whether the host of `authority`, its port aside, is `pattern`, or below it for `*.example.org`.
 pub(crate) fn host_matches(pattern: &str, authority: &[u8]) -> bool {
+    let pattern = pattern.strip_suffix('.').unwrap_or(pattern);
     let host = host_of(std::str::from_utf8(authority).unwrap_or(""));
     match pattern.strip_prefix('*') {
         Some(domain) => {
