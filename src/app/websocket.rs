@@ -293,7 +293,7 @@ impl Handshake<'_> {
     }
 
     /// Messages are handed on as they come, to [`Socket::fragment`], and never gathered; their length
-    /// has no limit then.
+    /// has no limit then, and their least rate is `timeouts.body_rate`, as with all.
     pub fn fragments(&mut self) -> &mut Self {
         self.settings.fragments = true;
         self
