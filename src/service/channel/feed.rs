@@ -150,7 +150,12 @@ impl Feed {
         self.ring.is_empty() && !self.has_followers()
     }
 
-    fn has_followers(&self) -> bool {
+    /// When somebody last had to do with it.
+    pub(super) fn touched(&self) -> Instant {
+        self.touched
+    }
+
+    pub(super) fn has_followers(&self) -> bool {
         self.members + self.readers.len() + self.waiters.len() > 0
     }
 

@@ -17,8 +17,8 @@ mod member;
 mod ring;
 
 use crate::{
-    App, Ctx, Message, Method, Publication, Request, Response, Slow, StatusCode, StatusError,
-    TopicError,
+    App, Ctx, Instant, Message, Method, Publication, Request, Response, Slow, StatusCode,
+    StatusError, TopicError,
 };
 use feed::{Feed, Waiter, as_list, nothing_new};
 use member::Member;
@@ -454,6 +454,14 @@ impl Hub {
         if feeds.by_topic.len() >= self.settings.topics {
             feeds.keep(cx, |_, feed| !feed.is_bare());
         }
+        // Whoever may publish could fill all places with what nobody reads: the oldest of that goes.
+        if feeds.by_topic.len() >= self.settings.topics
+            && let Some(oldest) = feeds.oldest_unfollowed()
+        {
+            feeds.keep(cx, |_, feed| {
+                feed.has_followers() || feed.touched() != oldest
+            });
+        }
         if feeds.by_topic.len() >= self.settings.topics {
             return Err(NoFeed::Full);
         }
@@ -515,6 +523,13 @@ impl Hub {
 }
 
 impl Feeds {
+    /// When somebody last had to do with the topic that nobody has missed for the longest time.
+    fn oldest_unfollowed(&self) -> Option<Instant> {
+        let feeds = self.by_topic.values();
+        let unfollowed = feeds.filter(|feed| !feed.has_followers());
+        unfollowed.map(Feed::touched).min()
+    }
+
     /// Lets go of the others.
     fn keep<S: 'static>(
         &mut self,
