@@ -15,8 +15,9 @@ use super::outbox::{Command, Flow, Outbox, SocketAct};
 use super::request::Request;
 use super::response::{Fate, Response};
 use super::slow::{Sent, Slow};
-use crate::base::backlog::Output;
+use crate::base::backlog::{LARGE, Output};
 use crate::base::id::ConnId;
+use crate::net::{Net, Sock};
 use crate::proto::ws::error::is_close_code;
 use crate::proto::ws::handshake::{self, Refusal};
 use crate::proto::ws::send::{Outbound, Prepared, SendError};
@@ -24,6 +25,7 @@ use crate::proto::ws::session::{Kind, Session};
 use crate::proto::ws::{extension, frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::io::{ErrorKind, IoSlice};
 use std::rc::Rc;
 
 /// A message: text, which is UTF-8, or bytes.
@@ -454,6 +456,16 @@ pub struct WebSocket<'a> {
     pub(crate) outbox: &'a Rc<Outbox>,
     pub(crate) high_water: usize,
     pub(crate) id: ConnId,
+    /// Where the loop can spare its network: while the socket takes a message.
+    pub(crate) through: Option<Through<'a>>,
+}
+
+/// The connection's socket itself, for what is too large to be copied for no need.
+pub(crate) struct Through<'a> {
+    pub(crate) net: &'a mut dyn Net,
+    pub(crate) sock: Sock,
+    /// A write fell short.
+    pub(crate) blocked: &'a mut bool,
 }
 
 impl WebSocket<'_> {
@@ -572,12 +584,48 @@ impl WebSocket<'_> {
     }
 
     fn put(&mut self, kind: Kind, payload: &[u8]) -> Sent {
+        if payload.len() >= LARGE && self.write_through(kind, payload) {
+            return self.count();
+        }
         let cork = &mut *self.out.cork;
         match self.line.session.send(kind, payload, cork, self.outbound) {
             Ok(()) => self.count(),
             Err(SendError::Fragmented) => self.put_behind(kind, Bytes::copy_from_slice(payload)),
             Err(e) => self.failed(e),
         }
+    }
+
+    /// Into the socket at once and without a copy, if nothing goes before it. What does not fit waits.
+    fn write_through(&mut self, kind: Kind, payload: &[u8]) -> bool {
+        let (Some(through), cork) = (&mut self.through, &mut *self.out.cork) else {
+            return false;
+        };
+        let is_free = cork.is_empty() && self.out.backlog.is_empty() && !*through.blocked;
+        let session = &mut self.line.session;
+        if !is_free || !session.plain_header(kind, payload.len(), cork, self.outbound) {
+            return false;
+        }
+        let slices = [IoSlice::new(cork), IoSlice::new(payload)];
+        let written = through.net.write_vectored(through.sock, &slices);
+        // An error that ends the connection the flush will meet as well.
+        *through.blocked = match &written {
+            Ok(n) => *n < cork.len() + payload.len(),
+            Err(e) => e.kind() == ErrorKind::WouldBlock,
+        };
+        let written = written.unwrap_or(0);
+        match written.checked_sub(cork.len()) {
+            Some(n) => {
+                cork.clear();
+                let rest = payload.get(n..).unwrap_or_default();
+                self.out.backlog.push(Bytes::copy_from_slice(rest));
+            }
+            None => {
+                cork.drain(..written);
+                cork.extend_from_slice(payload);
+                self.out.seal();
+            }
+        }
+        true
     }
 
     /// Sends a message that is made for many.

@@ -15,7 +15,7 @@ use crate::app::failure::panic_text;
 use crate::app::outbox::SocketAct;
 use crate::app::publish::{Publication, Subscriber};
 use crate::app::slow::{Sent, Slow};
-use crate::app::websocket::{Closed, Fragment, Line, Message, Socket, WebSocket};
+use crate::app::websocket::{Closed, Fragment, Line, Message, Socket, Through, WebSocket};
 use crate::base::backlog::Output;
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, RequestId};
@@ -59,6 +59,7 @@ macro_rules! ws {
             outbound: &mut $self.outbound,
             outbox: &$self.outbox,
             id: $id,
+            through: None,
         }
     };
 }
@@ -174,6 +175,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let begun = self.net.coarse_now();
             let mut cx = cx!(self);
             let mut ws = ws!(self, id, conn, line);
+            ws.through = Some(Through {
+                net: &mut self.net,
+                sock: conn.sock,
+                blocked: &mut conn.blocked,
+            });
             let returned = match event {
                 Event::Ping(payload) => {
                     let _ = ws.line.session.pong(payload, ws.out.cork);

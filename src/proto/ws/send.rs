@@ -170,6 +170,23 @@ impl Session {
         Ok(())
     }
 
+    /// Appends the header alone of a message that a server sends as it is; the payload has to follow. `false`:
+    /// not this one, and nothing was appended.
+    pub(crate) fn plain_header(
+        &self,
+        kind: Kind,
+        len: usize,
+        out: &mut Vec<u8>,
+        shared: &Outbound,
+    ) -> bool {
+        let is_plain = self.deflates.is_none() || len < shared.threshold;
+        if self.may_send(None).is_err() || self.role == Role::Client || !is_plain {
+            return false;
+        }
+        header(kind.opcode(), true, false, None, len as u64).encode(out);
+        true
+    }
+
     /// Appends a fragment of a message: the first begins it, `last` ends it. A text may be cut anywhere. The
     /// message is compressed if its first fragment is long enough to be.
     ///
