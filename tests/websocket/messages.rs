@@ -2,7 +2,7 @@
 
 use crate::peer::*;
 use crate::support::*;
-use loopwright::{App, Compression, Ctx, Message, SocketHandle, Timeouts, WebSocket};
+use loopwright::{App, Compression, Ctx, Message, Sent, SocketHandle, Timeouts, WebSocket};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -48,6 +48,33 @@ fn what_is_sent_comes_back() {
         assert_eq!(ws.says(), n.to_string());
     }
     assert_eq!(server.get("/").text(), "here");
+}
+
+/// Large ones leave without being copied: past what waits, they may not.
+#[test]
+fn large_ones_keep_their_place() {
+    const SIZES: [usize; 7] = [40_000, 10, 300_000, 16 * 1024, 0, 200_000, 1];
+    let server = serve(|| {
+        let mut app: App = App::new();
+        app.ws("/", |_, ws, message| {
+            let from = message.as_bytes().first().map_or(0, |n| usize::from(*n));
+            for (n, size) in SIZES.iter().enumerate().skip(from) {
+                let sent = ws.send_binary(vec![n as u8; *size]);
+                assert!(sent == Sent::Taken || sent == Sent::Full, "{n} {sent:?}");
+            }
+        });
+        app
+    });
+    let mut ws = Ws::small(&server, "/");
+    for from in [0, 1, 2] {
+        ws.send(FIN | BINARY, [from]);
+        // It has all been sent, and most of it waits.
+        std::thread::sleep(Duration::from_millis(50));
+        for (n, size) in SIZES.iter().enumerate().skip(from.into()) {
+            let whole = ws.message() == (BINARY, vec![n as u8; *size]);
+            assert!(whole, "{n}, from {from}");
+        }
+    }
 }
 
 #[test]
