@@ -17,6 +17,7 @@ use super::response::{Fate, Response};
 use super::slow::{Sent, Slow};
 use crate::base::backlog::Output;
 use crate::base::id::ConnId;
+use crate::net::Peer;
 use crate::proto::ws::error::is_close_code;
 use crate::proto::ws::handshake::{self, Refusal};
 use crate::proto::ws::send::{Outbound, Prepared, SendError};
@@ -462,9 +463,15 @@ pub struct WebSocket<'a> {
     pub(crate) outbox: &'a Rc<Outbox>,
     pub(crate) high_water: usize,
     pub(crate) id: ConnId,
+    pub(crate) peer: Peer,
 }
 
 impl WebSocket<'_> {
+    /// The client.
+    pub fn remote(&self) -> Peer {
+        self.peer
+    }
+
     /// Sends a message: text from what is a `str`, binary from bytes. One that is sent while another is
     /// on its way in fragments comes behind that.
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) -> Sent {
@@ -634,7 +641,8 @@ impl WebSocket<'_> {
             }
             Slow::Close => {
                 log::info!(
-                    "a WebSocket is closed: {waits} bytes wait, over its limit of {limit} (limits.socket_output)"
+                    "{}: WebSocket closed: {waits} bytes wait, over its limit of {limit} (limits.socket_output)",
+                    self.peer
                 );
                 self.out.seal();
                 while self.out.backlog.drop_behind(|_| true) {}

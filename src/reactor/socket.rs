@@ -57,6 +57,7 @@ macro_rules! ws {
         WebSocket {
             high_water: $self.limits.high_water.min($line.settings.output),
             line: $line,
+            peer: $conn.peer,
             out: Output {
                 cork: &mut $self.cork,
                 backlog: &mut $conn.backlog,
@@ -185,7 +186,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                         "{}: WebSocket closed with {}: {error}{}",
                         conn.peer,
                         error.close_code(),
-                        setting(&error)
+                        setting(&error, limit == self.limits.message)
                     );
                     line.session.fail(error, &mut self.cork);
                     let closed = Closed {
@@ -379,6 +380,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// That moment has come.
     pub(super) fn on_socket_deadline(&mut self, id: ConnId, key: u32) {
         let (now, idle, pong) = (self.now, self.timeouts.socket_idle, self.timeouts.pong);
+        let Some(peer) = self.conns.get(id).map(|conn| conn.peer) else {
+            return;
+        };
         let Some(attached) = self.sockets.get_mut(key as usize) else {
             return;
         };
@@ -393,7 +397,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             .is_some_and(|at| at <= now)
         {
             log::info!(
-                "a WebSocket is closed: less of a message has come than timeouts.body_rate = {} a second",
+                "{peer}: WebSocket closed: less of a message has come than timeouts.body_rate = {} a second",
                 self.timeouts.body_rate
             );
             let (code, reason) = (POLICY_VIOLATION, "too slow");
@@ -406,7 +410,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return self.with_socket(id, |_, _, ws| ws.ping(b""));
         }
         log::info!(
-            "a WebSocket is closed: no sign of life within timeouts.socket_idle = {idle:?} and timeouts.pong = {pong:?}"
+            "{peer}: WebSocket closed: no sign of life within timeouts.socket_idle = {idle:?} and timeouts.pong = {pong:?}"
         );
         self.close_socket(
             id,
@@ -463,9 +467,10 @@ fn guard(call: impl FnOnce()) -> Result<(), String> {
 }
 
 /// Which setting allows more, if one does.
-fn setting(error: &Error) -> &'static str {
+fn setting(error: &Error, is_everybodys: bool) -> &'static str {
     match error {
-        Error::TooLarge { .. } => " (limits.message)",
+        Error::TooLarge { .. } if is_everybodys => " (limits.message)",
+        Error::TooLarge { .. } => " (its own: Handshake::message_limit, or a channel's message)",
         _ => "",
     }
 }
