@@ -62,6 +62,7 @@ pub use app::body::Body;
 pub use app::ctx::{Ctx, OffloadError, TimerId};
 pub use app::events::{Encoded, Event, Events, Replay};
 pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
+pub use app::handshake::{Compression, Handshake};
 pub use app::link::{Link, LinkHandle};
 pub use app::mailbox::{Handle, PostError};
 pub use app::publish::{Bus, Publication, Subscribes, Subscription, TopicError};
@@ -72,9 +73,7 @@ pub use app::settings::{Limits, Timeouts};
 pub use app::slow::{Sent, Slow};
 pub use app::stats::LoopStats;
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
-pub use app::websocket::{
-    Closed, Compression, Fragment, Handshake, Message, Socket, SocketHandle, WebSocket,
-};
+pub use app::websocket::{Closed, Fragment, Message, Socket, SocketHandle, WebSocket};
 pub use base::backlog::FileSlice;
 pub use base::clock::Instant;
 pub use base::id::RequestId;

@@ -5,6 +5,7 @@ pub(crate) mod body;
 pub(crate) mod ctx;
 pub(crate) mod events;
 pub(crate) mod failure;
+pub(crate) mod handshake;
 pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod mistake;

@@ -5,11 +5,12 @@
 
 use super::ctx::Ctx;
 use super::failure::{Failure, Outcome, StatusError};
+use super::handshake::Handshake;
 use super::publish::Bus;
 use super::request::Request;
 use super::response::Response;
 use super::stream::Incoming;
-use super::websocket::{Handshake, Message, OnMessage, Socket, WebSocket};
+use super::websocket::{Message, OnMessage, Socket, WebSocket};
 use crate::base::id::RequestId;
 use crate::net::Peer;
 use crate::proto::h1::head::Head;
