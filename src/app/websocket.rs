@@ -85,7 +85,7 @@ impl<'a> From<&'a Vec<u8>> for Message<'a> {
     }
 }
 
-/// A part of a message, for a socket that takes them as they come ([`Handshake::fragments`]).
+/// A part of a message, for a socket that takes them as they come ([`crate::Handshake::fragments`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fragment<'a> {
     /// Whether the message is text. Each fragment of one is valid UTF-8 up to a character that the
@@ -138,7 +138,7 @@ pub trait Socket<S: 'static = ()>: 'static {
     /// A message has arrived, whole.
     fn message(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>, message: Message<'_>);
 
-    /// A part of a message has arrived: instead of `message`, after [`Handshake::fragments`].
+    /// A part of a message has arrived: instead of `message`, after [`crate::Handshake::fragments`].
     fn fragment(&mut self, cx: &mut Ctx<'_, S>, ws: &mut WebSocket<'_>, fragment: Fragment<'_>) {
         let _ = (cx, ws, fragment);
     }

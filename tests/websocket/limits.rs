@@ -28,7 +28,10 @@ fn message() {
         );
         (app, ())
     });
-    for (path, limit) in [("/all", 1000), ("/own", 10)] {
+    for (path, limit, setting) in [
+        ("/all", 1000, "(limits.message)"),
+        ("/own", 10, "Handshake::message_limit"),
+    ] {
         let whole = |n: usize| frame(FIN | TEXT, &vec![b'x'; n]);
         let parts = |n: usize| [frame(TEXT, &vec![b'x'; n - 3]), frame(FIN, b"xxx")].concat();
         for wire in [whole(limit), parts(limit)] {
@@ -46,7 +49,7 @@ fn message() {
             ws.raw(wire);
             assert_eq!(ws.closed().0, 1009);
             ws.ends();
-            assert_eq!(logged(&[&ws.address(), "1009", "limits.message"]), 1);
+            assert_eq!(logged(&[&ws.address(), "1009", setting]), 1);
         }
     }
 }
