@@ -28,7 +28,8 @@ pub struct Limits {
     /// Output of one connection past which its producers are told to wait. Default 64 KiB.
     pub high_water: usize,
     /// Output of one connection past which a producer that did not wait has its answer broken off, and the
-    /// connection closed behind what was answered before. Default 16 MiB.
+    /// connection closed behind what was answered before. A body that is piped comes in gulps of up to 128 KiB:
+    /// leave room for one. Default 16 MiB.
     pub output: usize,
     /// A WebSocket message, unless its socket sets another limit; closed with 1009 past it. Default 1 MiB.
     pub message: usize,

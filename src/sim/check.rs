@@ -54,6 +54,8 @@ impl Judge<'_> {
             if answer.closes {
                 return match rest {
                     [] => Ok(()),
+                    // Its first letters alone do not say that it is HEAD's.
+                    b"Request Timeout" if request.by_head && answer.status == 408 => Ok(()),
                     rest => {
                         let text = format!("after `connection: close`: {}", excerpt(rest));
                         Err(at(Reason::new(Kind::Unasked, text)))

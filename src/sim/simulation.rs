@@ -79,7 +79,8 @@ impl World {
         let default = self.limits;
         let limits = Limits {
             high_water,
-            output: any(rng, [4 * high_water + 70_000, default.output]),
+            // Room for a gulp of a body that is piped.
+            output: any(rng, [4 * high_water + 136_000, default.output]),
             discard: any(rng, [0, 1000, default.discard]),
             connections: any(rng, [2, default.connections, default.connections]),
             accepts_per_turn: any(rng, [1, default.accepts_per_turn]),
