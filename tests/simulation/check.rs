@@ -328,8 +328,19 @@ impl Judge<'_> {
             .checked_sub(1)
             .map(|last| &seen.requests[last])
             .is_some_and(|last| kind(last).ending == Ending::Early || world.is_body_over(last));
+        // Nothing of such an answer is missing: only its connection's end tells, and `after`.
+        let is_behind_broken_head = n
+            .checked_sub(1)
+            .map(|last| &seen.requests[last])
+            .filter(|last| last.by_head)
+            .and_then(|last| self.entry(last))
+            .is_some_and(|last| last.done.iter().any(|done| done.2));
         let reason = [
             (is_lossy, "the connection broke"),
+            (
+                is_behind_broken_head && entry.is_none(),
+                "the answer to HEAD before it was broken off",
+            ),
             (is_cut(request), "its answer is cut"),
             (
                 kind(request).answer == site::Answer::Echo && world.is_body_over(request),
