@@ -401,7 +401,10 @@ impl Client {
                 continue;
             }
             self.answers += 1;
-            self.since = now;
+            // Answered in the middle of its body, it owes the rest: its silence goes on.
+            if self.whole() >= self.answers {
+                self.since = now;
+            }
             self.is_dismissed = answer.closes;
             let (status, body) = (answer.status, reader::excerpt(&answer.body));
             trace.add(net, || {
