@@ -91,7 +91,7 @@ impl LinkHandle {
 
     /// Whether more than `limits.high_water` waits: better to go on in [`Link::drained`].
     pub fn is_full(&self) -> bool {
-        self.flow.buffered.get() > self.flow.high_water.get()
+        self.flow.is_full()
     }
 
     /// The connection is gone.

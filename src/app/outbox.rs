@@ -145,5 +145,20 @@ impl Outbox {
 pub(crate) struct Flow {
     pub(crate) buffered: Cell<usize>,
     pub(crate) closed: Cell<bool>,
-    pub(crate) high_water: Cell<usize>,
+    pub(crate) high_water: usize,
+}
+
+impl Flow {
+    /// Nothing waits yet.
+    pub(crate) fn new(high_water: usize) -> Rc<Flow> {
+        Rc::new(Flow {
+            high_water,
+            ..Flow::default()
+        })
+    }
+
+    /// Whether more than high water waits.
+    pub(crate) fn is_full(&self) -> bool {
+        self.buffered.get() > self.high_water
+    }
 }

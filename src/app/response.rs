@@ -388,8 +388,7 @@ impl Responder {
 
     fn begin(mut self, length: Option<u64>) -> BodyWriter {
         self.open = false;
-        let flow = Rc::<Flow>::default();
-        flow.high_water.set(self.outbox.high_water.get());
+        let flow = Flow::new(self.outbox.high_water.get());
         let fields = std::mem::take(&mut self.fields);
         let (to, status) = (self.to, self.status);
         self.outbox.push(Command::Begin {

@@ -275,12 +275,12 @@ impl BodyWriter {
 
     /// Whether more than `limits.high_water` waits for the client.
     pub fn is_full(&self) -> bool {
-        self.flow.buffered.get() > self.flow.high_water.get()
+        self.flow.is_full()
     }
 
     /// `limits.high_water`.
     pub(crate) fn high_water(&self) -> usize {
-        self.flow.high_water.get()
+        self.flow.high_water
     }
 
     /// The client is gone; nothing that is written arrives.

@@ -367,11 +367,10 @@ impl WebSocket<'_> {
 
     /// To send from other callbacks: a timer's, another socket's, a request's.
     pub fn handle(&mut self) -> SocketHandle {
-        let flow = self.line.flow.get_or_insert_with(|| {
-            let flow = Rc::<Flow>::default();
-            flow.high_water.set(self.high_water);
-            flow
-        });
+        let flow = self
+            .line
+            .flow
+            .get_or_insert_with(|| Flow::new(self.high_water));
         SocketHandle {
             to: self.id,
             outbox: self.outbox.clone(),
@@ -589,7 +588,7 @@ impl SocketHandle {
 
     /// Whether more than `limits.high_water` waits.
     pub fn is_full(&self) -> bool {
-        self.flow.buffered.get() > self.flow.high_water.get()
+        self.flow.is_full()
     }
 
     /// It is gone.

@@ -43,8 +43,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Ok(made) => made,
             Err(e) => return self.close_link(link, &format!("cannot connect: {e}")),
         };
-        let flow = Rc::<Flow>::default();
-        flow.high_water.set(self.limits.high_water);
+        let flow = Flow::new(self.limits.high_water);
         let key = self.links.insert(Linked {
             link,
             flow,
@@ -162,14 +161,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             LinkAct::Write(bytes) => {
                 let flow = linked.flow.clone();
                 self.with_tx(to, |tx| tx.out.put_shared(bytes));
-                let Some(conn) = self.conns.get(to) else {
-                    return;
-                };
-                let corked = match self.running == Some(to) {
-                    true => self.cork.len(),
-                    false => 0,
-                };
-                let waits = conn.backlog.bytes() + corked;
+                let waits = self.output_of(to);
                 if waits > self.limits.output {
                     return self.cut(to, TOO_MUCH);
                 }
@@ -192,7 +184,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(linked) = self.links.get_mut(key as usize) else {
             return;
         };
-        linked.is_full |= linked.flow.buffered.get() > linked.flow.high_water.get();
+        linked.is_full |= linked.flow.is_full();
         linked.flow.buffered.set(waits);
         if waits > self.limits.output {
             return self.cut(id, TOO_MUCH);

@@ -13,7 +13,6 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if self.core.topics.waiting() == 0 {
             return;
         }
-        // One by one: what a callback changes about subscriptions holds for the next.
         for _ in 0..self.limits.deliveries_per_turn {
             // What subscribers ask for from here on would wait in memory: what is published waits instead.
             if self.commands_left == 0 {

@@ -16,7 +16,7 @@ use crate::app::site::Site;
 use crate::app::slow::Slow;
 use crate::app::websocket::SocketSettings;
 use crate::base::clock::{Instant, StockFields};
-use crate::base::topics::{TopicLimits, Topics};
+use crate::base::topics::TopicLimits;
 use crate::net::Net;
 use crate::net::mio::{Bounds, Listen, MioNet};
 use crate::net::sim::SimNet;
@@ -194,15 +194,12 @@ impl Builder {
         // Request ids of two lives of a server should not meet in one log.
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut core = Core::new(mailbox, seed);
-        core.sockets = sockets(&self.limits);
-        core.heartbeat = self.timeouts.heartbeat;
-        core.topics = Topics::new(topics(&self.limits));
+        bound_core(&mut core, &self.limits, &self.timeouts);
         let bus = site.bus.take();
         core.has_bus = bus.is_some();
         if bus.is_some() {
             core.jobs.push_back(Job::StartBus);
         }
-        core.outbox.high_water.set(self.limits.high_water);
         let mut stock = StockFields::new(self.server_header);
         stock.refresh(net.now(), || net.wall_clock());
         Reactor {
@@ -249,22 +246,23 @@ impl Builder {
     }
 }
 
-/// What holds for sockets whose handshake does not say otherwise.
-fn sockets(limits: &Limits) -> SocketSettings {
-    SocketSettings {
+/// What callbacks meet of the bounds, from the beginning and after a reload.
+fn bound_core<S>(core: &mut Core<S>, limits: &Limits, timeouts: &Timeouts) {
+    core.outbox.high_water.set(limits.high_water);
+    core.mailbox.set_limit(limits.posts);
+    core.heartbeat = timeouts.heartbeat;
+    // For sockets whose handshake does not say otherwise.
+    core.sockets = SocketSettings {
         message: limits.message,
         output: limits.socket_output,
         slow: Slow::default(),
         fragments: false,
-    }
-}
-
-fn topics(limits: &Limits) -> TopicLimits {
-    TopicLimits {
+    };
+    core.topics.set_limits(TopicLimits {
         subscriptions: limits.subscriptions,
         publications: limits.publications,
         bytes: limits.published,
-    }
+    });
 }
 
 /// For those who get no more than an error.
@@ -283,12 +281,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.sites.replace(site, open);
         self.bounds = bounds(&builder.limits, &builder.timeouts);
         self.watch.threshold = builder.timeouts.stall;
-        self.core.outbox.high_water.set(builder.limits.high_water);
-        self.core.sockets = sockets(&builder.limits);
-        self.core.heartbeat = builder.timeouts.heartbeat;
-        self.core.topics.set_limits(topics(&builder.limits));
+        bound_core(&mut self.core, &builder.limits, &builder.timeouts);
         self.outbound = Outbound::new(COMPRESSION, builder.limits.compress_from);
-        self.core.mailbox.set_limit(builder.limits.posts);
         self.stock = StockFields::new(builder.server_header);
         let (now, net) = (self.net.now(), &self.net);
         self.stock.refresh(now, || net.wall_clock());

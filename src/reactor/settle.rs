@@ -217,7 +217,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// What waits to be sent on a connection, that of its present run included.
-    fn output_of(&self, id: ConnId) -> usize {
+    pub(super) fn output_of(&self, id: ConnId) -> usize {
         let corked = if self.running == Some(id) {
             self.cork.len()
         } else {
@@ -365,10 +365,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(target) = self.exchange_of(to) else {
             return;
         };
-        let is_full = target
-            .flow
-            .as_ref()
-            .is_some_and(|flow| flow.buffered.get() > flow.high_water.get());
+        let is_full = target.flow.as_ref().is_some_and(|flow| flow.is_full());
         if is_full {
             target.feeders.push(from);
             self.hold(from.conn);
