@@ -57,11 +57,13 @@ pub mod proto;
 mod reactor;
 pub mod service;
 pub mod sim;
+pub mod upstream;
 
 pub use app::body::Body;
 pub use app::ctx::{Ctx, OffloadError, TimerId};
 pub use app::events::{Encoded, Event, Events, Replay};
 pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
+pub use app::fetch::{Fetch, FetchError, FetchHandle, Fetched, Timings};
 pub use app::handshake::{Compression, Handshake};
 pub use app::link::{Link, LinkHandle};
 pub use app::mailbox::{Handle, PostError};
@@ -73,6 +75,9 @@ pub use app::settings::{Limits, Timeouts};
 pub use app::slow::{Sent, Slow};
 pub use app::stats::LoopStats;
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
+pub use app::upstream::{
+    Backend, Introduction, Retries, Upstream, UpstreamLimits, UpstreamTimeouts,
+};
 pub use app::websocket::{Closed, Fragment, Message, Socket, SocketHandle, WebSocket};
 pub use base::backlog::FileSlice;
 pub use base::clock::Instant;
@@ -82,6 +87,10 @@ pub use net::{Peer, Target};
 pub use proto::h1::body::Trailers;
 pub use proto::http::Fields;
 pub use reactor::{Builder, Reactor, Server};
+pub use upstream::balance::Policy as Balance;
+pub use upstream::circuit::Counts as CircuitLimits;
+pub use upstream::health::Settings as HealthSettings;
+pub use upstream::pool::Bounds as PoolLimits;
 
 pub use bytes::Bytes;
 #[cfg(feature = "cookies")]
@@ -117,6 +126,7 @@ pub fn bench_after(
         remote: Peer::Inet(([192, 0, 2, 17], 4711).into()),
         request_id: RequestId(0x1234_5678_9abc_def0),
         aborted: false,
+        upstream: None,
     };
     run(&mut || {
         let (state, core) = (&mut (), &mut core);

@@ -4,6 +4,8 @@
 //! in it. What a callback wants from those is queued as a [`Job`] or a command, and settled after it
 //! has returned.
 
+use super::fetch::Fetches;
+use super::group::Upstreams;
 use super::link::{Link, Origin};
 use super::mailbox::{Handle, Mailbox, Post};
 use super::outbox::{Outbox, Queue};
@@ -13,7 +15,7 @@ use super::stats::LoopStats;
 use super::stream::{BodySink, Open};
 use super::websocket::{Line, Socket, SocketSettings};
 use crate::base::clock::Instant;
-use crate::base::id::{ConnId, RequestId, StreamRef};
+use crate::base::id::{ConnId, FetchId, RequestId, StreamRef};
 use crate::base::topics::{TopicLimits, Topics};
 use crate::base::wheel::{TimerId as WheelId, Wheel};
 use slab::Slab;
@@ -35,6 +37,10 @@ pub(crate) enum Timer {
     Conn(ConnId),
     /// An embedder's timer: slot and generation.
     Call { slot: u32, generation: u32 },
+    /// Something is due in an upstream.
+    Group(u32),
+    /// A fetch has taken too long, or may be hedged.
+    Fetch(FetchId),
     /// Accepting may go on.
     Accept,
     /// Connections that are still idle after the grace of a drain.
@@ -74,6 +80,10 @@ pub(crate) enum Job<S> {
         from: Origin,
         link: Box<dyn Link<S>>,
     },
+    /// Something is asked of an upstream.
+    Fetch(FetchId),
+    /// Something may be due in an upstream.
+    RunGroup(usize),
     /// The loop has begun.
     StartBus,
     /// Something was published here, for the bus to carry.
@@ -124,6 +134,8 @@ pub(crate) struct Core<S> {
     pub(crate) listeners: Slab<Listener<S>>,
     /// Somebody wants to know what is published and subscribed to.
     pub(crate) has_bus: bool,
+    pub(crate) fetches: Fetches<S>,
+    pub(crate) upstreams: Upstreams,
 }
 
 impl<S> Core<S> {
@@ -150,6 +162,8 @@ impl<S> Core<S> {
             topics: Topics::new(NOTHING),
             listeners: Slab::new(),
             has_bus: false,
+            fetches: Fetches::new(),
+            upstreams: Upstreams::new(seed),
         }
     }
 

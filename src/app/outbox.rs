@@ -5,7 +5,7 @@
 //! callback has returned.
 
 use crate::app::body::Body;
-use crate::base::id::{ConnId, StreamRef};
+use crate::base::id::{ConnId, FetchId, StreamRef};
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::ws::send::Prepared;
 use crate::proto::ws::session::Kind;
@@ -47,6 +47,15 @@ pub(crate) enum Command {
     Discard { from: StreamRef },
     /// The body goes on after `Demand::Hold`.
     Resume { from: StreamRef },
+    /// Nobody wants what was fetched any more.
+    Cancel { fetch: FetchId },
+    /// The answer on `from` was 101: it, and the connection of `to`, which is answered so with these fields,
+    /// pass on each other's bytes from here.
+    Tunnel {
+        from: StreamRef,
+        to: StreamRef,
+        fields: FieldBlock,
+    },
     /// Something for a WebSocket.
     Socket { to: ConnId, act: SocketAct },
     /// Something for a connection of ours.

@@ -386,6 +386,12 @@ impl Responder {
         Events::begin(cx, self.stream(), is_head)
     }
 
+    /// Whose answer it is, and its fields: somebody else answers.
+    pub(crate) fn into_parts(mut self) -> (StreamRef, FieldBlock) {
+        self.open = false;
+        (self.to, std::mem::take(&mut self.fields))
+    }
+
     fn begin(mut self, length: Option<u64>) -> BodyWriter {
         self.open = false;
         let flow = Flow::new(self.outbox.high_water.get());

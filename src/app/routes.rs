@@ -5,11 +5,13 @@
 
 use super::ctx::Ctx;
 use super::failure::{Failure, Outcome, StatusError};
+use super::fetch::Timings;
 use super::handshake::Handshake;
 use super::publish::Bus;
 use super::request::Request;
 use super::response::Response;
 use super::stream::Incoming;
+use super::upstream::Upstream;
 use super::websocket::{Message, OnMessage, Socket, WebSocket};
 use crate::base::id::RequestId;
 use crate::net::Peer;
@@ -40,6 +42,7 @@ pub struct Done<'a> {
     pub(crate) remote: Peer,
     pub(crate) request_id: RequestId,
     pub(crate) aborted: bool,
+    pub(crate) upstream: Option<&'a Timings>,
 }
 
 impl<'a> Done<'a> {
@@ -104,6 +107,10 @@ impl<'a> Done<'a> {
     /// The request's id.
     pub fn request_id(&self) -> RequestId {
         self.request_id
+    }
+    /// How the fetch went that was made for this answer ([`crate::Fetch::answering`]): the proxy makes one.
+    pub fn upstream(&self) -> Option<&'a Timings> {
+        self.upstream
     }
     /// The answer was not completed: the connection broke, or the body's producer gave up.
     pub fn is_aborted(&self) -> bool {
@@ -214,6 +221,7 @@ pub struct App<S = ()> {
     pub(crate) method_not_allowed: Option<Handler<S>>,
     pub(crate) mistakes: Vec<String>,
     pub(crate) bus: Option<Box<dyn Bus<S>>>,
+    pub(crate) upstreams: Vec<(String, Upstream)>,
 }
 
 impl<S: 'static> Default for App<S> {
@@ -255,6 +263,7 @@ impl<S: 'static> App<S> {
             method_not_allowed: None,
             mistakes: Vec::new(),
             bus: None,
+            upstreams: Vec::new(),
         }
     }
 
@@ -390,6 +399,19 @@ impl<S: 'static> App<S> {
     /// long as the server runs: a reload does not change it. Without one, they stay in this process.
     pub fn bus(&mut self, bus: impl Bus<S>) -> &mut Self {
         self.bus = Some(Box::new(bus));
+        self
+    }
+
+    /// Servers to pass requests on to, by the name that [`crate::Ctx::fetch`] says; one name for all of a server's
+    /// Apps. One that a reload brings again unchanged keeps its connections and what it knows.
+    ///
+    /// ```
+    /// use loopwright::{App, Upstream};
+    /// let mut app: App = App::new();
+    /// app.upstream("api", Upstream::new(["http://127.0.0.1:9000", "http://127.0.0.1:9001"]));
+    /// ```
+    pub fn upstream(&mut self, name: impl Into<String>, upstream: Upstream) -> &mut Self {
+        self.upstreams.push((name.into(), upstream));
         self
     }
 

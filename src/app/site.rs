@@ -10,6 +10,7 @@ use super::response::Response;
 use super::router::{Lookup, Pattern, Router, host_matches};
 use super::routes::{After, App, Before, Done, Endpoint, ErrorHook, Handler};
 use super::stream::Incoming;
+use super::upstream::Upstream;
 use crate::proto::h1::head::Head;
 use crate::proto::http::is_authority;
 use http::{Method, StatusCode};
@@ -20,6 +21,7 @@ pub(crate) struct Site<S> {
     pub(crate) calls: Callbacks<S>,
     /// Of a server that begins.
     pub(crate) bus: Option<Box<dyn Bus<S>>>,
+    pub(crate) upstreams: Vec<(String, Upstream)>,
 }
 
 /// Everything about routes that is not a callback.
@@ -122,6 +124,7 @@ impl<S: 'static> Site<S> {
             scopes: vec![],
             patterns: vec![],
             mistakes: vec![],
+            upstreams: vec![],
         };
         let outermost = Scope {
             prefix: String::new(),
@@ -139,6 +142,7 @@ impl<S: 'static> Site<S> {
             scopes,
             patterns,
             mut mistakes,
+            upstreams,
         } = building;
         match Router::build(&patterns) {
             Ok(router) if mistakes.is_empty() => {
@@ -152,6 +156,7 @@ impl<S: 'static> Site<S> {
                     },
                     calls,
                     bus,
+                    upstreams,
                 })
             }
             built => {
@@ -168,6 +173,7 @@ struct Building<S> {
     scopes: Vec<Scope>,
     patterns: Vec<Pattern>,
     mistakes: Vec<Mistake>,
+    upstreams: Vec<(String, Upstream)>,
 }
 
 /// Moves callbacks to where they are called; returns their numbers behind those inherited.
@@ -189,6 +195,14 @@ impl<S: 'static> Building<S> {
         let calls = &mut self.calls;
         let in_app = |text| Mistake::new(Place::App, text);
         self.mistakes.extend(app.mistakes.into_iter().map(in_app));
+        for (name, upstream) in app.upstreams {
+            self.mistakes.extend(upstream.mistakes(&name));
+            if self.upstreams.iter().any(|(other, _)| *other == name) {
+                let text = format!("upstream {name:?}: there are two of this name");
+                self.mistakes.push(Mistake::new(Place::App, text));
+            }
+            self.upstreams.push((name, upstream));
+        }
         let page =
             |pages: &mut Vec<Handler<S>>, page: Option<Handler<S>>| enlist(&[], pages, page).pop();
         let scope = Scope {

@@ -95,6 +95,8 @@ pub struct Incoming {
     from: StreamRef,
     outbox: Rc<Outbox>,
     taken: bool,
+    /// Of what is collected in memory, where no route has a limit.
+    most: usize,
 }
 
 impl Incoming {
@@ -103,7 +105,25 @@ impl Incoming {
             from,
             outbox,
             taken: false,
+            most: usize::MAX,
         }
+    }
+
+    /// The same, of which so much may be collected.
+    pub(crate) fn limited(self, most: usize) -> Incoming {
+        let mut all = self;
+        all.most = most;
+        all
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Whose body it is; somebody sees to it.
+    pub(crate) fn take_source(&mut self) -> StreamRef {
+        self.taken = true;
+        self.from
     }
 
     /// Calls `step` for each piece as it arrives, then `end` exactly once: with the trailers if the
@@ -132,7 +152,7 @@ impl Incoming {
         });
     }
 
-    /// Collects the whole body, up to the route's `body_limit`, and calls `then`.
+    /// Collects the whole body, up to the route's `body_limit` (an upstream's `limits.collect`), and calls `then`.
     ///
     /// ```
     /// use loopwright::App;
@@ -147,12 +167,17 @@ impl Incoming {
         cx: &mut Ctx<'_, S>,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<Vec<u8>, Aborted>) + 'static,
     ) {
-        let step = |all: &mut Vec<u8>, _: &mut Ctx<'_, S>, chunk: &[u8]| {
-            all.extend_from_slice(chunk);
+        let most = self.most;
+        let step = move |all: &mut Option<Vec<u8>>, _: &mut Ctx<'_, S>, chunk: &[u8]| {
+            if let Some(bytes) = all.as_mut().filter(|all| all.len() + chunk.len() <= most) {
+                bytes.extend_from_slice(chunk);
+            } else {
+                *all = None;
+            }
             Demand::More
         };
-        self.fold(cx, Vec::new(), step, |all, cx, how| {
-            then(cx, how.map(|_| all))
+        self.fold(cx, Some(Vec::new()), step, |all, cx, how| {
+            then(cx, how.and_then(|_| all.ok_or(Aborted::TooLarge)))
         });
     }
 

@@ -51,6 +51,15 @@ impl fmt::Debug for StreamRef {
     }
 }
 
+/// One request to an upstream, with all its tries, for as long as it is under way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct FetchId {
+    /// Index into the reactor's slab.
+    pub slot: u32,
+    /// Raised each time the slot is given out; never 0.
+    pub generation: u32,
+}
+
 /// Names one request in logs: unique in this server's life, and unlikely to repeat in another's.
 ///
 /// ```

@@ -7,7 +7,7 @@
 //! accept ─► open ──────────────► closing (answers are out) ─► lingering ─► dead ─► reaped
 //!             └──── broken, cut, refused by time ──────────────────────────▲
 //! ```
-//! A WebSocket begins as HTTP: `http` has then switched, and `socket` names what speaks in its place.
+//! A WebSocket begins as HTTP: `http` has then switched, and `role` names what speaks in its place.
 //!
 //! Invariants: a dead connection is out of everybody's reach, for its generation is taken from it
 //! at once; `exchange` is there exactly while an answer is being waited for or streamed.
@@ -32,10 +32,9 @@ pub(crate) struct Conn {
     pub(crate) backlog: Backlog,
     /// Number of the exchange whose answer is still open.
     pub(crate) exchange: Option<u32>,
-    /// Number of the WebSocket that it has become.
-    pub(crate) socket: Option<u32>,
-    /// Number of the link that it was made for.
-    pub(crate) link: Option<u32>,
+    pub(crate) role: Role,
+    /// We have made it: it is nobody's client.
+    pub(crate) ours: bool,
     timer: Option<(TimerId, Instant)>,
     pub(crate) deadline: Option<Instant>,
     /// The backlog last got shorter.
@@ -65,7 +64,54 @@ pub(crate) struct Conn {
     pub(crate) wants_room: bool,
 }
 
+/// What speaks on a connection: with the number of its record, where it has one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// We serve HTTP.
+    Http,
+    /// The WebSocket that it has become.
+    Socket(u32),
+    /// The link that it was made for.
+    Link(u32),
+    /// We ask, and an upstream answers.
+    Upstream(u32),
+    /// One of two that pass each other's bytes on.
+    Tunnel(u32),
+}
+
 impl Conn {
+    /// One that we make.
+    pub(crate) fn ours(sock: Sock, peer: Peer, role: Role, now: Instant) -> Conn {
+        let mut conn = Conn::new(sock, peer, now);
+        conn.http.hand_over();
+        Conn {
+            role,
+            ours: true,
+            ..conn
+        }
+    }
+
+    pub(crate) fn socket(&self) -> Option<u32> {
+        match self.role {
+            Role::Socket(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn link(&self) -> Option<u32> {
+        match self.role {
+            Role::Link(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn upstream(&self) -> Option<u32> {
+        match self.role {
+            Role::Upstream(key) => Some(key),
+            _ => None,
+        }
+    }
+
     pub(crate) fn new(sock: Sock, peer: Peer, now: Instant) -> Conn {
         Conn {
             sock,
@@ -75,8 +121,8 @@ impl Conn {
             kept: Vec::new(),
             backlog: Backlog::default(),
             exchange: None,
-            socket: None,
-            link: None,
+            role: Role::Http,
+            ours: false,
             timer: None,
             deadline: None,
             progress: now,
@@ -114,6 +160,8 @@ pub(crate) struct Conns {
     slab: Slab<Conn>,
     last_generation: u32,
     dead: Vec<u32>,
+    /// How many of them we have made.
+    ours: usize,
 }
 
 impl Conns {
@@ -122,6 +170,7 @@ impl Conns {
         self.last_generation = self.last_generation.checked_add(1).unwrap_or(1);
         conn.generation = self.last_generation;
         let generation = conn.generation;
+        self.ours += usize::from(conn.ours);
         ConnId {
             slot: self.slab.insert(conn) as u32,
             generation,
@@ -151,7 +200,14 @@ impl Conns {
     /// The dead, slot by slot, at the end of a turn.
     pub(crate) fn reap(&mut self) -> Option<Conn> {
         let slot = self.dead.pop()?;
-        self.slab.try_remove(slot as usize)
+        let conn = self.slab.try_remove(slot as usize)?;
+        self.ours -= usize::from(conn.ours);
+        Some(conn)
+    }
+
+    /// How many we have made, those of the dead included.
+    pub(crate) fn ours(&self) -> usize {
+        self.ours
     }
 
     /// Slots in use, those of the dead included.
@@ -167,7 +223,7 @@ impl Conns {
 
     /// Whose the clients' are, those of the dead included.
     pub(crate) fn peers(&self) -> impl Iterator<Item = Peer> {
-        let clients = self.slab.iter().filter(|(_, conn)| conn.link.is_none());
+        let clients = self.slab.iter().filter(|(_, conn)| !conn.ours);
         clients.map(|(_, conn)| conn.peer)
     }
 

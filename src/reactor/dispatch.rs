@@ -7,7 +7,7 @@
 //! ```
 
 use super::Reactor;
-use super::exchange::{Collect, Start, Upload};
+use super::exchange::{Collect, Exchange, Start, Upload};
 use crate::app::body::Body;
 use crate::app::ctx::Ctx;
 use crate::app::failure::{Failure, FailureKind};
@@ -136,7 +136,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Err(error) => {
                 drop(params);
                 self.refuse(id, error);
-                return self.report(id, start, head, false);
+                return self.report(id, start, head, false, None);
             }
         };
         let must_collect = whole.is_none() && table.wants_whole_body(target.key);
@@ -196,7 +196,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(exchange) = self.close_exchange(id) else {
             return;
         };
-        let (start, to) = (exchange.start, exchange.stream);
+        let to = exchange.stream;
+        let Some(start) = exchange.start() else {
+            return;
+        };
         let (Some(conn), Some(site)) = (self.conns.get_mut(id), self.sites.of(start.site)) else {
             return;
         };
@@ -229,7 +232,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     fn on_returned(&mut self, id: ConnId, head: &Head<'_>, start: Start, returned: Returned) {
         let failure = match (returned.fate, returned.failure) {
             (Fate::Answered, None) => {
-                return self.report(id, start, head, false);
+                return self.report(id, start, head, false, None);
             }
             (Fate::Deferred, failure) => {
                 if let Some(failure) = failure {
@@ -240,7 +243,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             (Fate::Answered, Some(failure)) => {
                 self.log_failure(start, &failure);
-                return self.report(id, start, head, false);
+                return self.report(id, start, head, false, None);
             }
             (Fate::Faulty(why), None) => Failure::new(FailureKind::Header, why),
             (Fate::Unanswered, None) => Failure::new(
@@ -250,11 +253,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             (Fate::Faulty(_) | Fate::Unanswered, Some(failure)) => failure,
         };
         if self.fail(id, start, failure, true) {
-            self.report(id, start, head, false);
+            self.report(id, start, head, false, None);
         } else {
             self.open_exchange(id, head, start, Upload::Undecided);
-            if let Some(exchange) = self.exchange_on(id) {
-                exchange.failed = true;
+            if let Some(served) = self.exchange_on(id).and_then(Exchange::served) {
+                served.failed = true;
             }
         }
     }

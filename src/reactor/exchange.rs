@@ -6,12 +6,13 @@
 
 use super::Reactor;
 use crate::app::ctx::Callback;
+use crate::app::fetch::Timings;
 use crate::app::outbox::Flow;
 use crate::app::routes::Done;
 use crate::app::site::RouteKey;
 use crate::app::stream::{Aborted, BodySink};
 use crate::base::clock::Instant;
-use crate::base::id::{ConnId, RequestId, StreamRef};
+use crate::base::id::{ConnId, FetchId, RequestId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::head::{self, Head, HeadLimits};
@@ -33,9 +34,7 @@ pub(crate) struct Start {
 
 pub(crate) struct Exchange<S> {
     pub(crate) stream: StreamRef,
-    pub(crate) start: Start,
-    /// The head, kept only if somebody will ask.
-    pub(crate) head: Option<Vec<u8>>,
+    pub(crate) side: Side,
     pub(crate) upload: Upload<S>,
     /// The credit of its streamed answer.
     pub(crate) flow: Option<Rc<Flow>>,
@@ -45,10 +44,44 @@ pub(crate) struct Exchange<S> {
     pub(crate) on_drain: Vec<Callback<S>>,
     /// Uploads that wait for this answer to drain.
     pub(crate) feeders: Vec<StreamRef>,
+}
+
+/// Whose request it is.
+pub(crate) enum Side {
+    /// A client's, and it waits for our answer.
+    Served(Served),
+    /// Ours, and `upload` is the answer's body.
+    Asked(FetchId),
+}
+
+pub(crate) struct Served {
+    pub(crate) start: Start,
+    /// The head, kept only if somebody will ask.
+    pub(crate) head: Option<Vec<u8>>,
     /// The client has said it sends no more; `on_abort` has been told.
     pub(crate) told_gone: bool,
     /// The error hook has been asked already.
     pub(crate) failed: bool,
+    /// What it asks of an upstream, and has no use for once it is over.
+    pub(crate) fetch: Option<FetchId>,
+    /// How that went, for the log.
+    pub(crate) upstream: Option<Box<Timings>>,
+}
+
+impl<S> Exchange<S> {
+    pub(crate) fn served(&mut self) -> Option<&mut Served> {
+        match &mut self.side {
+            Side::Served(served) => Some(served),
+            Side::Asked(_) => None,
+        }
+    }
+
+    pub(crate) fn start(&self) -> Option<Start> {
+        match &self.side {
+            Side::Served(served) => Some(served.start),
+            Side::Asked(_) => None,
+        }
+    }
 }
 
 /// Where the request's body goes.
@@ -60,6 +93,8 @@ pub(crate) enum Upload<S> {
     Sink(Box<dyn BodySink<S>>),
     /// Into this exchange's answer.
     Pipe(StreamRef),
+    /// On to an upstream.
+    Fetch(FetchId),
     /// Nowhere.
     Discard,
     /// Complete.
@@ -104,16 +139,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let head = has_after.then(|| head.raw.to_vec());
         let exchange = Exchange {
             stream,
-            start,
-            head,
+            side: Side::Served(Served {
+                start,
+                head,
+                told_gone: conn.read_closed,
+                failed: false,
+                fetch: None,
+                upstream: None,
+            }),
             upload,
             flow: None,
             follows: false,
             on_abort: Vec::new(),
             on_drain: Vec::new(),
             feeders: Vec::new(),
-            told_gone: conn.read_closed,
-            failed: false,
         };
         conn.exchange = Some(self.exchanges.insert(exchange) as u32);
     }
@@ -124,7 +163,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         conn.held = false;
         let key = conn.exchange.take()?;
         let exchange = self.exchanges.try_remove(key as usize)?;
-        self.sites.count(exchange.start.site, -1);
+        if let Some(start) = exchange.start() {
+            self.sites.count(start.site, -1);
+        }
         Some(exchange)
     }
 
@@ -136,12 +177,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// Takes away the exchange of a connection that goes on, or closes by itself.
     pub(super) fn retire(&mut self, id: ConnId, why: Aborted, aborted: bool) {
-        let Some(mut exchange) = self.close_exchange(id) else {
+        let Some(exchange) = self.close_exchange(id) else {
             return;
         };
-        let (start, head) = (exchange.start, exchange.head.take());
-        self.dissolve(exchange, why);
-        self.report_kept(id, start, head, aborted);
+        let side = self.dissolve(exchange, why);
+        self.report_kept(id, side, aborted);
     }
 
     /// Takes away the exchange of a connection that is gone.
@@ -150,17 +190,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let calls = std::mem::take(&mut exchange.on_abort);
-        let (start, head) = (exchange.start, exchange.head.take());
-        self.dissolve(exchange, Aborted::Connection);
+        let side = self.dissolve(exchange, Aborted::Connection);
         for call in calls {
             self.call("an abort callback", call);
         }
-        self.report_kept(id, start, head, true);
+        self.report_kept(id, side, true);
         self.settle();
     }
 
     /// Tells whoever waits for an exchange that there is nothing to wait for.
-    pub(super) fn dissolve(&mut self, exchange: Exchange<S>, why: Aborted) {
+    pub(super) fn dissolve(&mut self, exchange: Exchange<S>, why: Aborted) -> Side {
         if let Some(flow) = &exchange.flow {
             flow.closed.set(true);
         }
@@ -171,8 +210,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Upload::Sink(sink) => self.end_body(sink, Err(why)),
             // The answer this body was piped into cannot be completed any more.
             Upload::Pipe(to) if to != exchange.stream => self.abort_answer(to),
+            // What the upstream has of it cannot be completed.
+            Upload::Fetch(fetch) if why != Aborted::Answered => self.cancel_fetch(fetch),
             _ => {}
         }
+        let mut side = exchange.side;
+        if let Side::Served(served) = &mut side
+            && let Some(fetch) = served.fetch.take()
+        {
+            served.upstream = self.timings_of(fetch);
+            self.cancel_fetch(fetch);
+        }
+        side
     }
 
     /// The client has closed its sending side while its answer is open.
@@ -180,7 +229,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(exchange) = self.exchange_on(id) else {
             return;
         };
-        exchange.told_gone = true;
+        let Some(served) = exchange.served() else {
+            return;
+        };
+        served.told_gone = true;
         for call in std::mem::take(&mut exchange.on_abort) {
             self.call("an abort callback", call);
         }
@@ -188,16 +240,26 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// The same for an exchange that has outlived its request's bytes.
-    fn report_kept(&mut self, id: ConnId, start: Start, head: Option<Vec<u8>>, aborted: bool) {
-        let Some(raw) = head else { return };
+    fn report_kept(&mut self, id: ConnId, side: Side, aborted: bool) {
+        let Side::Served(served) = side else { return };
+        let (start, upstream, Some(raw)) = (served.start, served.upstream, served.head) else {
+            return;
+        };
         let mut slots = head::slots();
         if let Ok(Some(head)) = head::read(&raw, &mut 0, true, &mut slots, &HeadLimits::NONE) {
-            self.report(id, start, &head, aborted);
+            self.report(id, start, &head, aborted, upstream.as_deref());
         }
     }
 
     /// An exchange is over: its last byte is queued, or it was aborted. `after` middleware hears of it.
-    pub(super) fn report(&mut self, id: ConnId, start: Start, head: &Head<'_>, aborted: bool) {
+    pub(super) fn report(
+        &mut self,
+        id: ConnId,
+        start: Start,
+        head: &Head<'_>,
+        aborted: bool,
+        upstream: Option<&Timings>,
+    ) {
         let Some(site) = self.sites.of(start.site) else {
             return;
         };
@@ -215,6 +277,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             remote: conn.peer,
             request_id: start.request_id,
             aborted,
+            upstream,
         };
         let mut cx = cx!(self);
         self.watch.guarded(&self.net, "an after callback", || {

@@ -8,8 +8,9 @@
 //! ```
 
 use super::Reactor;
-use super::conn::Conn;
+use super::conn::{Conn, Role};
 use super::socket::BROKEN;
+use crate::app::fetch::FetchError;
 use crate::base::backlog::{Output, Segment};
 use crate::base::id::ConnId;
 use crate::net::Net;
@@ -50,7 +51,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if conn.linger_until.is_some() {
             return self.linger_on(id);
         }
-        if conn.link.is_some() && !self.is_linked(id) {
+        let may_run = match conn.role {
+            Role::Link(_) => self.is_linked(id),
+            Role::Upstream(_) => self.is_connected(id),
+            Role::Tunnel(_) => !conn.held,
+            Role::Http | Role::Socket(_) => true,
+        };
+        if !may_run {
             return;
         }
         let Some(conn) = self.conns.get_mut(id) else {
@@ -61,7 +68,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut requests = self.limits.requests_per_turn;
         let mut stop = Stop::NeedInput;
-        if !kept.is_empty() || conn.http.has_body_to_come() {
+        let is_upstream = conn.upstream().is_some();
+        if !kept.is_empty() || conn.http.has_body_to_come() || is_upstream {
             // What is kept may have become useful: an answer is out, a hold is over. And the end of a
             // body of announced length needs no byte of its own.
             let used;
@@ -113,11 +121,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(conn) = self.conns.get(id) else {
             return (0, Stop::Over);
         };
-        if conn.link.is_some() {
-            return (input.len(), self.serve_link(id, input));
+        match conn.role {
+            Role::Link(_) => return (input.len(), self.serve_link(id, input)),
+            Role::Tunnel(key) => return (input.len(), self.serve_tunnel(id, key, input)),
+            Role::Upstream(_) => {
+                let mut rest = &*input;
+                let stop = self.serve_upstream(id, &mut rest);
+                return (input.len() - rest.len(), stop);
+            }
+            Role::Http | Role::Socket(_) => {}
         }
         let mut used = 0;
-        if conn.socket.is_none() {
+        if conn.socket().is_none() {
             let mut rest = &*input;
             let stop = self.serve_http(id, &mut rest, budget);
             used = input.len() - rest.len();
@@ -125,7 +140,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 return (used, stop);
             }
             // What it has become may be there in the next turn only.
-            if self.conns.get(id).is_none_or(|conn| conn.socket.is_none()) {
+            if self
+                .conns
+                .get(id)
+                .is_none_or(|conn| conn.socket().is_none())
+            {
                 return (used, Stop::Wait);
             }
         }
@@ -212,7 +231,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Ok(n) => {
                 // A short read has emptied the socket; only an end that has been announced is left.
                 conn.readable = n == inbox.len() || conn.read_closed;
-                if let Some(key) = conn.socket
+                if let Some(key) = conn.socket()
                     && let Some(attached) = self.sockets.get_mut(key as usize)
                 {
                     attached.hear(n, self.now);
@@ -235,11 +254,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        if let Some(key) = conn.socket {
+        if let Some(key) = conn.socket() {
             return self.on_socket_eof(id, key);
         }
-        if conn.link.is_some() {
-            return self.cut(id, "the other side has closed it");
+        match conn.role {
+            Role::Link(_) => return self.cut(id, "the other side has closed it"),
+            Role::Upstream(_) => return self.on_upstream_eof(id),
+            Role::Tunnel(key) => return self.on_tunnel_eof(id, key),
+            Role::Http | Role::Socket(_) => {}
         }
         let cut_off = conn.http.handle_eof();
         if cut_off && conn.exchange.is_some() {
@@ -279,7 +301,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.drain_backlog(id);
     }
 
-    fn drain_backlog(&mut self, id: ConnId) {
+    pub(super) fn drain_backlog(&mut self, id: ConnId) {
         let now = self.now;
         let mut budget = self.limits.writes_per_turn;
         while let Some(conn) = self.conns.get_mut(id)
@@ -343,14 +365,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let waits = conn.backlog.bytes();
-        if let Some(key) = conn.socket {
+        if let Some(key) = conn.socket() {
             if conn.wants_room && waits <= self.limits.high_water / 2 {
                 self.wake(id);
             }
             return self.after_socket_flush(id, key, waits);
         }
-        if conn.link.is_some() {
-            return self.after_link_flush(id, waits);
+        match conn.role {
+            Role::Link(_) => return self.after_link_flush(id, waits),
+            Role::Tunnel(key) => return self.after_tunnel_flush(id, key, waits),
+            Role::Http | Role::Socket(_) | Role::Upstream(_) => {}
         }
         let Some(key) = conn.exchange else {
             if conn.wants_room && waits <= self.limits.high_water / 2 {
@@ -387,7 +411,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if conn.is_spent() {
             return self.release(id);
         }
-        if conn.link.is_some() && conn.backlog.is_empty() && self.is_link_spent(id) {
+        if conn.link().is_some() && conn.backlog.is_empty() && self.is_link_spent(id) {
             return self.cut(id, "closed");
         }
         if !self.register(id) {
@@ -408,14 +432,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             conn.taken = self.net.taken(conn.sock);
         }
         let reading = !(conn.held && conn.http.has_body_to_come());
-        let is_link = conn.link.is_some();
-        let (socket, progress, holds) = (conn.socket, conn.progress, conn.http.has_body_to_come());
+        let (role, is_ours) = (conn.role, conn.ours);
+        let (socket, progress, holds) =
+            (conn.socket(), conn.progress, conn.http.has_body_to_come());
         let input = match socket {
             None => conn.http.next_deadline(&self.bounds.waits, reading),
             Some(key) => self.socket_deadline(key),
         };
-        let output = (waits && !is_link).then(|| progress + self.timeouts.write);
+        let output = (waits && !is_ours).then(|| progress + self.timeouts.write);
         // While its output waits, a client is not asked for more.
+        let input = match role {
+            Role::Upstream(_) => self.upstream_deadline(id),
+            Role::Tunnel(key) => self.tunnel_deadline(key),
+            _ => input,
+        };
         let deadline = match output {
             Some(output) if !holds => Some(output),
             _ => input.into_iter().chain(output).min(),
@@ -505,12 +535,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         log::debug!("{}: cut: {why}", conn.peer);
+        if conn.upstream().is_some() {
+            return self.end_upstream(id, FetchError::Closed(why.into()));
+        }
         conn.reset = conn.http.ends_with_connection();
         conn.backlog.clear();
         conn.http.abort();
         self.abandon(id);
         self.end_socket(id, BROKEN);
         self.end_link(id, why);
+        self.end_tunnel(id);
         self.conns.kill(id);
     }
 }

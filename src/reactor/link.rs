@@ -7,7 +7,7 @@
 //! A link's connection runs as a client's does, up to the point where bytes are looked at.
 
 use super::Reactor;
-use super::conn::Conn;
+use super::conn::{Conn, Role};
 use super::io::Stop;
 use crate::app::link::{Link, LinkHandle, Origin};
 use crate::app::outbox::{Flow, LinkAct};
@@ -50,19 +50,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             is_full: false,
             state,
         });
-        let mut conn = Conn::new(sock, peer, self.now);
-        conn.http.hand_over();
-        conn.link = Some(key as u32);
+        let mut conn = Conn::ours(sock, peer, Role::Link(key as u32), self.now);
         conn.blocked = state == State::Connecting;
         let id = self.conns.insert(conn);
         match state {
-            State::Connecting => self.await_connection(id),
+            State::Connecting => {
+                self.await_connection(id);
+                self.arm(id, Some(self.now + self.timeouts.connect));
+            }
             _ => self.open_link(id),
         }
     }
 
     /// Room to write tells that the connection is made.
-    fn await_connection(&mut self, id: ConnId) {
+    pub(super) fn await_connection(&mut self, id: ConnId) {
         if !self.register(id) {
             return;
         }
@@ -71,19 +72,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         conn.wants_write = true;
         if let Err(e) = self.net.want_write(conn.sock, id.token()) {
-            return self.cut(id, &format!("it cannot be waited for: {e}"));
+            self.cut(id, &format!("it cannot be waited for: {e}"));
         }
-        self.arm(id, Some(self.now + self.timeouts.connect));
     }
 
     fn linked(&mut self, id: ConnId) -> Option<&mut Linked<S>> {
-        let key = self.conns.get(id)?.link?;
+        let key = self.conns.get(id)?.link()?;
         self.links.get_mut(key as usize)
     }
 
     fn open_link(&mut self, id: ConnId) {
         let (to, outbox) = (id, self.outbox.clone());
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.link) else {
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.link()) else {
             return;
         };
         let Some(linked) = self.links.get_mut(key as usize) else {
@@ -122,7 +122,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     pub(super) fn serve_link(&mut self, id: ConnId, input: &[u8]) -> Stop {
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.link) else {
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.link()) else {
             return Stop::Over;
         };
         let Some(linked) = self.links.get_mut(key as usize) else {
@@ -178,7 +178,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// It has run, and perhaps written.
     pub(super) fn after_link_flush(&mut self, id: ConnId, waits: usize) {
         let half = self.limits.high_water / 2;
-        let Some(key) = self.conns.get(id).and_then(|conn| conn.link) else {
+        let Some(key) = self.conns.get(id).and_then(|conn| conn.link()) else {
             return;
         };
         let Some(linked) = self.links.get_mut(key as usize) else {
@@ -215,7 +215,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     pub(super) fn end_link(&mut self, id: ConnId, why: &str) {
-        let Some(key) = self.conns.get_mut(id).and_then(|conn| conn.link) else {
+        let Some(key) = self.conns.get_mut(id).and_then(|conn| conn.link()) else {
             return;
         };
         if let Some(linked) = self.links.try_remove(key as usize) {

@@ -43,6 +43,8 @@ mod addresses;
 mod conn;
 mod dispatch;
 mod exchange;
+mod fetch;
+mod groups;
 mod held;
 mod io;
 mod link;
@@ -52,7 +54,9 @@ mod settle;
 mod shutdown;
 mod sites;
 mod socket;
+mod tunnel;
 mod upload;
+mod upstream;
 mod watch;
 
 pub use server::{Builder, Server};
@@ -71,7 +75,7 @@ use crate::proto::h1::server::{Bounds, Expired};
 use crate::proto::ws::send::Outbound;
 use crate::proto::ws::session::Inbound;
 use addresses::Addresses;
-use conn::{Conn, Conns};
+use conn::{Conn, Conns, Role};
 use exchange::Exchange;
 use link::Linked;
 use shutdown::Stopping;
@@ -82,6 +86,8 @@ use std::collections::VecDeque;
 use std::io as std_io;
 use std::rc::Rc;
 use std::time::Duration;
+use tunnel::Tunnel;
+use upstream::{Dial, Dialled};
 use watch::Watch;
 
 /// A server: sockets, connections, routes, state. Made by [`Server::bind`] or [`Server::builder`].
@@ -94,6 +100,9 @@ pub struct Reactor<N: Net, S> {
     exchanges: Slab<Exchange<S>>,
     sockets: Slab<Attached<S>>,
     links: Slab<Linked<S>>,
+    dialled: Slab<Dialled>,
+    dials: Slab<Dial>,
+    tunnels: Slab<Tunnel>,
     bus: Option<Box<dyn Bus<S>>>,
     sites: Sites<S>,
     state: S,
@@ -347,12 +356,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 conn.blocked &= !(event.writable || event.broken);
                 if event.broken {
                     // One that is being made says itself why it was not.
-                    if self.is_linked(id) {
+                    if self.is_linked(id) && self.is_connected(id) {
                         self.cut(id, "the connection broke");
                     }
                     return;
                 }
-                let waits_for_us = event.read_closed && conn.exchange.is_some();
+                let waits_for_us = event.read_closed && conn.exchange.is_some() && !conn.ours;
                 if waits_for_us {
                     self.tell_gone(id);
                 }
@@ -361,9 +370,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
-    /// Connections that count against `limits.connections`: links are ours.
+    /// Connections that count against `limits.connections`: not those that we have made.
     fn clients(&self) -> usize {
-        self.conns.len().saturating_sub(self.links.len())
+        self.conns.len() - self.conns.ours()
     }
 
     fn can_accept(&self) -> bool {
@@ -439,6 +448,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             match timer {
                 Timer::Conn(id) => self.on_deadline(id),
                 Timer::Call { slot, generation } => self.call_timer(slot, generation),
+                Timer::Group(group) => self.on_group_timer(group as usize),
+                Timer::Fetch(fetch) => self.on_fetch_timer(fetch),
                 Timer::Accept => self.accept_paused = false,
                 Timer::DrainIdle => self.close_idle(),
                 Timer::Drain => self.cut_all(),
@@ -562,6 +573,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if conn.linger_until.is_some() {
             return self.release(id);
         }
+        match conn.role {
+            Role::Upstream(_) => return self.on_upstream_deadline(id),
+            Role::Tunnel(_) => return self.on_tunnel_deadline(id),
+            Role::Http | Role::Socket(_) | Role::Link(_) => {}
+        }
         if !conn.backlog.is_empty() && now >= conn.progress + self.timeouts.write {
             let taken = self.net.taken(conn.sock);
             if taken > conn.taken {
@@ -576,10 +592,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             );
             return self.cut(id, "timeouts.write");
         }
-        if let Some(key) = conn.socket {
+        if let Some(key) = conn.socket() {
             return self.on_socket_deadline(id, key);
         }
-        if conn.link.is_some() {
+        if conn.link().is_some() {
             return self.cut(id, "not connected within timeouts.connect");
         }
         match conn.http.expire(&self.bounds.waits, now) {
@@ -599,7 +615,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if let Some((timer, _)) = conn.timer().take() {
                 self.core.timers.cancel(timer);
             }
-            if conn.link.is_none() {
+            if !conn.ours {
                 self.addresses.leave(&conn.peer);
             }
             self.net.close(conn.sock, conn.reset);

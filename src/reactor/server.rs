@@ -202,13 +202,17 @@ impl Builder {
         }
         let mut stock = StockFields::new(self.server_header);
         stock.refresh(net.now(), || net.wall_clock());
-        Reactor {
+        let upstreams = std::mem::take(&mut site.upstreams);
+        let mut reactor = Reactor {
             acceptable: vec![false; net.listeners()],
             net,
             conns: Conns::default(),
             exchanges: Slab::new(),
             sockets: Slab::new(),
             links: Slab::new(),
+            dialled: Slab::new(),
+            dials: Slab::new(),
+            tunnels: Slab::new(),
             bus,
             inbound: Inbound::default(),
             outbound: Outbound::new(COMPRESSION, self.limits.compress_from),
@@ -242,7 +246,9 @@ impl Builder {
             accept_warned: None,
             stopping: Stopping::No,
             cut_answers: 0,
-        }
+        };
+        reactor.set_upstreams(&upstreams);
+        reactor
     }
 }
 
@@ -273,10 +279,12 @@ fn invalid(mistakes: Vec<Mistake>) -> io::Error {
 
 impl<N: Net, S: 'static> Reactor<N, S> {
     /// Everything but the addresses, between two turns.
-    fn replace(&mut self, builder: Builder, site: Site<S>) {
+    fn replace(&mut self, builder: Builder, mut site: Site<S>) {
+        let upstreams = std::mem::take(&mut site.upstreams);
         let number = self.sites.number();
         let begun = self.exchanges.iter();
-        let open = begun.filter(|(_, exchange)| exchange.start.site == number);
+        let open = begun
+            .filter(|(_, exchange)| exchange.start().is_some_and(|start| start.site == number));
         let open = open.count();
         self.sites.replace(site, open);
         self.bounds = bounds(&builder.limits, &builder.timeouts);
@@ -289,6 +297,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         (self.limits, self.timeouts) = (builder.limits, builder.timeouts);
         let (one, all) = (self.limits.connections_per_address, self.limits.connections);
         self.addresses = Addresses::new(one, all, self.conns.peers());
+        self.set_upstreams(&upstreams);
         // Their deadlines are made from the timeouts when they have run.
         for id in self.conns.ids() {
             self.wake(id);

@@ -6,7 +6,7 @@
 //! ignored: its stream reference names nothing any more.
 
 use super::Reactor;
-use super::exchange::Upload;
+use super::exchange::{Exchange, Upload};
 use crate::app::body::Body;
 use crate::app::ctx::Job;
 use crate::app::failure::{Failure, FailureKind};
@@ -52,8 +52,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
             }
             Job::OnAbort { to, call } => match self.exchange_of(to) {
-                Some(exchange) if !exchange.told_gone => exchange.on_abort.push(call),
-                Some(_) => self.call("an abort callback", call),
+                Some(exchange) => match exchange.served().is_some_and(|served| served.told_gone) {
+                    true => self.call("an abort callback", call),
+                    false => exchange.on_abort.push(call),
+                },
                 // Over already: answered, or told.
                 None => {}
             },
@@ -63,6 +65,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     self.wake(to.conn);
                 }
             }
+            Job::Fetch(fetch) => self.begin_fetch(fetch),
+            Job::RunGroup(group) => self.run_group(group),
             Job::StartBus => self.with_bus(|bus, cx| bus.start(cx)),
             Job::Published(publication) => {
                 self.with_bus(|bus, cx| bus.publish(cx, &publication));
@@ -101,7 +105,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 "the responder was dropped unanswered",
             ),
             Command::Pipe { from, to } => self.pipe(from, to),
+            Command::Discard { from } if self.is_asked(from) => self.discard_answer(from),
             Command::Discard { from } => self.take_body(from, Upload::Discard),
+            Command::Cancel { fetch } => self.cancel_fetch(fetch),
+            Command::Tunnel { from, to, fields } => self.join_tunnel(from, to, &fields),
             Command::Resume { from } => self.resume(from),
             Command::Socket { to, act } => self.settle_socket(to, act),
             Command::Link { to, act } => self.settle_link(to, act),
@@ -139,7 +146,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.spare.clear();
     }
 
-    fn is_waiting(&mut self, to: StreamRef) -> bool {
+    pub(super) fn is_waiting(&mut self, to: StreamRef) -> bool {
         self.exchange_of(to).is_some()
             && self
                 .conns
@@ -202,6 +209,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(conn) = self.conns.get(to.conn) else {
             return;
         };
+        if conn.ours {
+            return self.write_request(to, bytes);
+        }
         let len = usize::try_from(bytes.len()).unwrap_or(usize::MAX);
         if conn.http.sends_body() && waits.saturating_add(len) > self.limits.output {
             log::warn!(
@@ -241,6 +251,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// The end of a streamed answer.
     pub(super) fn end_answer(&mut self, to: StreamRef, trailers: &FieldBlock) {
+        if self.is_asked(to) {
+            return self.end_request(to);
+        }
         if self.exchange_of(to).is_none()
             || !self
                 .conns
@@ -256,6 +269,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     /// An answer that cannot be completed. One that has not begun can still say so.
     pub(super) fn abort_answer(&mut self, to: StreamRef) {
+        if self.is_asked(to) {
+            return self.cut(to.conn, "its request was aborted");
+        }
         if self.is_waiting(to) {
             return self.unanswered(
                 to,
@@ -273,11 +289,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !self.is_waiting(to) {
             return;
         }
-        let Some(exchange) = self.exchange_of(to) else {
+        let Some(served) = self.exchange_of(to).and_then(Exchange::served) else {
             return;
         };
-        let start = exchange.start;
-        let ask = !std::mem::replace(&mut exchange.failed, true);
+        let start = served.start;
+        let ask = !std::mem::replace(&mut served.failed, true);
         self.fields = fields;
         // `fail` writes into the cork, which is another connection's unless this one is running.
         let own = self.running == Some(to.conn);
@@ -296,7 +312,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// Somebody takes the body, or nobody ever will.
-    fn take_body(&mut self, from: StreamRef, upload: Upload<S>) {
+    pub(super) fn take_body(&mut self, from: StreamRef, upload: Upload<S>) {
         // Where it is piped to has to be there; until then it is held.
         let (is_wanted, is_ready) = match upload {
             Upload::Discard => (false, false),

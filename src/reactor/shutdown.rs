@@ -41,7 +41,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         for id in self.conns.ids() {
             if let Some(conn) = self.conns.get_mut(id) {
                 conn.http.drain();
-                if conn.socket.is_some() {
+                if conn.socket().is_some() {
                     self.close_socket(id, LEAVING);
                 }
             }
@@ -105,7 +105,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         match self.stopping {
             Stopping::No => false,
             // Links are ours: nobody waits for them.
-            Stopping::Draining => self.conns.len() == self.links.len(),
+            Stopping::Draining => self.clients() == 0,
             Stopping::Stopped => true,
         }
     }

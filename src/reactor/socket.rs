@@ -10,6 +10,7 @@
 //! connection's number for it names the record.
 
 use super::Reactor;
+use super::conn::Role;
 use super::io::Stop;
 use crate::app::ctx::{Ctx, NewSocket};
 use crate::app::failure::panic_text;
@@ -116,7 +117,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             arriving: None,
         };
         let (key, has_left) = (self.sockets.insert(attached) as u32, conn.eof);
-        conn.socket = Some(key);
+        conn.role = Role::Socket(key);
         self.with_socket(to, |socket, cx, ws| socket.open(cx, ws));
         // It may have been long in coming.
         if has_left {
@@ -143,7 +144,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Some(conn) = self.conns.get_mut(id) else {
                 return (used, Stop::Over);
             };
-            let Some(key) = conn.socket else {
+            let Some(key) = conn.socket() else {
                 return (input.len(), Stop::Over);
             };
             // A client that sends but does not take is not read from …
@@ -266,7 +267,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         if let Some(conn) = self.conns.get_mut(id)
             && let Some(attached) = conn
-                .socket
+                .socket()
                 .and_then(|key| self.sockets.get_mut(key as usize))
         {
             let Attached {
@@ -327,7 +328,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let Some(attached) = conn
-            .socket
+            .socket()
             .and_then(|key| self.sockets.get_mut(key as usize))
         else {
             return;
@@ -439,9 +440,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let Some(key) = conn.socket.take() else {
+        let Some(key) = conn.socket() else {
             return;
         };
+        conn.role = Role::Http;
         conn.http.abort();
         let Some(mut attached) = self.sockets.try_remove(key as usize) else {
             return;

@@ -60,6 +60,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
                 self.hold_until_drained(from, to);
             }
+            Upload::Fetch(fetch) => {
+                let fetch = *fetch;
+                self.feed(fetch, from, bytes);
+            }
             Upload::Undecided | Upload::Discard | Upload::Done => {}
         }
     }
@@ -110,6 +114,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     self.outbox.push(Command::End { to, trailers });
                 }
             }
+            Upload::Fetch(fetch) => self.fed(fetch),
             Upload::Undecided | Upload::Discard | Upload::Done => {}
         }
     }

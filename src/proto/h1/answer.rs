@@ -229,7 +229,7 @@ fn content_length(out: &mut Vec<u8>, n: u64, end: &[u8]) {
     out.extend_from_slice(&line[..line_end]);
 }
 
-fn status_line(out: &mut Vec<u8>, status: StatusCode) {
+pub(super) fn status_line(out: &mut Vec<u8>, status: StatusCode) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');

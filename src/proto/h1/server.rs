@@ -436,6 +436,15 @@ impl Server {
         self.expects_continue = false;
     }
 
+    /// Sends an interim answer (RFC 9110 §15.2), if the answer has not begun and the client can be sent one.
+    pub fn inform(&mut self, out: &mut Vec<u8>, status: StatusCode, fields: &FieldBlock) {
+        if self.tx == Tx::Waiting && !self.http_10 && fields.fault().is_none() {
+            answer::status_line(out, status);
+            out.extend_from_slice(fields.lines());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
     /// Reading stops, by our own choice.
     pub fn hold_body(&mut self, now: Instant) {
         self.held_at = now;
@@ -695,15 +704,6 @@ impl Server {
                 limit: waits.body_rate,
             }),
             _ => Expired::Close,
-        }
-    }
-}
-
-impl Piece {
-    fn len(self) -> usize {
-        match self {
-            Piece::Data(n) | Piece::Framing(n) | Piece::End(n) => n,
-            Piece::NeedInput => 0,
         }
     }
 }

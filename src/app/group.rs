@@ -1,0 +1,424 @@
+//! Floor 2. An upstream at work: its servers, their connections, who may be used, what was spent.
+//!
+//! Puts together what `crate::upstream` decides by; the loop asks it, and does what it says.
+//! Invariants: a server has the same number in `servers`, pool, balance and health, from when it joins until the
+//! group ends; every request that was `started` is `ended` once.
+
+use super::fetch::FetchError;
+use super::upstream::{
+    Backend, Introduction, Origin, Retries, Settings, Upstream, UpstreamTimeouts,
+};
+use crate::base::clock::Instant;
+use crate::base::id::{ConnId, FetchId};
+use crate::base::wheel::TimerId;
+use crate::net::{Peer, Target};
+use crate::proto::h1::client::ClientBounds;
+use crate::proto::h1::head::HeadLimits;
+use crate::upstream::balance::{self, Balance, Pick};
+use crate::upstream::health::{Change, Health};
+use crate::upstream::pool::{Action, Pool, Ticket};
+use crate::upstream::retry::{Attempt, Budget, Quantile, Rules, Verdict, may_retry};
+use http::StatusCode;
+use smallvec::SmallVec;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Every upstream of a server, by number; a number is never given anew.
+pub(crate) struct Upstreams {
+    groups: Vec<Option<Group>>,
+    pub(crate) rng: fastrand::Rng,
+}
+
+impl Upstreams {
+    pub(crate) fn new(seed: u64) -> Upstreams {
+        Upstreams {
+            groups: Vec::new(),
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        let is_it = |group: &Option<Group>| {
+            group
+                .as_ref()
+                .is_some_and(|group| !group.retired && &*group.name == name)
+        };
+        self.groups.iter().position(is_it)
+    }
+
+    pub(crate) fn get(&self, group: usize) -> Option<&Group> {
+        self.groups.get(group)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, group: usize) -> Option<&mut Group> {
+        self.groups.get_mut(group)?.as_mut()
+    }
+
+    /// With the source of chance, which is another field.
+    pub(crate) fn with<R>(
+        &mut self,
+        group: usize,
+        f: impl FnOnce(&mut Group, &mut fastrand::Rng) -> R,
+    ) -> Option<R> {
+        let found = self.groups.get_mut(group)?.as_mut()?;
+        Some(f(found, &mut self.rng))
+    }
+
+    /// What is configured from now on. An upstream that has not changed goes on as it is; one that has gone
+    /// ends with its last fetch.
+    /// Connections that nobody will use any more come back.
+    pub(crate) fn replace(
+        &mut self,
+        upstreams: &[(String, Upstream)],
+        now: Instant,
+    ) -> Vec<ConnId> {
+        let mut idle = Vec::new();
+        for group in self.groups.iter_mut().flatten() {
+            let same = upstreams
+                .iter()
+                .any(|(name, upstream)| **name == *group.name && group.is(upstream));
+            if !same && !std::mem::replace(&mut group.retired, true) {
+                for server in 0..group.servers.len() {
+                    idle.extend(group.pool.retire_server(server));
+                    group.health.leave(server);
+                }
+            }
+        }
+        for (name, upstream) in upstreams {
+            if self.find(name).is_none() {
+                let group = Group::new(name, upstream, now, &mut self.rng);
+                self.groups.push(Some(group));
+            }
+        }
+        idle
+    }
+
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = usize> + use<> {
+        0..self.groups.len()
+    }
+}
+
+/// One server of a group.
+pub(crate) struct Server {
+    pub(crate) name: Rc<str>,
+    /// What `host` says, where nobody says otherwise.
+    host: Box<[u8]>,
+    pub(crate) origin: Origin,
+    /// Where it is: a name has many addresses, or none yet.
+    pub(crate) targets: Vec<Target>,
+    /// Where the last connection was made to.
+    last_good: Option<SocketAddr>,
+    backend: Backend,
+}
+
+/// One upstream.
+pub(crate) struct Group {
+    name: Rc<str>,
+    pub(crate) settings: Settings,
+    bounds: ClientBounds,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) pool: Pool<ConnId, FetchId>,
+    pub(crate) balance: Balance,
+    pub(crate) health: Health,
+    rules: Rules,
+    budget: Budget,
+    /// How long answers take, where requests are hedged.
+    latencies: Option<Quantile>,
+    /// The timer that fires for it, and when.
+    pub(crate) timer: Option<(TimerId, Instant)>,
+    /// A new configuration has it not: it ends with its last fetch.
+    retired: bool,
+}
+
+impl Group {
+    pub(crate) fn new(
+        name: &str,
+        upstream: &Upstream,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Group {
+        let settings = upstream.settings.clone();
+        let mut group = Group {
+            name: name.into(),
+            bounds: bounds(&settings),
+            servers: Vec::new(),
+            pool: Pool::new(settings.pool),
+            balance: Balance::new(settings.balance),
+            health: Health::new(settings.health.clone()),
+            rules: settings.retries.rules(),
+            budget: Budget::new(settings.retries.budget, settings.retries.floor),
+            latencies: settings.retries.hedge.map(Quantile::new),
+            timer: None,
+            retired: false,
+            settings,
+        };
+        for backend in &upstream.servers {
+            group.join(backend, false, now, rng);
+        }
+        group.balance.stagger(rng);
+        group
+    }
+
+    /// A server comes; one that comes late may be given its part slowly.
+    pub(crate) fn join(
+        &mut self,
+        backend: &Backend,
+        slowly: bool,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) {
+        // It was read before.
+        let Ok(origin) = backend.to.parse::<Origin>() else {
+            return;
+        };
+        let in_balance = balance::Server::new(&backend.to, backend.weight);
+        let in_balance = match backend.backup {
+            true => in_balance.backup(),
+            false => in_balance,
+        };
+        let Some(number) = self.balance.add(in_balance) else {
+            return;
+        };
+        self.pool.add_server();
+        self.health
+            .join(number, u16::from(backend.backup), slowly, now, rng);
+        let targets = match &origin {
+            Origin::Known(target) => vec![target.clone()],
+            Origin::Name { .. } | Origin::Srv(_) => Vec::new(),
+        };
+        self.servers.push(Server {
+            name: backend.to.as_str().into(),
+            host: origin.host().into_bytes().into(),
+            origin,
+            targets,
+            last_good: None,
+            backend: backend.clone(),
+        });
+    }
+
+    fn is(&self, upstream: &Upstream) -> bool {
+        self.settings == upstream.settings
+            && self
+                .servers
+                .iter()
+                .map(|server| &server.backend)
+                .eq(&upstream.servers)
+    }
+
+    /// Each change of a server's state is logged once.
+    pub(crate) fn tell(&self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::State { server, .. } => {
+                    log::warn!("upstream {}: {} {change}", self.name, self.name_of(*server));
+                }
+                Change::Panic { .. } => log::warn!("upstream {}: {change}", self.name),
+            }
+        }
+    }
+
+    pub(crate) fn check_timeout(&self) -> Duration {
+        let checks = &self.settings.health.checks;
+        checks
+            .as_ref()
+            .map_or(Duration::ZERO, |checks| checks.timeout)
+    }
+
+    pub(crate) fn name(&self) -> Rc<str> {
+        self.name.clone()
+    }
+
+    pub(crate) fn name_of(&self, server: usize) -> Rc<str> {
+        self.servers
+            .get(server)
+            .map_or("".into(), |server| server.name.clone())
+    }
+
+    pub(crate) fn host(&self, server: usize) -> &[u8] {
+        self.servers.get(server).map_or(b"", |server| &server.host)
+    }
+
+    pub(crate) fn targets(&self, server: usize) -> &[Target] {
+        self.servers
+            .get(server)
+            .map_or(&[], |server| &server.targets)
+    }
+
+    pub(crate) fn last_good(&self, server: usize) -> Option<SocketAddr> {
+        self.servers.get(server)?.last_good
+    }
+
+    pub(crate) fn timeouts(&self) -> UpstreamTimeouts {
+        self.settings.timeouts
+    }
+
+    pub(crate) fn bounds(&self) -> &ClientBounds {
+        &self.bounds
+    }
+
+    pub(crate) fn collect_limit(&self) -> usize {
+        self.settings.limits.collect
+    }
+
+    pub(crate) fn retries(&self) -> &Retries {
+        &self.settings.retries
+    }
+
+    pub(crate) fn queue_wait(&self) -> Duration {
+        self.settings.pool.queue_wait
+    }
+
+    /// Whether a connection may serve one client after the other.
+    pub(crate) fn shares_connections(&self) -> bool {
+        self.settings.introduction == Introduction::None
+    }
+
+    /// What a server is told first on a new connection.
+    pub(crate) fn introduce(&self, peer: Option<Peer>, out: &mut Vec<u8>) {
+        let _ = (peer, out);
+    }
+
+    /// A server for a request, leaving out those in `passed`.
+    pub(crate) fn choose(
+        &mut self,
+        key: Option<u64>,
+        sticky: Option<usize>,
+        passed: &[usize],
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        let pick = Pick {
+            key,
+            sticky,
+            tried: passed,
+            now,
+        };
+        let Group {
+            balance, health, ..
+        } = self;
+        balance.choose(&pick, |server| health.share(server, now), rng)
+    }
+
+    /// The number of the server of this name, for a cookie that says it.
+    pub(crate) fn numbered(&self, id: u64) -> Option<usize> {
+        self.servers
+            .iter()
+            .position(|server| balance::key(server.name.as_bytes()) == id)
+    }
+
+    /// A place in the queue.
+    pub(crate) fn wait(
+        &mut self,
+        fetch: FetchId,
+        only: Option<usize>,
+        now: Instant,
+    ) -> Result<Ticket, FetchError> {
+        let limit = self.settings.pool.queue;
+        let full = |_| FetchError::Full {
+            setting: "pool.queue",
+            limit,
+        };
+        self.pool.wait(fetch, only, now).map_err(full)
+    }
+
+    pub(crate) fn connected(
+        &mut self,
+        server: usize,
+        conn: ConnId,
+        peer: Peer,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) {
+        if let (Peer::Inet(address), Some(server)) = (peer, self.servers.get_mut(server)) {
+            server.last_good = Some(address);
+        }
+        self.pool.connected(server, conn, now, rng);
+    }
+
+    /// A request goes to this server.
+    pub(crate) fn started(&mut self, server: usize) {
+        self.balance.started(server);
+    }
+
+    /// It is over; how long its answer took to come, if it came.
+    pub(crate) fn ended(&mut self, server: usize, latency: Option<Duration>, now: Instant) {
+        self.balance.ended(server, latency, now);
+    }
+
+    /// What was seen of a server: 502, 503 and 504 say that it, too, has failed.
+    pub(crate) fn answered(
+        &mut self,
+        server: usize,
+        status: StatusCode,
+        latency: Duration,
+        now: Instant,
+    ) -> Vec<Change> {
+        if let Some(latencies) = &mut self.latencies {
+            latencies.record(latency);
+        }
+        let is_good = !matches!(status.as_u16(), 502..=504);
+        self.health.on_result(server, is_good, now)
+    }
+
+    /// Whether it may be tried again.
+    pub(crate) fn verdict(&mut self, attempt: &Attempt, now: Instant) -> Verdict {
+        match may_retry(attempt, &self.rules, now) {
+            Verdict::Retry if !self.budget.withdraw(now) => {
+                Verdict::No("the retry budget is spent")
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// How long to wait for an answer before another server is asked, too.
+    pub(crate) fn hedge_after(&self) -> Option<Duration> {
+        self.latencies.as_ref()?.get()
+    }
+
+    /// Whether there is something left for another try.
+    pub(crate) fn may_spend(&mut self, now: Instant) -> bool {
+        self.budget.withdraw(now)
+    }
+
+    /// A new request, of which a share may be tried again.
+    pub(crate) fn deposit(&mut self, now: Instant) {
+        self.budget.deposit(now);
+    }
+
+    pub(crate) fn poll_pool(&mut self, now: Instant) -> Option<Action<ConnId, FetchId>> {
+        let health = &self.health;
+        self.pool
+            .poll(now, |server| health.share(server, now) > 0.0)
+    }
+
+    /// When something is due.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let health = self.health.next_deadline();
+        self.pool.next_deadline().into_iter().chain(health).min()
+    }
+
+    /// Servers that may be used, of how many.
+    pub(crate) fn usable(&self, now: Instant) -> (usize, usize) {
+        let all = self.servers.len();
+        let usable = (0..all).filter(|&server| self.health.share(server, now) > 0.0);
+        (usable.count(), all)
+    }
+}
+
+fn bounds(settings: &Settings) -> ClientBounds {
+    ClientBounds {
+        head: HeadLimits {
+            head: settings.limits.head,
+            target: settings.limits.head,
+            fields: settings.limits.fields,
+        },
+        body: match settings.limits.body {
+            0 => u64::MAX,
+            most => most,
+        },
+    }
+}
+
+/// Servers that a fetch does not go to (again).
+pub(crate) type Tried = SmallVec<[usize; 4]>;

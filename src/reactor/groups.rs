@@ -1,0 +1,192 @@
+//! Floor 3. What upstreams need beside requests: their timers, looks at their servers' health, and a
+//! configuration that replaces another.
+
+use super::Reactor;
+use crate::app::ctx::{Ctx, Timer};
+use crate::app::fetch::{Fetch, FetchError, Fetched, Stage};
+use crate::app::stream::Demand;
+use crate::app::upstream::Upstream;
+use crate::net::Net;
+use crate::upstream::expect::Watch;
+use crate::upstream::pool::{Action, Checkout};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+impl<N: Net, S: 'static> Reactor<N, S> {
+    /// The upstreams of a site that begins, or replaces another. One that has not changed is left alone.
+    pub(super) fn set_upstreams(&mut self, upstreams: &[(String, Upstream)]) {
+        let now = self.net.now();
+        (self.now, self.core.now) = (now, now);
+        let idle = self.core.upstreams.replace(upstreams, now);
+        for conn in idle {
+            self.close_upstream(conn, "its upstream is gone");
+        }
+        for group in self.core.upstreams.numbers() {
+            self.run_group(group);
+        }
+        self.settle();
+    }
+
+    /// Something is due in a group: connections that have grown old, somebody who has waited too long or for
+    /// whom there is room, a look at a server's health.
+    pub(super) fn run_group(&mut self, group: usize) {
+        let now = self.now;
+        while let Some(upstream) = self.core.upstreams.get_mut(group)
+            && let Some(action) = upstream.poll_pool(now)
+        {
+            match action {
+                Action::Close(_, conn) => self.close_upstream(conn, "it has grown old"),
+                Action::Expired(fetch) => {
+                    let limit = upstream.queue_wait();
+                    self.fail_fetch(fetch, FetchError::QueueTimeout(limit));
+                }
+                Action::Connect(server) => self.dial(group, server, None, true),
+                Action::Serve(fetch, server, by, waited) => {
+                    if let Some(fetching) = self.core.fetches.get_mut(fetch) {
+                        fetching.timings.queue += waited;
+                        fetching.stage = Stage::Asked;
+                    }
+                    match by {
+                        Checkout::Reuse(conn) => self.send_on(conn, fetch),
+                        _ => self.dial(group, server, Some(fetch), true),
+                    }
+                }
+            }
+        }
+        let Some(upstream) = self.core.upstreams.get_mut(group) else {
+            return;
+        };
+        let changes = upstream.health.tick(now);
+        upstream.tell(&changes);
+        for server in upstream.health.due(now) {
+            let mut cx = cx!(self);
+            look_at(&mut cx, group, server);
+        }
+        self.arm_group(group);
+    }
+
+    pub(super) fn on_group_timer(&mut self, group: usize) {
+        if let Some(upstream) = self.core.upstreams.get_mut(group) {
+            upstream.timer = None;
+        }
+        self.run_group(group);
+    }
+
+    /// Has the group's timer fire when something is due.
+    pub(super) fn arm_group(&mut self, group: usize) {
+        let Some(upstream) = self.core.upstreams.get_mut(group) else {
+            return;
+        };
+        let Some(due) = upstream.next_deadline() else {
+            return;
+        };
+        match upstream.timer {
+            Some((_, at)) if at <= due => return,
+            Some((timer, _)) => drop(self.core.timers.cancel(timer)),
+            None => {}
+        }
+        let timer = self.core.timers.insert(due, Timer::Group(group as u32));
+        upstream.timer = Some((timer, due));
+    }
+
+    /// What was seen of a server speaks against it.
+    pub(super) fn note_failure(&mut self, group: usize, server: usize, why: &FetchError) {
+        let now = self.now;
+        let Some(upstream) = self.core.upstreams.get_mut(group) else {
+            return;
+        };
+        log::info!(
+            "upstream {}: {}: {why}",
+            upstream.name(),
+            upstream.name_of(server)
+        );
+        let changes = upstream.health.on_result(server, false, now);
+        upstream.tell(&changes);
+        self.arm_group(group);
+    }
+}
+
+/// Asks a server how it is, on a connection of its own.
+fn look_at<S: 'static>(cx: &mut Ctx<'_, S>, group: usize, server: usize) {
+    let Some(upstream) = cx.core.upstreams.get(group) else {
+        return;
+    };
+    let (name, check, timeout) = (
+        upstream.name(),
+        &upstream.settings.check,
+        upstream.check_timeout(),
+    );
+    let watch = Watch::new(check.expect.clone());
+    let agent = "loopwright health check";
+    let fetch = Fetch::get(&check.path).header("user-agent", agent);
+    let told = Rc::new(Cell::new(false));
+    let mut verdict = Looked {
+        group,
+        server,
+        watch,
+        told: told.clone(),
+    };
+    let then = move |cx: &mut Ctx<'_, S>, answer: Result<Fetched<'_>, FetchError>| match answer {
+        Err(why) => verdict.tell(cx, Err(why.to_string())),
+        Ok(answer) => match verdict.watch.head(answer.status().as_u16()) {
+            Some(result) => verdict.tell(cx, result.map_err(|why| why.to_string())),
+            None => {
+                let step = |verdict: &mut Looked, cx: &mut Ctx<'_, S>, piece: &[u8]| {
+                    if let Some(result) = verdict.watch.data(piece) {
+                        verdict.tell(cx, result.map_err(|why| why.to_string()));
+                    }
+                    Demand::More
+                };
+                answer
+                    .into_body()
+                    .fold(cx, verdict, step, |mut verdict, cx, end| {
+                        let result = match end {
+                            Ok(_) => verdict.watch.end().map_err(|why| why.to_string()),
+                            Err(why) => Err(why.to_string()),
+                        };
+                        verdict.tell(cx, result);
+                    });
+            }
+        },
+    };
+    let handle = cx.ask(&name, fetch, Some((group, server)), Box::new(then));
+    let mut late = Looked {
+        group,
+        server,
+        watch: Watch::new(Arc::default()),
+        told,
+    };
+    cx.after(timeout, move |cx| {
+        late.tell(
+            cx,
+            Err(format!("not answered within health.timeout = {timeout:?}")),
+        );
+        handle.cancel();
+    });
+}
+
+/// One look at a server's health.
+struct Looked {
+    group: usize,
+    server: usize,
+    watch: Watch,
+    /// What came of it has been told.
+    told: Rc<Cell<bool>>,
+}
+
+impl Looked {
+    fn tell<S: 'static>(&mut self, cx: &mut Ctx<'_, S>, result: Result<(), String>) {
+        if self.told.replace(true) {
+            return;
+        }
+        let (now, server) = (cx.core.now, self.server);
+        cx.core.upstreams.with(self.group, |upstream, rng| {
+            let changes = upstream.health.on_check(server, result, now, rng);
+            upstream.tell(&changes);
+        });
+        cx.core
+            .jobs
+            .push_back(crate::app::ctx::Job::RunGroup(self.group));
+    }
+}

@@ -1,0 +1,180 @@
+//! Floor 3. Two connections that pass each other's bytes on: a client's and an upstream's, after 101.
+//!
+//! ```text
+//! client ── bytes ─► upstream       each way on its own: open ─► its sender has closed ─► the rest is out,
+//!        ◄── bytes ──                                             the receiver is told ─► both ways: dead
+//! ```
+//! Invariants: a side is held exactly while more than `limits.high_water` waits for the other; an end is
+//! passed on behind the last byte, not before it.
+
+use super::Reactor;
+use super::conn::Role;
+use super::io::Stop;
+use crate::app::response::Tx;
+use crate::base::clock::Instant;
+use crate::base::id::{ConnId, StreamRef};
+use crate::net::Net;
+use crate::proto::h1::answer::FieldBlock;
+use bytes::Bytes;
+use std::time::Duration;
+
+pub(super) struct Tunnel {
+    sides: [Side; 2],
+    /// Either side last sent something.
+    active: Instant,
+    /// How long both may be silent.
+    limit: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Side {
+    id: ConnId,
+    /// It sends no more.
+    ended: bool,
+    /// The other has been told.
+    told: bool,
+}
+
+impl<N: Net, S: 'static> Reactor<N, S> {
+    /// An upstream has switched protocols, and a client is told so.
+    pub(super) fn join_tunnel(&mut self, from: StreamRef, to: StreamRef, fields: &FieldBlock) {
+        let is_waiting = self.is_waiting(to) && self.conns.get(to.conn).is_some();
+        let group = self.dialled(from.conn).map(|dialled| dialled.group);
+        let (true, Some(group)) = (is_waiting && self.exchange_of(from).is_some(), group) else {
+            return self.abort_answer(to);
+        };
+        let Some(limit) = self
+            .core
+            .upstreams
+            .get(group)
+            .map(|group| group.timeouts().tunnel)
+        else {
+            return;
+        };
+        let side = |id| Side {
+            id,
+            ended: false,
+            told: false,
+        };
+        let tunnel = Tunnel {
+            sides: [side(to.conn), side(from.conn)],
+            active: self.now,
+            limit,
+        };
+        self.leave_upstream(from.conn);
+        let key = self.tunnels.insert(tunnel) as u32;
+        self.with_tx(to.conn, |tx| {
+            let Tx {
+                protocol,
+                out,
+                stock,
+                ..
+            } = tx;
+            protocol.switch_protocols(out.cork, fields, stock);
+        });
+        self.complete(to.conn, false);
+        for id in [to.conn, from.conn] {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.role = Role::Tunnel(key);
+                conn.held = false;
+            }
+            // What has come already is the other's.
+            self.wake(id);
+        }
+    }
+
+    fn side(&mut self, key: u32, id: ConnId) -> Option<(&mut Tunnel, usize)> {
+        let tunnel = self.tunnels.get_mut(key as usize)?;
+        let own = usize::from(tunnel.sides[0].id != id);
+        Some((tunnel, own))
+    }
+
+    /// Passes bytes on.
+    pub(super) fn serve_tunnel(&mut self, id: ConnId, key: u32, input: &[u8]) -> Stop {
+        let now = self.now;
+        let Some((tunnel, own)) = self.side(key, id) else {
+            return Stop::Over;
+        };
+        tunnel.active = now;
+        let other = tunnel.sides[1 - own].id;
+        if !input.is_empty()
+            && let Some(conn) = self.conns.get_mut(other)
+        {
+            conn.backlog.push(Bytes::copy_from_slice(input));
+            self.drain_backlog(other);
+        }
+        match self.output_of(other) > self.limits.high_water {
+            true => {
+                if let Some(conn) = self.conns.get_mut(id) {
+                    conn.held = true;
+                }
+                Stop::Wait
+            }
+            false => Stop::NeedInput,
+        }
+    }
+
+    pub(super) fn on_tunnel_eof(&mut self, id: ConnId, key: u32) {
+        if let Some((tunnel, own)) = self.side(key, id) {
+            tunnel.sides[own].ended = true;
+            let other = tunnel.sides[1 - own].id;
+            let waits = self.output_of(other);
+            self.after_tunnel_flush(other, key, waits);
+        }
+    }
+
+    /// So much waits for this side now.
+    pub(super) fn after_tunnel_flush(&mut self, id: ConnId, key: u32, waits: usize) {
+        let half = self.limits.high_water / 2;
+        let Some((tunnel, own)) = self.side(key, id) else {
+            return;
+        };
+        let sender = &mut tunnel.sides[1 - own];
+        let from = sender.id;
+        let tell = waits == 0 && sender.ended && !std::mem::replace(&mut sender.told, true);
+        let is_over = tunnel.sides.iter().all(|side| side.told);
+        if tell && let Some(conn) = self.conns.get(id) {
+            self.net.shutdown_write(conn.sock);
+        }
+        if is_over {
+            return self.cut(id, "both sides have closed");
+        }
+        if waits <= half
+            && let Some(conn) = self.conns.get_mut(from)
+            && std::mem::take(&mut conn.held)
+        {
+            self.wake(from);
+        }
+    }
+
+    pub(super) fn tunnel_deadline(&self, key: u32) -> Option<Instant> {
+        let tunnel = self.tunnels.get(key as usize)?;
+        Some(tunnel.active + tunnel.limit)
+    }
+
+    pub(super) fn on_tunnel_deadline(&mut self, id: ConnId) {
+        let Some(Role::Tunnel(key)) = self.conns.get(id).map(|conn| conn.role) else {
+            return;
+        };
+        match self.tunnel_deadline(key) {
+            Some(deadline) if deadline > self.now => self.arm(id, Some(deadline)),
+            _ => self.cut(id, "nothing has come within timeouts.tunnel"),
+        }
+    }
+
+    /// One side is cut: so is the other.
+    pub(super) fn end_tunnel(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let Role::Tunnel(key) = conn.role else { return };
+        conn.role = Role::Http;
+        if let Some(tunnel) = self.tunnels.try_remove(key as usize) {
+            for side in tunnel.sides {
+                if side.id != id {
+                    self.cut(side.id, "the other side of its tunnel is gone");
+                }
+            }
+        }
+    }
+}
