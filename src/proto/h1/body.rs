@@ -38,6 +38,16 @@ pub enum Piece {
     NeedInput,
 }
 
+impl Piece {
+    /// How much of the input it is.
+    pub(super) fn len(self) -> usize {
+        match self {
+            Piece::Data(n) | Piece::Framing(n) | Piece::End(n) => n,
+            Piece::NeedInput => 0,
+        }
+    }
+}
+
 /// A body on its way in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decoder {

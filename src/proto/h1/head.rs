@@ -17,9 +17,9 @@ pub const MAX_HEAD: usize = 1 << 20;
 
 /// Where httparse writes the field lines it finds; for [`read`].
 pub struct Slots<'a> {
-    lines: [MaybeUninit<httparse::Header<'a>>; MAX_FIELDS],
+    pub(super) lines: [MaybeUninit<httparse::Header<'a>>; MAX_FIELDS],
     /// The same for [`parse_later_minor`], which has to bring its own; empty for every other head.
-    spare: Vec<httparse::Header<'a>>,
+    pub(super) spare: Vec<httparse::Header<'a>>,
 }
 
 /// An empty table for [`read`].
@@ -104,46 +104,60 @@ pub fn read<'a, 's>(
             Ok(Some(head)) => Ok(Some(head)),
             // Less than a line says nothing yet: a version that is cut off is no other version.
             Err(why) if memchr::memchr(b'\n', input).is_some() => Err(why),
-            Ok(None) | Err(_) => match find_end(input, scanned, limits)? {
-                None => Ok(None),
-                Some(_) => Err(Error::Malformed("request line")),
+            Ok(None) | Err(_) => match find_end(input, scanned, limits.head)? {
+                Search::Partial => Ok(None),
+                Search::End(_) => Err(Error::Malformed("request line")),
+                Search::TooLong => Err(too_long(input, *scanned, limits)),
             },
         };
     }
-    match find_end(input, scanned, limits)? {
-        None => Ok(None),
-        Some(end) => parse(&input[..end], slots, limits),
+    match find_end(input, scanned, limits.head)? {
+        Search::Partial => Ok(None),
+        Search::End(end) => parse(&input[..end], slots, limits),
+        Search::TooLong => Err(too_long(input, *scanned, limits)),
     }
 }
 
-/// Looks for the empty line, line by line.
-fn find_end(
-    input: &[u8],
-    scanned: &mut usize,
-    limits: &HeadLimits,
-) -> Result<Option<usize>, Error> {
+/// What a search for the end of a head came to.
+pub(super) enum Search {
+    /// It is this long, with its empty line.
+    End(usize),
+    /// It is not there yet.
+    Partial,
+    /// It is not there, and will not be within the limit.
+    TooLong,
+}
+
+/// Looks for the empty line, line by line, from `*scanned` on, where a line begins.
+pub(super) fn find_end(input: &[u8], scanned: &mut usize, limit: usize) -> Result<Search, Error> {
     let mut line_start = *scanned;
     while let Some(at) = memchr::memchr(b'\n', &input[line_start..]) {
         let end = line_start + at;
         if end == 0 || input[end - 1] != b'\r' {
             return Err(Error::Malformed(LONE_LF));
         }
-        if end >= limits.head {
+        if end >= limit {
             break;
         }
         if end - line_start == 1 {
-            return Ok(Some(end + 1));
+            return Ok(Search::End(end + 1));
         }
         line_start = end + 1;
     }
     *scanned = line_start;
-    if input.len() < limits.head {
-        return Ok(None);
-    }
+    Ok(if input.len() < limit {
+        Search::Partial
+    } else {
+        Search::TooLong
+    })
+}
+
+/// Which limit a head is over whose end is not in sight; `scanned` is where its last line begins.
+fn too_long(input: &[u8], scanned: usize, limits: &HeadLimits) -> Error {
     // Where no line has ended, what is behind the method is the target, or nearly so.
-    let method = memchr::memchr(b' ', input).filter(|_| line_start == 0);
+    let method = memchr::memchr(b' ', input).filter(|_| scanned == 0);
     let target = method.map_or(0, |end| input.len() - end - 1);
-    Err(if target > limits.target {
+    if target > limits.target {
         Error::TargetTooLong {
             size: target,
             limit: limits.target,
@@ -153,10 +167,10 @@ fn find_end(
             size: input.len(),
             limit: limits.head,
         }
-    })
+    }
 }
 
-const LONE_LF: &str = "a line ends without CR";
+pub(super) const LONE_LF: &str = "a line ends without CR";
 
 /// A head taken apart, and not yet checked.
 struct Parsed<'a, 's> {
@@ -238,7 +252,7 @@ fn parse<'a, 's>(
 
 /// httparse takes a lone LF for a line's end. Where each line began it has told: before that, and
 /// before the empty line, there has to be a CRLF.
-fn lines_end_in_crlf(raw: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+pub(super) fn lines_end_in_crlf(raw: &[u8], fields: &[httparse::Header<'_>]) -> bool {
     let begins =
         |field: &httparse::Header<'_>| field.name.as_ptr() as usize - raw.as_ptr() as usize;
     let empty_line = raw.len().saturating_sub(2);
@@ -294,7 +308,7 @@ fn parse_later_minor<'a, 's>(
     }))
 }
 
-fn refusal(why: httparse::Error, limits: &HeadLimits) -> Error {
+pub(super) fn refusal(why: httparse::Error, limits: &HeadLimits) -> Error {
     match why {
         httparse::Error::TooManyHeaders => Error::TooManyFields {
             limit: limits.fields,
@@ -364,25 +378,32 @@ impl<'a> Signals<'a> {
             None if http_10 => b"",
             None => return Err(Error::Malformed("no Host")),
         };
-        signals.framing = match (coding, length) {
-            (None, None) | (None, Some(0)) => Framing::None,
-            (None, Some(n)) => Framing::Length(n),
-            (Some(_), Some(_)) => {
-                return Err(Error::Malformed(
-                    "both Content-Length and Transfer-Encoding",
-                ));
-            }
-            (Some(_), None) if http_10 => {
-                return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
-            }
-            (Some(value), None) => transfer_coding(value)?,
+        signals.framing = match announced(coding, length, http_10)? {
+            None | Some(Framing::Length(0)) => Framing::None,
+            Some(framing) => framing,
         };
         Ok(signals)
     }
 }
 
+/// What Transfer-Encoding and Content-Length say together; `None` if neither is there.
+pub(super) fn announced(
+    coding: Option<&[u8]>,
+    length: Option<u64>,
+    http_10: bool,
+) -> Result<Option<Framing>, Error> {
+    match (coding, length) {
+        (None, length) => Ok(length.map(Framing::Length)),
+        (Some(_), Some(_)) => Err(Error::Malformed(
+            "both Content-Length and Transfer-Encoding",
+        )),
+        (Some(_), None) if http_10 => Err(Error::Malformed("Transfer-Encoding in HTTP/1.0")),
+        (Some(value), None) => transfer_coding(value).map(Some),
+    }
+}
+
 /// Fields of which there may be one, for two could differ.
-fn once<T>(slot: &mut Option<T>, value: T, why: &'static str) -> Result<(), Error> {
+pub(super) fn once<T>(slot: &mut Option<T>, value: T, why: &'static str) -> Result<(), Error> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(Error::Malformed(why)),
@@ -390,7 +411,7 @@ fn once<T>(slot: &mut Option<T>, value: T, why: &'static str) -> Result<(), Erro
 }
 
 /// Digits alone: no sign, no list, no white space, no overflow.
-fn content_length(value: &[u8]) -> Result<u64, Error> {
+pub(super) fn content_length(value: &[u8]) -> Result<u64, Error> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let text = if digits {
         std::str::from_utf8(value).ok()

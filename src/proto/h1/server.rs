@@ -698,12 +698,3 @@ impl Server {
         }
     }
 }
-
-impl Piece {
-    fn len(self) -> usize {
-        match self {
-            Piece::Data(n) | Piece::Framing(n) | Piece::End(n) => n,
-            Piece::NeedInput => 0,
-        }
-    }
-}
