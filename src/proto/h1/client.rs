@@ -228,13 +228,9 @@ impl Client {
         let Tx::Body(encoder) = &mut self.tx else {
             return (0, b"");
         };
-        match encoder.before(len, out) {
-            Some(n) => {
-                self.sent += n as u64;
-                (n, encoder.after())
-            }
-            None => (0, b""),
-        }
+        let (n, after) = encoder.frame(len, out);
+        self.sent += n as u64;
+        (n, after)
     }
 
     /// The request is complete. `trailers` are field lines, sent only after a chunked body. `false`: it is

@@ -325,12 +325,9 @@ fn read_head(data: &[u8], asked: Asked) -> Option<(Head, &[u8])> {
     };
     let is_tunnel = asked.connect && (200..300).contains(&status);
     let is_interim = status < 200;
+    let is_never_chunked = !is_tunnel && (is_interim || status == 204);
     match announced {
-        Body::Chunked if is_interim || status == 204 => {
-            if !is_tunnel {
-                return None;
-            }
-        }
+        Body::Chunked if is_never_chunked => return None,
         Body::Length(1..) if is_interim => return None,
         _ => {}
     }
