@@ -309,7 +309,7 @@ pub enum Encoder {
 impl Encoder {
     /// What goes before `len` bytes of data. `None`: the data itself must not be sent.
     /// More than was announced is cut to what was: the next answer must begin where it should.
-    pub fn before(&mut self, len: usize, out: &mut Vec<u8>) -> Option<usize> {
+    fn before(&mut self, len: usize, out: &mut Vec<u8>) -> Option<usize> {
         match self {
             Encoder::Suppressed => None,
             Encoder::UntilClose => Some(len),
@@ -328,11 +328,19 @@ impl Encoder {
     }
 
     /// What goes after a piece of data.
-    pub fn after(&self) -> &'static [u8] {
+    fn after(&self) -> &'static [u8] {
         if *self == Encoder::Chunked {
             b"\r\n"
         } else {
             b""
+        }
+    }
+
+    /// Frames `len` bytes: what goes before them into `out`; how many of them to send; what goes after.
+    pub fn frame(&mut self, len: usize, out: &mut Vec<u8>) -> (usize, &'static [u8]) {
+        match self.before(len, out) {
+            Some(n) => (n, self.after()),
+            None => (0, b""),
         }
     }
 

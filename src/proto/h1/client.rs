@@ -184,15 +184,6 @@ impl Client {
         }
     }
 
-    /// Whether no more than this is left of the present answer's body: a chunked one may be of any length.
-    pub fn is_short(&self, limit: u64) -> bool {
-        match self.rx {
-            Rx::Body(Decoder::Length(left)) => left <= limit,
-            Rx::Body(_) | Rx::UntilClose | Rx::Switched => false,
-            _ => true,
-        }
-    }
-
     /// Status of the present (or last) answer; 0 before its head.
     pub fn status(&self) -> u16 {
         self.status
@@ -237,13 +228,9 @@ impl Client {
         let Tx::Body(encoder) = &mut self.tx else {
             return (0, b"");
         };
-        match encoder.before(len, out) {
-            Some(n) => {
-                self.sent += n as u64;
-                (n, encoder.after())
-            }
-            None => (0, b""),
-        }
+        let (n, after) = encoder.frame(len, out);
+        self.sent += n as u64;
+        (n, after)
     }
 
     /// The request is complete. `trailers` are field lines, sent only after a chunked body. `false`: it is

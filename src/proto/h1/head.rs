@@ -99,37 +99,50 @@ pub fn read<'a, 's>(
     slots: &'s mut Slots<'a>,
     limits: &HeadLimits,
 ) -> Result<Option<Head<'s>>, Error> {
+    whole(
+        input,
+        scanned,
+        first_look,
+        limits.head,
+        |head| parse(head, slots, limits),
+        |line_start| too_long(input, line_start, limits),
+    )
+}
+
+/// Reads a head, a request's or an answer's, when all of it is there: what [`read`] says of it. A head
+/// over `limit` is what `too_long` says, told where its last line begins.
+pub(super) fn whole<'a, T>(
+    input: &'a [u8],
+    scanned: &mut usize,
+    first_look: bool,
+    limit: usize,
+    parse: impl FnOnce(&'a [u8]) -> Result<Option<T>, Error>,
+    too_long: impl FnOnce(usize) -> Error,
+) -> Result<Option<T>, Error> {
     if first_look {
-        return match parse(input, slots, limits) {
+        return match parse(input) {
             Ok(Some(head)) => Ok(Some(head)),
             // Less than a line says nothing yet: a version that is cut off is no other version.
             Err(why) if memchr::memchr(b'\n', input).is_some() => Err(why),
-            Ok(None) | Err(_) => match find_end(input, scanned, limits.head)? {
-                Search::Partial => Ok(None),
-                Search::End(_) => Err(Error::Malformed("request line")),
-                Search::TooLong => Err(too_long(input, *scanned, limits)),
+            Ok(None) | Err(_) => match find_end(input, scanned, limit, too_long)? {
+                None => Ok(None),
+                Some(_) => Err(Error::Malformed("first line")),
             },
         };
     }
-    match find_end(input, scanned, limits.head)? {
-        Search::Partial => Ok(None),
-        Search::End(end) => parse(&input[..end], slots, limits),
-        Search::TooLong => Err(too_long(input, *scanned, limits)),
+    match find_end(input, scanned, limit, too_long)? {
+        None => Ok(None),
+        Some(end) => parse(&input[..end]),
     }
 }
 
-/// What a search for the end of a head came to.
-pub(super) enum Search {
-    /// It is this long, with its empty line.
-    End(usize),
-    /// It is not there yet.
-    Partial,
-    /// It is not there, and will not be within the limit.
-    TooLong,
-}
-
-/// Looks for the empty line, line by line, from `*scanned` on, where a line begins.
-pub(super) fn find_end(input: &[u8], scanned: &mut usize, limit: usize) -> Result<Search, Error> {
+/// Looks for the empty line, line by line.
+fn find_end(
+    input: &[u8],
+    scanned: &mut usize,
+    limit: usize,
+    too_long: impl FnOnce(usize) -> Error,
+) -> Result<Option<usize>, Error> {
     let mut line_start = *scanned;
     while let Some(at) = memchr::memchr(b'\n', &input[line_start..]) {
         let end = line_start + at;
@@ -145,15 +158,14 @@ pub(super) fn find_end(input: &[u8], scanned: &mut usize, limit: usize) -> Resul
         line_start = end + 1;
     }
     *scanned = line_start;
-    Ok(if input.len() < limit {
-        Search::Partial
-    } else {
-        Search::TooLong
-    })
+    if input.len() < limit {
+        return Ok(None);
+    }
+    Err(too_long(line_start))
 }
 
-/// Which limit a head is over whose end is not in sight; `scanned` is where its last line begins.
-fn too_long(input: &[u8], scanned: usize, limits: &HeadLimits) -> Error {
+/// Which limit a head is over whose end is not in sight.
+fn too_long(input: &[u8], line_start: usize, limits: &HeadLimits) -> Error {
     // Where no line has ended, what is behind the method is the target, or nearly so.
     let method = memchr::memchr(b' ', input).filter(|_| scanned == 0);
     let target = method.map_or(0, |end| input.len() - end - 1);

@@ -1,6 +1,6 @@
 //! Floor 1. The head of an answer we asked for: found, parsed by httparse, and checked for every ambiguity.
 //!
-//! Nothing is copied: a [`ResponseHead`] is a view into the receive buffer. The search for a head's end,
+//! Nothing is copied: a [`ResponseHead`] is a view into the receive buffer. How a head is waited for,
 //! the framing fields and the table of lines are those of [`super::head`].
 //!
 //! As strict as with requests, and stricter than a user agent has to be: whoever reads an answer's end
@@ -9,7 +9,7 @@
 //! Transfer-Encoding in HTTP/1.0 (§6.1), a coding before `chunked` (§7).
 
 use super::Error;
-use super::head::{self, Framing, HeadLimits, LONE_LF, MAX_FIELDS, Search, Slots, once};
+use super::head::{self, Framing, HeadLimits, LONE_LF, MAX_FIELDS, Slots, once};
 use crate::proto::http::{Fields, is_value_byte, list};
 use http::{Method, StatusCode};
 
@@ -83,27 +83,17 @@ pub fn read<'a, 's>(
     if input[..seen] != begins[..seen] {
         return Err(Error::Malformed("not HTTP/1"));
     }
-    let too_long = Error::HeadTooLarge {
-        size: input.len(),
-        limit: limits.head,
-    };
-    if first_look {
-        return match parse(input, slots, limits, asked) {
-            Ok(Some(head)) => Ok(Some(head)),
-            // Less than a line says nothing yet: a version that is cut off is no other version.
-            Err(why) if memchr::memchr(b'\n', input).is_some() => Err(why),
-            Ok(None) | Err(_) => match head::find_end(input, scanned, limits.head)? {
-                Search::Partial => Ok(None),
-                Search::End(_) => Err(Error::Malformed("status line")),
-                Search::TooLong => Err(too_long),
-            },
-        };
-    }
-    match head::find_end(input, scanned, limits.head)? {
-        Search::Partial => Ok(None),
-        Search::End(end) => parse(&input[..end], slots, limits, asked),
-        Search::TooLong => Err(too_long),
-    }
+    head::whole(
+        input,
+        scanned,
+        first_look,
+        limits.head,
+        |head| parse(head, slots, limits, asked),
+        |_| Error::HeadTooLarge {
+            size: input.len(),
+            limit: limits.head,
+        },
+    )
 }
 
 /// Parses and checks a head; `None` if it is not all there.

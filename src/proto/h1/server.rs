@@ -555,13 +555,9 @@ impl Server {
         let Tx::Body(encoder) = &mut self.tx else {
             return (0, b"");
         };
-        match encoder.before(len, out) {
-            Some(n) => {
-                self.sent += n as u64;
-                (n, encoder.after())
-            }
-            None => (0, b""),
-        }
+        let (n, after) = encoder.frame(len, out);
+        self.sent += n as u64;
+        (n, after)
     }
 
     /// Whether the body of the present answer goes on the wire at all.

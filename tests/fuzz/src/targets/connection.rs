@@ -4,7 +4,7 @@
 //! Input: settings, `n` lengths of pieces, then what the client sends.
 
 use super::machine::{Connection, Heard, WAITS, WIDE, When};
-use super::take;
+use super::{cut, take};
 use loopwright::proto::h1::head::HeadLimits;
 use loopwright::proto::h1::server::Bounds;
 
@@ -31,15 +31,8 @@ pub(crate) fn run(mut data: &[u8]) {
     let mut whole = Connection::new(when, bounds, body_limit);
     whole.arrive(data);
     let mut split = Connection::new(when, bounds, body_limit);
-    let mut rest = data;
-    // Once the lengths are used up they begin anew, if they get anywhere.
-    let mut next = lengths.iter().cycle();
-    let moves = lengths.iter().any(|&n| n > 0);
-    while !rest.is_empty() {
-        let n = if moves { *next.next().unwrap_or(&1) } else { 1 };
-        let (piece, after) = rest.split_at(n.min(rest.len()));
+    for piece in cut(data, &lengths) {
         split.arrive(piece);
-        rest = after;
     }
     for connection in [&whole, &split] {
         let in_sight = connection.taken + connection.kept.len();

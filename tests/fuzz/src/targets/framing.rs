@@ -66,7 +66,7 @@ fn read(mut data: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-fn is_token(text: &[u8]) -> bool {
+pub(crate) fn is_token(text: &[u8]) -> bool {
     let others = b"!#$%&'*+-.^_`|~";
     !text.is_empty()
         && text
@@ -75,7 +75,7 @@ fn is_token(text: &[u8]) -> bool {
 }
 
 /// The lines up to the empty one; each ends in CRLF, and has neither within.
-fn lines(data: &[u8]) -> Option<(Vec<&[u8]>, usize)> {
+pub(crate) fn lines(data: &[u8]) -> Option<(Vec<&[u8]>, usize)> {
     let end = data.windows(4).position(|four| four == b"\r\n\r\n")?;
     let mut lines = Vec::new();
     let mut rest = &data[..end + 2];
@@ -148,7 +148,7 @@ fn message(data: &[u8]) -> Option<(Message<'_>, &[u8])> {
 
 /// A body's trailers are fields, and none that says where a message ends. What is before them is right
 /// already: they begin behind the last chunk, the last line of which begins with 0.
-fn has_fair_trailers(body: &[u8]) -> bool {
+pub(crate) fn has_fair_trailers(body: &[u8]) -> bool {
     let mut at = 0;
     loop {
         let line = |at: usize| body[at..].windows(2).position(|two| two == b"\r\n");

@@ -3,6 +3,7 @@
 
 mod access_log;
 mod chunked;
+mod client;
 mod config;
 mod connection;
 mod files;
@@ -18,9 +19,10 @@ mod world;
 pub(crate) type Target = fn(&[u8]);
 
 /// All there are; `tests/fuzz/corpus` has a folder for each.
-pub(crate) const TARGETS: [(&str, Target); 11] = [
+pub(crate) const TARGETS: [(&str, Target); 12] = [
     ("access_log", access_log::run),
     ("chunked", chunked::run),
+    ("client", client::run),
     ("config", config::run),
     ("connection", connection::run),
     ("files", files::run),
@@ -41,6 +43,20 @@ fn take(data: &mut &[u8]) -> u8 {
         }
         [] => 0,
     }
+}
+
+/// Cuts into pieces of these lengths. Once they are used up they begin anew, if they get anywhere.
+fn cut<'a>(data: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
+    let (mut pieces, mut rest) = (Vec::new(), data);
+    let mut next = lengths.iter().cycle();
+    let moves = lengths.iter().any(|&n| n > 0);
+    while !rest.is_empty() {
+        let n = if moves { *next.next().unwrap_or(&1) } else { 1 };
+        let (piece, after) = rest.split_at(n.min(rest.len()));
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces
 }
 
 /// Percent-decoding as one would write it down.
