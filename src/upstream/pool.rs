@@ -788,7 +788,7 @@ mod tests {
         pool.set_bounds(Bounds { most: 1, ..bounds });
         assert_eq!(pool.poll(at(2), |_| true), Some(Action::Close(0, 0)));
         assert_eq!(pool.give_back(0, 3, true, at(2)), Back::Close(Why::Most));
-        assert_eq!(pool.retire_server(0), []);
+        assert!(pool.retire_server(0).is_empty());
         assert_eq!(pool.give_back(0, 4, true, at(2)), Back::Close(Why::Retired));
         let counters = pool.counters(0);
         assert_eq!((counters.made, counters.closed, counters.open), (5, 5, 0));
@@ -1177,9 +1177,8 @@ mod tests {
                 return true;
             }
             assert_eq!(action, self.model.poll(self.now, &usable));
-            match action {
-                Some(Action::Expired(who) | Action::Serve(who, ..)) => self.done(who),
-                _ => {}
+            if let Some(Action::Expired(who) | Action::Serve(who, ..)) = action {
+                self.done(who);
             }
             action.is_some()
         }
