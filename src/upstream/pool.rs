@@ -928,6 +928,9 @@ mod tests {
         /// In the order of coming: who, which server only, since when.
         waiters: Vec<(u32, Option<usize>, Instant)>,
         backs: u64,
+        reused: u64,
+        /// How long each has waited.
+        waits: Vec<Duration>,
     }
 
     #[derive(Clone, Copy)]
@@ -985,7 +988,10 @@ mod tests {
         fn take(&mut self, server: usize, now: Instant) -> Checkout<u32> {
             let what = self.available(server, now);
             match what {
-                Checkout::Reuse(c) => self.conn(c).idle = None,
+                Checkout::Reuse(c) => {
+                    self.conn(c).idle = None;
+                    self.reused += 1;
+                }
                 Checkout::Connect => self.making[server] += 1,
                 Checkout::Full => {}
             }
@@ -1011,8 +1017,12 @@ mod tests {
                 Why::Most
             } else if let Some(first) = self.first_in_line(server).filter(|_| usable) {
                 let (who, _, since) = self.waiters.remove(first);
+                self.waits.push(now - since);
+                self.reused += 1;
                 return Back::Next(who, now - since);
-            } else if self.count(server, |conn| conn.idle.is_some()) >= self.bounds.idle {
+            } else if self.count(server, |conn| conn.idle.is_some()) >= self.bounds.idle
+                || self.bounds.idle_for.is_zero()
+            {
                 Why::Idle
             } else {
                 self.backs += 1;
@@ -1053,6 +1063,7 @@ mod tests {
                     .filter(|&server| self.available(server, now) != Checkout::Full);
                 if let Some(server) = servers.min_by_key(|&server| self.used(server)) {
                     self.waiters.remove(at);
+                    self.waits.push(now - since);
                     let by = self.take(server, now);
                     return Some(Action::Serve(who, server, by, now - since));
                 }
@@ -1101,8 +1112,8 @@ mod tests {
             0usize..4,
             0usize..3,
             0usize..6,
-            1u64..40,
-            1u64..90,
+            0u64..40,
+            0u64..90,
             1u64..30,
         )
             .prop_map(
@@ -1365,7 +1376,7 @@ mod tests {
         }
 
         fn check(&self) {
-            let (mut idle, mut sticky) = (0, 0);
+            let (mut idle, mut sticky, mut reused) = (0, 0, 0);
             for server in 0..self.usable.len() {
                 let counters = self.pool.counters(server);
                 let parked = self.model.count(server, |conn| conn.idle.is_some());
@@ -1377,10 +1388,18 @@ mod tests {
                 assert!(self.model.taken(server) <= self.most, "over the limit");
                 idle += counters.idle;
                 sticky += counters.waiting;
+                reused += counters.reused;
             }
             let queue = self.pool.queue();
             assert_eq!(queue.waiting, self.model.waiters.len());
             assert_eq!(queue.waiting, sticky + self.pool.any.len());
+            assert_eq!(reused, self.model.reused);
+            assert_eq!(queue.served, self.model.waits.len() as u64);
+            assert_eq!(queue.waited, self.model.waits.iter().sum::<Duration>());
+            assert_eq!(
+                queue.longest,
+                self.model.waits.iter().max().copied().unwrap_or_default()
+            );
             let told = queue.served + queue.expired + queue.cancelled;
             assert_eq!(told, self.gone.len() as u64);
             assert_eq!(self.tickets.len(), self.gone.len() + queue.waiting);
