@@ -1,10 +1,4 @@
-//! Floor 1: servers that requests are passed on to. What decides is here, as pure state with the clock an argument;
-//! siblings do not import each other.
+//! Floor 1. What decides about servers we ask: state with the clock as an argument, no socket in sight.
 
-pub mod balance;
-pub mod circuit;
-pub mod expect;
-pub mod eyeballs;
-pub mod health;
 pub mod pool;
 pub mod retry;

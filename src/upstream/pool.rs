@@ -25,17 +25,20 @@
 //! Invariants:
 //!
 //! 1. Per server: idle + in use + making ≤ `most`, unless `most` was lowered since; idle ≤ `idle`.
-//! 2. `deadlines` holds exactly the idle connections; a server's `idle` holds exactly its own, oldest first.
-//! 3. A waiter is in `waiting`, and in exactly one of `any` and the `only` of a server that is not retired.
-//! 4. `waiting` is in the order of coming, and so in that of expiry.
-//! 5. After [`Pool::poll`] has said `None`, nobody waits for whom a usable server has room.
+//! 2. A server's `idle` holds exactly its idle connections, the longest idle first.
+//! 3. Each idle connection has an entry in `deadlines`, which is not after its deadline. One in use may have an entry.
+//! 4. A waiter is in `waiting`, and in exactly one of `any` and the `only` of a server that is not retired.
+//! 5. `waiting` is in the order of coming, and so in that of expiry.
+//! 6. After [`Pool::poll`] has said `None`, nobody waits for whom a usable server has room.
 //!
-//! What a request costs is a logarithm of how many connections there are and how many wait; `poll` looks at every
-//! server while somebody waits, or connections are kept warm. Everything is in trees, which shrink with what they hold.
+//! What a request costs is a logarithm of how many connections there are and how many wait. Using a connection again
+//! moves its deadline, a field; the entry stays where it is, and is placed anew when it comes up early. So a request
+//! that need not wait allocates nothing. `poll` looks at every server while somebody waits, or connections are kept
+//! warm. Everything shrinks with what it holds.
 
 use crate::base::clock::Instant;
 use fastrand::Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -219,8 +222,8 @@ pub struct QueueCounters {
 #[derive(Debug)]
 struct Server<C> {
     conns: BTreeMap<C, Conn>,
-    /// By the number of its giving back.
-    idle: BTreeMap<u64, C>,
+    /// With the number of their giving back, which counts up.
+    idle: VecDeque<(u64, C)>,
     making: usize,
     /// Who takes a connection to this server only.
     only: BTreeSet<Ticket>,
@@ -238,6 +241,8 @@ struct Conn {
     /// The end of its lifetime.
     ends: Instant,
     idle: Option<Idle>,
+    /// Its entry in `deadlines`.
+    timer: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -296,7 +301,7 @@ struct Waiter<W> {
 pub struct Pool<C, W> {
     bounds: Bounds,
     servers: Vec<Server<C>>,
-    /// Every idle connection.
+    /// When to look whether a connection has been idle too long.
     deadlines: BTreeSet<(Instant, usize, C)>,
     waiting: BTreeMap<Ticket, Waiter<W>>,
     /// Those who take a connection to any server.
@@ -335,17 +340,17 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         for (server, of) in self.servers.iter_mut().enumerate() {
             let room = bounds.most.saturating_sub(of.in_use() + of.making);
             let excess = of.idle.len().saturating_sub(bounds.idle.min(room));
-            for (at, &c) in of.idle.values().enumerate() {
-                let Some(conn) = of.conns.get_mut(&c) else {
-                    continue;
-                };
+            // The longest idle go: those given back before this one.
+            let stay = of.idle.get(excess).map_or(u64::MAX, |&(order, _)| order);
+            for (&c, conn) in &mut of.conns {
                 if let Some(idle) = &mut conn.idle {
-                    idle.until = match at < excess {
+                    idle.until = match idle.order < stay {
                         true => Instant::default(),
                         false => conn.ends.min(idle.since + bounds.idle_for),
                     };
                     self.deadlines.insert((idle.until, server, c));
                 }
+                conn.timer = conn.idle.map(|idle| idle.until);
             }
         }
     }
@@ -354,7 +359,7 @@ impl<C: Copy + Ord, W> Pool<C, W> {
     pub fn add_server(&mut self) -> usize {
         self.servers.push(Server {
             conns: BTreeMap::new(),
-            idle: BTreeMap::new(),
+            idle: VecDeque::new(),
             making: 0,
             only: BTreeSet::new(),
             retired: false,
@@ -372,7 +377,7 @@ impl<C: Copy + Ord, W> Pool<C, W> {
     pub fn retire_server(&mut self, server: usize) -> Vec<C> {
         let of = &mut self.servers[server];
         of.retired = true;
-        let idle: Vec<C> = of.idle.values().copied().collect();
+        let idle: Vec<C> = of.idle.iter().map(|&(_, c)| c).collect();
         for ticket in std::mem::take(&mut of.only) {
             if let Some(waiter) = self.waiting.get_mut(&ticket) {
                 waiter.only = None;
@@ -406,7 +411,8 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         let of = &mut self.servers[server];
         of.making = of.making.saturating_sub(1);
         of.made += 1;
-        of.conns.insert(c, Conn { ends, idle: None });
+        let (idle, timer) = (None, None);
+        of.conns.insert(c, Conn { ends, idle, timer });
     }
 
     /// It is not, and will not be. Also for whoever has changed his mind.
@@ -447,7 +453,10 @@ impl<C: Copy + Ord, W> Pool<C, W> {
     /// A connection is free to be used again. If its server is `usable`, the first of those who would take it has it.
     pub fn give_back(&mut self, server: usize, c: C, usable: bool, now: Instant) -> Back<W> {
         let of = &self.servers[server];
-        let Some(&Conn { ends, idle: None }) = of.conns.get(&c) else {
+        let Some(&Conn {
+            ends, idle: None, ..
+        }) = of.conns.get(&c)
+        else {
             return Back::Close(Why::Unknown);
         };
         let why = if of.retired {
@@ -470,23 +479,28 @@ impl<C: Copy + Ord, W> Pool<C, W> {
             self.servers[server].reused += 1;
             return Back::Next(who, waited);
         }
-        if self.servers[server].idle.len() >= self.bounds.idle || self.bounds.idle_for.is_zero() {
+        let of = &mut self.servers[server];
+        if of.idle.len() >= self.bounds.idle || self.bounds.idle_for.is_zero() {
             self.closed(server, c);
             return Back::Close(Why::Idle);
         }
         let order = self.next_order;
         self.next_order += 1;
         let until = ends.min(now + self.bounds.idle_for);
-        let since = now;
-        let idle = Some(Idle {
-            order,
-            since,
-            until,
-        });
-        let of = &mut self.servers[server];
-        of.conns.insert(c, Conn { ends, idle });
-        of.idle.insert(order, c);
-        self.deadlines.insert((until, server, c));
+        of.idle.push_back((order, c));
+        if let Some(conn) = of.conns.get_mut(&c) {
+            let since = now;
+            conn.idle = Some(Idle {
+                order,
+                since,
+                until,
+            });
+            // An entry it has is not after `until`: deadlines of a connection only grow.
+            if conn.timer.is_none() {
+                conn.timer = Some(until);
+                self.deadlines.insert((until, server, c));
+            }
+        }
         Back::Kept
     }
 
@@ -497,9 +511,18 @@ impl<C: Copy + Ord, W> Pool<C, W> {
             return;
         };
         of.closed += 1;
-        if let Some(idle) = conn.idle {
-            of.idle.remove(&idle.order);
-            self.deadlines.remove(&(idle.until, server, c));
+        if let Some(timer) = conn.timer {
+            self.deadlines.remove(&(timer, server, c));
+        }
+        if let Some(idle) = conn.idle
+            && let Ok(place) = of
+                .idle
+                .binary_search_by_key(&idle.order, |&(order, _)| order)
+        {
+            of.idle.remove(place);
+            if of.idle.len() < of.idle.capacity() / 4 {
+                of.idle.shrink_to(of.idle.len() * 2);
+            }
         }
     }
 
@@ -507,9 +530,7 @@ impl<C: Copy + Ord, W> Pool<C, W> {
     /// was told something, what is usable has changed, or [`Pool::next_deadline`] has come. Who can be served is,
     /// even at the moment when its time is up.
     pub fn poll(&mut self, now: Instant, usable: impl Fn(usize) -> bool) -> Option<Action<C, W>> {
-        if let Some(&(until, server, c)) = self.deadlines.first()
-            && until <= now
-        {
+        if let Some((server, c)) = self.too_long_idle(now) {
             self.closed(server, c);
             return Some(Action::Close(server, c));
         }
@@ -528,9 +549,9 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         self.warm_up(now, &usable).map(Action::Connect)
     }
 
-    /// When to [`Pool::poll`] although nothing has happened.
+    /// When to [`Pool::poll`] although nothing has happened. There may be nothing to do yet.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let idle = self.deadlines.first().map(|&(until, ..)| until);
+        let idle = self.deadlines.first().map(|&(timer, ..)| timer);
         let first = self.waiting.first_key_value();
         let expiry = first.map(|(_, waiter)| waiter.since + self.bounds.queue_wait);
         let warm = self.warm();
@@ -601,15 +622,38 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         Some((waiter.who, waited))
     }
 
-    /// The most recently used of the idle connections that may be used. Whatever `poll` was not yet asked to
-    /// close is passed over.
-    fn freshest(&self, server: usize, now: Instant) -> Option<C> {
+    /// An idle connection that is to be closed. Entries that have come up early are placed anew.
+    fn too_long_idle(&mut self, now: Instant) -> Option<(usize, C)> {
+        while let Some(&(timer, server, c)) = self.deadlines.first()
+            && timer <= now
+        {
+            self.deadlines.pop_first();
+            let Some(conn) = self.servers[server].conns.get_mut(&c) else {
+                continue;
+            };
+            conn.timer = None;
+            match conn.idle {
+                Some(idle) if idle.until <= now => return Some((server, c)),
+                Some(idle) => {
+                    conn.timer = Some(idle.until);
+                    self.deadlines.insert((idle.until, server, c));
+                }
+                // It gets another when it is given back.
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// The place in `idle` of the most recently used that may be used. Whatever `poll` was not yet asked to close is
+    /// passed over.
+    fn freshest(&self, server: usize, now: Instant) -> Option<usize> {
         let of = &self.servers[server];
-        let may_be_used = |c: &&C| {
+        let may_be_used = |(_, c): &(u64, C)| {
             let idle = of.conns.get(c).and_then(|conn| conn.idle);
             idle.is_some_and(|idle| now < idle.until)
         };
-        of.idle.values().rev().find(may_be_used).copied()
+        of.idle.iter().rposition(may_be_used)
     }
 
     /// Whether another connection may be made.
@@ -623,18 +667,15 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         let may_grow = self.may_grow(server);
         let found = self.freshest(server, now);
         let of = &mut self.servers[server];
-        let Some(c) = found else {
+        let Some((_, c)) = found.and_then(|place| of.idle.remove(place)) else {
             of.making += usize::from(may_grow);
             return match may_grow {
                 true => Checkout::Connect,
                 false => Checkout::Full,
             };
         };
-        if let Some(conn) = of.conns.get_mut(&c)
-            && let Some(idle) = conn.idle.take()
-        {
-            of.idle.remove(&idle.order);
-            self.deadlines.remove(&(idle.until, server, c));
+        if let Some(conn) = of.conns.get_mut(&c) {
+            conn.idle = None;
         }
         of.reused += 1;
         Checkout::Reuse(c)
@@ -887,6 +928,9 @@ mod tests {
         /// In the order of coming: who, which server only, since when.
         waiters: Vec<(u32, Option<usize>, Instant)>,
         backs: u64,
+        reused: u64,
+        /// How long each has waited.
+        waits: Vec<Duration>,
     }
 
     #[derive(Clone, Copy)]
@@ -944,7 +988,10 @@ mod tests {
         fn take(&mut self, server: usize, now: Instant) -> Checkout<u32> {
             let what = self.available(server, now);
             match what {
-                Checkout::Reuse(c) => self.conn(c).idle = None,
+                Checkout::Reuse(c) => {
+                    self.conn(c).idle = None;
+                    self.reused += 1;
+                }
                 Checkout::Connect => self.making[server] += 1,
                 Checkout::Full => {}
             }
@@ -970,8 +1017,12 @@ mod tests {
                 Why::Most
             } else if let Some(first) = self.first_in_line(server).filter(|_| usable) {
                 let (who, _, since) = self.waiters.remove(first);
+                self.waits.push(now - since);
+                self.reused += 1;
                 return Back::Next(who, now - since);
-            } else if self.count(server, |conn| conn.idle.is_some()) >= self.bounds.idle {
+            } else if self.count(server, |conn| conn.idle.is_some()) >= self.bounds.idle
+                || self.bounds.idle_for.is_zero()
+            {
                 Why::Idle
             } else {
                 self.backs += 1;
@@ -1012,6 +1063,7 @@ mod tests {
                     .filter(|&server| self.available(server, now) != Checkout::Full);
                 if let Some(server) = servers.min_by_key(|&server| self.used(server)) {
                     self.waiters.remove(at);
+                    self.waits.push(now - since);
                     let by = self.take(server, now);
                     return Some(Action::Serve(who, server, by, now - since));
                 }
@@ -1060,8 +1112,8 @@ mod tests {
             0usize..4,
             0usize..3,
             0usize..6,
-            1u64..40,
-            1u64..90,
+            0u64..40,
+            0u64..90,
             1u64..30,
         )
             .prop_map(
@@ -1174,6 +1226,14 @@ mod tests {
                 };
                 assert!(self.warmed.iter().filter(recent).count() < 2 * 3);
                 self.warmed.push((server, self.now));
+                return true;
+            }
+            if let Some(Action::Close(server, c)) = action {
+                // Of those that are due, in any order.
+                let conn = *self.model.conn(c);
+                assert_eq!(conn.server, server);
+                assert!(self.model.until(&conn).unwrap() <= self.now, "too early");
+                self.model.closed(c);
                 return true;
             }
             assert_eq!(action, self.model.poll(self.now, &usable));
@@ -1316,7 +1376,7 @@ mod tests {
         }
 
         fn check(&self) {
-            let (mut idle, mut sticky) = (0, 0);
+            let (mut idle, mut sticky, mut reused) = (0, 0, 0);
             for server in 0..self.usable.len() {
                 let counters = self.pool.counters(server);
                 let parked = self.model.count(server, |conn| conn.idle.is_some());
@@ -1328,19 +1388,38 @@ mod tests {
                 assert!(self.model.taken(server) <= self.most, "over the limit");
                 idle += counters.idle;
                 sticky += counters.waiting;
+                reused += counters.reused;
             }
             let queue = self.pool.queue();
             assert_eq!(queue.waiting, self.model.waiters.len());
             assert_eq!(queue.waiting, sticky + self.pool.any.len());
+            assert_eq!(reused, self.model.reused);
+            assert_eq!(queue.served, self.model.waits.len() as u64);
+            assert_eq!(queue.waited, self.model.waits.iter().sum::<Duration>());
+            assert_eq!(
+                queue.longest,
+                self.model.waits.iter().max().copied().unwrap_or_default()
+            );
             let told = queue.served + queue.expired + queue.cancelled;
             assert_eq!(told, self.gone.len() as u64);
             assert_eq!(self.tickets.len(), self.gone.len() + queue.waiting);
-            assert_eq!(idle, self.pool.deadlines.len());
-            let (next, expected) = (self.pool.next_deadline(), self.model.next_deadline());
-            match self.model.bounds.warm {
-                0 => assert_eq!(next, expected),
-                _ => assert!(expected.is_none() || next.is_some_and(|n| n <= expected.unwrap())),
+            let conns = self.pool.servers.iter().enumerate();
+            let conns = conns.flat_map(|(at, of)| of.conns.iter().map(move |conn| (at, conn)));
+            let mut timers = 0;
+            for (server, (&c, conn)) in conns {
+                if let Some(timer) = conn.timer {
+                    assert!(self.pool.deadlines.contains(&(timer, server, c)));
+                    timers += 1;
+                }
+                if let Some(idle_conn) = conn.idle {
+                    assert!(conn.timer.is_some_and(|timer| timer <= idle_conn.until));
+                    idle -= 1;
+                }
             }
+            assert_eq!((idle, timers), (0, self.pool.deadlines.len()));
+            // Never after something is due, nor for ever.
+            let (next, expected) = (self.pool.next_deadline(), self.model.next_deadline());
+            assert!(expected.is_none() || next.is_some_and(|next| next <= expected.unwrap()));
         }
     }
 
