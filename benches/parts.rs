@@ -14,6 +14,7 @@ use loopwright::proto::ws::frame::{self, Header};
 use loopwright::proto::ws::send::Outbound;
 use loopwright::proto::ws::session::{Event, Inbound, Kind, Session};
 use loopwright::service::access_log::{Format, access_log};
+use loopwright::upstream::balance::{Balance, Pick, Policy, Server};
 use std::time::{Duration, SystemTime};
 
 fn main() {
@@ -290,5 +291,42 @@ fn topics_publish(bencher: Bencher<'_, '_>) {
         let accepted = topics.publish(black_box("rooms/77/chat"), 7, 4);
         topics.deliver(8, &mut |_, _| {});
         accepted
+    });
+}
+
+/// A server for a request, of so many, with 50 requests in flight.
+#[divan::bench(
+    args = ["round_robin", "random", "least_connections", "two_choices", "latency", "hash"],
+    consts = [10, 500]
+)]
+fn balance_choose<const SERVERS: usize>(bencher: Bencher<'_, '_>, policy: &str) {
+    let (load, decay) = (Policy::LOAD, Policy::DECAY);
+    let mut balance = Balance::new(match policy {
+        "random" => Policy::Random,
+        "least_connections" => Policy::LeastConnections,
+        "two_choices" => Policy::TwoChoices,
+        "latency" => Policy::Latency { decay },
+        "hash" => Policy::Hash { load },
+        _ => Policy::RoundRobin,
+    });
+    for n in 0..SERVERS {
+        let _ = balance.add(Server::new(&format!("10.0.0.{n}:80"), 1));
+    }
+    let (mut rng, mut request) = (fastrand::Rng::with_seed(1), 0);
+    let mut in_flight = [None; 50];
+    bencher.bench_local(|| {
+        request += 1;
+        let pick = Pick {
+            key: Some(request),
+            now: Instant::from_micros(request * 20),
+            ..Pick::default()
+        };
+        let chosen = balance.choose(&pick, |ix| black_box([1.0, 1.0])[ix % 2], &mut rng);
+        chosen.inspect(|ix| balance.started(*ix));
+        let place = &mut in_flight[request as usize % 50];
+        if let Some(ended) = std::mem::replace(place, chosen) {
+            balance.ended(ended, Some(Duration::from_millis(1)), pick.now);
+        }
+        chosen
     });
 }

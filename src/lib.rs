@@ -29,7 +29,7 @@
 //! ```text
 //! 0 base      ids, clock, timer wheel, backlog
 //! 1 proto     HTTP/1.1, WebSocket: bytes in, events out         net       sockets and the clock: mio, or a simulation
-//!   upstream  which connection to which server, and when to try again
+//!   upstream  which server, and whether and when: decisions about upstreams
 //! 2 app       what an embedder sees
 //! 3 reactor   the loop
 //! 4 service   files, fixed answers, access log, welcome site: written on `app` alone

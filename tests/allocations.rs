@@ -1,7 +1,7 @@
 //! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
 //! timers, a small file that is in memory, the access log's lines, a WebSocket's message; nor does publishing
-//! to any number of subscribers, and what a subscription costs is bounded. A process of its own, for it counts
-//! every allocation there is.
+//! to any number of subscribers, and what a subscription costs is bounded; nor does choosing an upstream's server.
+//! A process of its own, for it counts every allocation there is.
 
 use loopwright::base::id::ConnId;
 use loopwright::base::topics::{TopicLimits, Topics};
@@ -10,7 +10,8 @@ use loopwright::proto::ws::send::Outbound;
 use loopwright::proto::ws::session::{Event, Inbound, Kind, Session};
 use loopwright::service::access_log::{Format, access_log};
 use loopwright::service::files::Files;
-use loopwright::{App, Server};
+use loopwright::upstream::balance::{Balance, Pick, Policy, Server as Upstream};
+use loopwright::{App, Instant, Server};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::io::{Read, Write};
@@ -230,6 +231,47 @@ fn main() {
     allocates_nothing(&mut server, &mut client, MESSAGE);
     drop(client);
     topics();
+    balance();
+}
+
+/// Whatever the policy, whoever is out; but for the table, which is made once.
+fn balance() {
+    let (load, decay) = (Policy::LOAD, Policy::DECAY);
+    for policy in [
+        Policy::RoundRobin,
+        Policy::Random,
+        Policy::LeastConnections,
+        Policy::TwoChoices,
+        Policy::Latency { decay },
+        Policy::First,
+        Policy::Hash { load },
+    ] {
+        let mut balance = Balance::new(policy);
+        for n in 0..50 {
+            let server = Upstream::new(&format!("10.0.0.{n}:80"), 1 + n % 3);
+            balance.add(if n > 45 { server.backup() } else { server });
+        }
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut choose = |request: u64, out: usize| {
+            let pick = Pick {
+                key: Some(request),
+                tried: &[3, 4],
+                now: Instant::from_micros(request * 1000),
+                ..Pick::default()
+            };
+            let share = |ix| if ix < out { 0.0 } else { 1.0 };
+            let chosen = balance.choose(&pick, share, &mut rng);
+            chosen.inspect(|ix| balance.started(*ix));
+            assert_eq!(chosen.is_some(), out < 50);
+        };
+        choose(0, 0);
+        let region = Region::new(ALLOCATOR);
+        for request in 0..1000 {
+            choose(request, [0, 10, 45, 46, 50][request as usize % 5]);
+        }
+        let counted = region.change();
+        assert_eq!(counted.allocations + counted.reallocations, 0, "{policy:?}");
+    }
 }
 
 fn topics() {

@@ -1,4 +1,3 @@
-//! Floor 1. What decides about servers we ask: state with the clock as an argument, no socket in sight.
+//! Floor 1: everything that decides about upstreams, as pure state with the clock as an argument. No socket in sight.
 
-pub mod pool;
-pub mod retry;
+pub mod balance;
