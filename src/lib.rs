@@ -29,6 +29,7 @@
 //! ```text
 //! 0 base      ids, clock, timer wheel, backlog
 //! 1 proto     HTTP/1.1, WebSocket: bytes in, events out         net       sockets and the clock: mio, or a simulation
+//!   upstream  servers behind this one: which, whether, when again
 //! 2 app       what an embedder sees
 //! 3 reactor   the loop
 //! 4 service   files, fixed answers, access log, welcome site: written on `app` alone
@@ -57,6 +58,8 @@ pub mod proto;
 mod reactor;
 pub mod service;
 pub mod sim;
+#[doc(hidden)]
+pub mod upstream;
 
 pub use app::body::Body;
 pub use app::ctx::{Ctx, OffloadError, TimerId};

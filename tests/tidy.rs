@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 /// Each folder of `src` and its floor. A file imports only from floors below its own, and siblings
 /// on one floor do not import each other.
-const FLOORS: [(&str, u8); 9] = [
+const FLOORS: [(&str, u8); 10] = [
     ("base", 0),
     ("proto", 1),
     ("net", 1),
+    ("upstream", 1),
     ("app", 2),
     ("reactor", 3),
     ("service", 4),

@@ -1,0 +1,6 @@
+//! Floor 1: servers that requests are passed on to. What decides is here, as pure state with the clock an argument;
+//! siblings do not import each other.
+
+pub mod circuit;
+pub mod expect;
+pub mod health;
