@@ -3,4 +3,6 @@
 
 pub mod circuit;
 pub mod expect;
+pub mod eyeballs;
 pub mod health;
+pub mod names;
