@@ -35,11 +35,11 @@ pub enum Question {
 
 impl Question {
     /// The answer of a question that needs no looking up, as it names an IP address.
-    pub fn literal(&self) -> Option<SocketAddr> {
+    pub fn literal(&self) -> Option<Address> {
         match self {
             Question::Host { name, port } => {
                 let ip: IpAddr = name.parse().ok()?;
-                Some(SocketAddr::new(ip, *port))
+                Some(Address::new(name, SocketAddr::new(ip, *port)))
             }
             Question::Service { .. } => None,
         }
@@ -78,8 +78,13 @@ impl fmt::Display for QuestionError {
 
 impl std::error::Error for QuestionError {}
 
-/// A name that can be asked for (RFC 1035 §2.3.4), and no IP address.
-fn is_name(name: &str) -> bool {
+/// Whether it is a name that can be asked for (RFC 1035 §2.3.4), and no IP address.
+///
+/// ```
+/// use loopwright::base::lookup::is_name;
+/// assert!(is_name("_http._tcp.app.internal") && !is_name("a b") && !is_name("10.0.0.1"));
+/// ```
+pub fn is_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_label = |label: &str| {
         let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -128,6 +133,24 @@ pub struct Address {
     pub addr: SocketAddr,
     /// Of a service: the host's part of the requests, among those of the same priority. 1 for a host, never 0.
     pub weight: u16,
+}
+
+impl Address {
+    /// Of a host: no service, so no priority and no weight.
+    ///
+    /// ```
+    /// use loopwright::base::lookup::Address;
+    /// let address = Address::new("app.internal", "10.0.0.1:80".parse().unwrap());
+    /// assert_eq!((address.priority, address.weight), (0, 1));
+    /// ```
+    pub fn new(host: &str, addr: SocketAddr) -> Address {
+        Address {
+            priority: 0,
+            host: host.to_owned(),
+            addr,
+            weight: 1,
+        }
+    }
 }
 
 /// An answer.

@@ -140,16 +140,7 @@ impl Names {
 
     /// One more, due at once. An IP address is known at once, and for good.
     pub fn add(&mut self, question: Question, now: Instant) -> (usize, Change) {
-        let known: Vec<_> = question
-            .literal()
-            .map(|addr| Address {
-                priority: 0,
-                host: addr.ip().to_string(),
-                addr,
-                weight: 1,
-            })
-            .into_iter()
-            .collect();
+        let known: Vec<_> = question.literal().into_iter().collect();
         let change = Change {
             added: known.clone(),
             ..Change::default()
