@@ -1,6 +1,6 @@
 //! Floor 1. Looks names up, and blocks meanwhile: for a thread of [`Net::offload`](super::Net::offload), never for the loop.
 //!
-//! With the feature `dns` the name servers of `/etc/resolv.conf` are asked by ourselves ([`super::dns`]), which says how
+//! With the feature `dns` the name servers of `/etc/resolv.conf` are asked by ourselves (`dns.rs`), which says how
 //! long an answer holds, and knows services (SRV). Without, it is the C library that asks: it says neither.
 
 #[cfg(any(test, not(feature = "dns")))]
@@ -40,10 +40,9 @@ fn by_libc(question: &Question) -> Result<Answer, Failure> {
     };
     let addrs = (name.as_str(), *port).to_socket_addrs().map_err(|e| {
         let said = e.to_string();
-        // What getaddrinfo says is in the text alone.
-        let is_there = |words: &&str| said.contains(*words);
+        // What getaddrinfo means is in its words alone.
         let not_found = ["not known", "No address associated", "does not resolve"];
-        match not_found.iter().any(|words| is_there(words)) {
+        match not_found.iter().any(|words| said.contains(words)) {
             true => Failure::NotFound,
             false => Failure::Other(said),
         }
