@@ -21,7 +21,7 @@
 //! # Features
 //! `cli` the binary · `config` [`config`], for TOML files · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
 //! `cookies` [`Request::cookies`], [`Response::cookie`] · `sim` [`sim::Simulation`] ·
-//! `deflate` compressed WebSocket messages. All are on by default; with `default-features = false` the core is left.
+//! `deflate` compressed WebSocket messages · `dns` a resolver of its own. All are on by default; with `default-features = false` the core is left.
 //!
 //! # To read it
 //! A file imports only from floors below its own; every file says which that is.
@@ -29,7 +29,7 @@
 //! ```text
 //! 0 base      ids, clock, timer wheel, backlog
 //! 1 proto     HTTP/1.1, WebSocket: bytes in, events out         net       sockets and the clock: mio, or a simulation
-//!   upstream  which server, and whether and when: decisions about upstreams
+//!   upstream  servers behind this one: which, whether, when again
 //! 2 app       what an embedder sees
 //! 3 reactor   the loop
 //! 4 service   files, fixed answers, access log, welcome site: written on `app` alone

@@ -5,7 +5,10 @@
 //! read has to remember that there is more. A read shorter than its buffer has emptied the socket
 //! (epoll(7)), so nobody asks again just to hear "would block".
 
+#[cfg(feature = "dns")]
+pub mod dns;
 pub mod mio;
+pub mod resolve;
 pub mod sim;
 
 use crate::base::clock::Instant;

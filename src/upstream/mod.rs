@@ -1,3 +1,8 @@
-//! Floor 1: everything that decides about upstreams, as pure state with the clock as an argument. No socket in sight.
+//! Floor 1: servers that requests are passed on to. What decides is here, as pure state with the clock an argument;
+//! siblings do not import each other.
 
-pub mod balance;
+pub mod circuit;
+pub mod expect;
+pub mod eyeballs;
+pub mod health;
+pub mod names;

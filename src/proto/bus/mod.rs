@@ -16,7 +16,8 @@ pub mod channels;
 pub mod link;
 pub mod pattern;
 
-pub use away::{Backoff, Outage};
+pub use crate::base::backoff::Backoff;
+pub use away::Outage;
 pub use channels::Channels;
 pub use link::Link;
 pub use pattern::{Pattern, Wants};
