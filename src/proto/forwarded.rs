@@ -200,6 +200,8 @@ pub struct Client<'a> {
     pub proto: Option<&'a str>,
     /// The host it asked that proxy for: an authority, as in `Host`.
     pub host: Option<&'a [u8]>,
+    /// The dialect that was heard: `Forwarded` or `XForwarded`; `None` if the peer is not trusted.
+    pub heard: Option<Dialect>,
 }
 
 /// Who asks. `peer` is the other end of the connection, `None` for a Unix socket.
@@ -225,20 +227,26 @@ pub fn client<'a>(peer: Option<IpAddr>, fields: &Fields<'a>, trusted: &Trusted) 
         address: peer.map(|ip| ip.to_canonical()),
         proto: None,
         host: None,
+        heard: None,
     };
     if trusted.is_empty() || !trusted.contains(peer) {
         return client;
     }
-    let standard = match trusted.dialect {
-        Dialect::Forwarded => true,
-        Dialect::XForwarded => false,
+    let heard = match trusted.dialect {
         Dialect::Either => {
-            fields.get("x-forwarded-for").is_none() && fields.get("forwarded").is_some()
+            let standard =
+                fields.get("x-forwarded-for").is_none() && fields.get("forwarded").is_some();
+            match standard {
+                true => Dialect::Forwarded,
+                false => Dialect::XForwarded,
+            }
         }
+        one => one,
     };
-    match standard {
-        true => walk_forwarded(&mut client, fields, trusted),
-        false => walk_x_forwarded(&mut client, fields, trusted),
+    client.heard = Some(heard);
+    match heard {
+        Dialect::Forwarded => walk_forwarded(&mut client, fields, trusted),
+        _ => walk_x_forwarded(&mut client, fields, trusted),
     }
     client
 }
