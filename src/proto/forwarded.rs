@@ -397,6 +397,29 @@ impl<'a> Iterator for RightToLeft<'a> {
     }
 }
 
+/// Whether every string in a `Forwarded` line that begins also ends. To add to one that is not whole would be
+/// to write into the client's string.
+///
+/// ```
+/// use loopwright::proto::forwarded::is_whole;
+/// assert!(is_whole(br#"for="[::1]";x="\"""#));
+/// assert!(!is_whole(br#"for="_x, for=192.0.2.1"#));
+/// ```
+pub fn is_whole(line: &[u8]) -> bool {
+    let (mut quoted, mut rest) = (false, line);
+    loop {
+        rest = match rest {
+            [] => return !quoted,
+            [b'\\', _, rest @ ..] if quoted => rest,
+            [b'"', rest @ ..] => {
+                quoted = !quoted;
+                rest
+            }
+            [_, rest @ ..] => rest,
+        };
+    }
+}
+
 /// What one hop says (RFC 7239 §4).
 struct Element<'a> {
     client: Option<Node>,

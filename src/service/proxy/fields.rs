@@ -711,19 +711,21 @@ impl Rules {
     /// Tells the server who asks. What was said before by somebody trusted goes on in front.
     fn announce(&self, out: &mut Vec<u8>, incoming: &Incoming<'_>) {
         let writes = |name: &[u8]| self.request.sieve == 0 || !self.request.drops(name);
-        let heard = incoming.client.heard;
         let before = |out: &mut Vec<u8>, name: &str, dialect: Dialect| {
-            let lines = incoming.fields.get_all(name);
-            let lines = lines.filter(|_| heard == Some(dialect));
+            let lines = || incoming.fields.get_all(name);
+            let whole = dialect == Dialect::XForwarded || lines().all(forwarded::is_whole);
+            if incoming.client.heard != Some(dialect) || !whole {
+                return false;
+            }
             let mut any = false;
-            for value in lines.filter(|value| !value.is_empty()) {
+            for value in lines().filter(|value| !value.is_empty()) {
                 out.extend_from_slice(value);
                 out.extend_from_slice(b", ");
                 any = true;
             }
             any
         };
-        // A trusted peer has told it in the other dialect.
+        // Told by a trusted peer in the other dialect, or in a line that cannot be passed on.
         let peer = incoming.peer.map(|ip| ip.to_canonical());
         let other = Some(incoming.client.address).filter(|ip| ip.is_some() && *ip != peer);
         if self.announced.forwarded && writes(b"forwarded") {

@@ -12,7 +12,8 @@
 //! (`/projects/group%2Fname`).
 //!
 //! Invariant: what is asked for has no segment that means "here" or "one up" (`.`, `..`), in whichever way
-//! it is spelled: with `%2e`, between encoded slashes or backslashes, before a `;`. A path that has one is
+//! it is spelled: with `%2e`, between encoded slashes or backslashes, before a `;`, an encoded `?` or a zero.
+//! A path that has one is
 //! refused: what is behind would resolve it, and be asked for what is outside of the route. Clients that
 //! are browsers resolve these themselves and never send them.
 
@@ -193,14 +194,16 @@ fn has_dot_segments(path: &[u8]) -> bool {
             [byte, next @ ..] => (*byte, next),
         };
         match byte {
-            b'/' | b'\\' => {
+            // A zero ends what programs in C take for the path.
+            b'/' | b'\\' | 0 => {
                 if is_dots(dots, plain) {
                     return true;
                 }
                 (dots, plain, over) = (0, false, false);
             }
-            // RFC 3986 §3.3: parameters of the segment, which some servers take away before they resolve it.
-            b';' => over = true,
+            // RFC 3986 §3.3: parameters of the segment, which some servers take away before they resolve it;
+            // and what ends a path for those that decode first.
+            b';' | b'?' | b'#' => over = true,
             _ if over => {}
             b'.' => dots += 1,
             _ => plain = true,
@@ -274,7 +277,8 @@ fn parts(pattern: &str, path: &str) -> Result<Vec<Part>, RewriteError> {
     parts.push(Part::Text(rest.to_string()));
     let text = |part: &Part| match part {
         Part::Text(text) => text.clone(),
-        _ => String::new(),
+        // Something: what it is, is looked at when it is known.
+        _ => "x".to_string(),
     };
     let text: String = parts.iter().map(text).collect();
     if text.contains('?') {
