@@ -7,6 +7,7 @@ use loopwright::base::clock::{Instant, StockFields};
 use loopwright::base::id::ConnId;
 use loopwright::base::topics::{TopicLimits, Topics};
 use loopwright::base::wheel::Wheel;
+use loopwright::proto::forwarded::Trusted;
 use loopwright::proto::h1::answer::{Announce, FieldBlock, Persistence, encode};
 use loopwright::proto::h1::body::{Decoder, Piece};
 use loopwright::proto::h1::head::{self, HeadLimits};
@@ -14,7 +15,7 @@ use loopwright::proto::ws::frame::{self, Header};
 use loopwright::proto::ws::send::Outbound;
 use loopwright::proto::ws::session::{Event, Inbound, Kind, Session};
 use loopwright::service::access_log::{Format, access_log};
-use loopwright::upstream::balance::{Balance, Pick, Policy, Server};
+use loopwright::service::proxy::fields::{Incoming, Rules, Towards};
 use std::time::{Duration, SystemTime};
 
 fn main() {
@@ -67,6 +68,70 @@ fn h1_encode(bencher: Bencher<'_, '_>) {
             Persistence::Implied,
         );
         out.len()
+    });
+}
+
+/// A parsed head to the head that a server behind a proxy gets: with what tells it who asks, and with what a
+/// trusted peer has told.
+#[divan::bench(args = ["small", "ten", "browser", "trusted"])]
+fn proxy_request(bencher: Bencher<'_, '_>, which: &str) {
+    const TEN: &[u8] =
+        b"GET /api/items/4711?page=2 HTTP/1.1\r\nHost: example.org\r\nConnection: keep-alive\r\n\
+        User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: application/json\r\n\
+        Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n\
+        Referer: http://localhost:8080/index.html\r\nCookie: sid=6f1d2c9b0e8a4f57; theme=dark\r\n\
+        X-Requested-With: XMLHttpRequest\r\nX-Forwarded-For: 203.0.113.9, 10.0.0.2\r\n\r\n";
+    let bytes = match which {
+        "small" => SMALL,
+        "browser" => BROWSER,
+        _ => TEN,
+    };
+    let entries = (which == "trusted").then_some("10.0.0.0/8");
+    let Ok(trusted) = Trusted::parse(entries) else {
+        return;
+    };
+    let mut slots = head::slots();
+    let Ok(Some(head)) = head::read(bytes, &mut 0, true, &mut slots, &LIMITS) else {
+        return;
+    };
+    let (rules, peer) = (Rules::new("loopwright"), Some([10, 0, 0, 1].into()));
+    let mut out = Vec::with_capacity(4096);
+    bencher.bench_local(|| {
+        out.clear();
+        let incoming = Incoming::of(black_box(&head), peer, &trusted, Default::default());
+        let towards = Towards::server("10.0.0.9:8080", &head);
+        let sent = rules.request(&mut out, &incoming, &towards);
+        (sent.is_ok(), out.len())
+    });
+}
+
+/// An answer's fields on their way back.
+#[divan::bench]
+fn proxy_response(bencher: Bencher<'_, '_>) {
+    const ANSWER: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: nginx\r\n\
+        Content-Type: application/json\r\nContent-Length: 4711\r\nConnection: keep-alive\r\nVary: accept\r\n\
+        Cache-Control: no-store\r\nETag: \"6f1d2c9b\"\r\nSet-Cookie: sid=6f1d2c9b0e8a4f57; HttpOnly\r\n\r\n";
+    let (mut first, mut second) = (head::slots(), head::slots());
+    let (Ok(Some(request)), Ok(Some(answer))) = (
+        head::read(SMALL, &mut 0, true, &mut first, &LIMITS),
+        head::read(ANSWER, &mut 0, true, &mut second, &LIMITS),
+    ) else {
+        return;
+    };
+    let rules = Rules::new("loopwright");
+    let incoming = Incoming::of(&request, None, &Trusted::default(), Default::default());
+    let (mut block, mut scratch) = (FieldBlock::default(), Vec::with_capacity(256));
+    bencher.bench_local(|| {
+        block.clear();
+        let passed = rules.response(
+            black_box(&answer.fields),
+            1,
+            false,
+            &incoming,
+            &mut scratch,
+            |name, value| block.push(name, value),
+        );
+        (passed.is_ok(), block.lines().len())
     });
 }
 

@@ -67,7 +67,7 @@ pub struct FetchId {
 /// let mut app: App = App::new();
 /// app.get("/id", |_, req, res| res.text(req.id().to_string())); // 16 hexadecimal digits
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct RequestId(pub(crate) u64);
 
 impl fmt::Display for RequestId {

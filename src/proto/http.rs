@@ -17,7 +17,10 @@ impl<'a> Fields<'a> {
     }
 
     /// The values of every line with this name, in order.
-    pub fn get_all<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+    pub fn get_all<'n>(
+        &self,
+        name: &'n str,
+    ) -> impl DoubleEndedIterator<Item = &'a [u8]> + use<'a, 'n> {
         self.lines
             .iter()
             .filter(move |line| line.name.eq_ignore_ascii_case(name))

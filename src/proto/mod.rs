@@ -2,8 +2,10 @@
 //! sight. Everything here can be tested with a table and fed one byte at a time.
 
 pub mod bus;
+pub mod forwarded;
 pub mod h1;
 pub mod http;
+pub mod proxy_protocol;
 pub mod redis;
 pub mod resp;
 pub mod ws;

@@ -6,5 +6,6 @@ pub mod bus;
 pub mod channel;
 #[cfg(feature = "files")]
 pub mod files;
+pub mod proxy;
 pub mod respond;
 pub mod welcome;
