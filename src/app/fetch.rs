@@ -21,7 +21,7 @@ use crate::proto::h1::head::Framing;
 use crate::proto::h1::response::{Asked, ResponseFraming, ResponseHead};
 use crate::proto::http::{Fields, is_token, is_value_byte, trim_ows};
 use crate::upstream::pool::Ticket;
-use crate::upstream::retry::{self, Attempt, Failure, Replay, Sent, is_idempotent};
+use crate::upstream::retry::{self, Attempt, Failure, Replay, Sent};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use slab::Slab;
@@ -285,7 +285,7 @@ impl<S> Fetching<S> {
     /// What the rules of trying again want to know.
     pub(crate) fn attempt(&self, failure: Failure, sent: Sent, answered: bool) -> Attempt {
         Attempt {
-            idempotent: is_idempotent(&self.fetch.method) && !self.fetch.upgrades,
+            idempotent: self.fetch.method.is_idempotent() && !self.fetch.upgrades,
             sent,
             answered,
             body: match &self.fetch.body {
@@ -303,7 +303,7 @@ impl<S> Fetching<S> {
     /// Asking two servers does no harm, and its body is at hand.
     pub(crate) fn may_be_hedged(&self) -> bool {
         let is_at_hand = !matches!(self.fetch.body, Outgoing::Stream { .. });
-        is_at_hand && !self.fetch.upgrades && is_idempotent(&self.fetch.method)
+        is_at_hand && !self.fetch.upgrades && self.fetch.method.is_idempotent()
     }
 
     /// Where its body goes.

@@ -22,7 +22,7 @@ use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::response::ResponseHead;
 use crate::upstream::pool::Checkout;
-use crate::upstream::retry::{self, Replay, Sent, Verdict, is_idempotent};
+use crate::upstream::retry::{self, Replay, Sent, Verdict};
 use bytes::Bytes;
 
 impl<N: Net, S: 'static> Reactor<N, S> {
@@ -47,7 +47,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(upstream) = self.core.upstreams.get(group) {
             fetching.timings.upstream = upstream.name();
             // What may have arrived is not sent again if it must not be done twice.
-            let keeps = match is_idempotent(&fetching.fetch.method) {
+            let keeps = match fetching.fetch.method.is_idempotent() {
                 true => upstream.retries().replay,
                 false => 0,
             };

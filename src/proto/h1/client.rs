@@ -184,6 +184,15 @@ impl Client {
         }
     }
 
+    /// Whether no more than this is left of the present answer's body: a chunked one may be of any length.
+    pub fn is_short(&self, limit: u64) -> bool {
+        match self.rx {
+            Rx::Body(Decoder::Length(left)) => left <= limit,
+            Rx::Body(_) | Rx::UntilClose | Rx::Switched => false,
+            _ => true,
+        }
+    }
+
     /// Status of the present (or last) answer; 0 before its head.
     pub fn status(&self) -> u16 {
         self.status

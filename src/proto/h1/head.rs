@@ -153,7 +153,7 @@ fn find_end(
             break;
         }
         if end - line_start == 1 {
-            return Ok(Search::End(end + 1));
+            return Ok(Some(end + 1));
         }
         line_start = end + 1;
     }
@@ -167,7 +167,7 @@ fn find_end(
 /// Which limit a head is over whose end is not in sight.
 fn too_long(input: &[u8], line_start: usize, limits: &HeadLimits) -> Error {
     // Where no line has ended, what is behind the method is the target, or nearly so.
-    let method = memchr::memchr(b' ', input).filter(|_| scanned == 0);
+    let method = memchr::memchr(b' ', input).filter(|_| line_start == 0);
     let target = method.map_or(0, |end| input.len() - end - 1);
     if target > limits.target {
         Error::TargetTooLong {
