@@ -52,17 +52,21 @@ use std::time::Duration;
 /// ```
 pub struct Fetch {
     pub(crate) method: Method,
-    pub(crate) target: Box<[u8]>,
-    /// Field lines, but for those that frame the message.
-    pub(crate) lines: Vec<u8>,
-    pub(crate) has_host: bool,
+    /// Request line and field lines.
+    head: Vec<u8>,
+    /// So much of it is the request line.
+    line: usize,
+    has_host: bool,
+    /// The head has its end, and all that frames the message.
+    ready: bool,
+    pub(crate) framing: Framing,
     pub(crate) body: Outgoing,
     /// The answer that waits for it.
     pub(crate) answer: Option<StreamRef>,
     /// What servers are chosen by, where the upstream's `balance` is a hash.
     pub(crate) key: Option<u64>,
     /// The server that was chosen for this client before.
-    pub(crate) sticky: Option<u64>,
+    pub(crate) sticky: Option<[u8; 8]>,
     /// It asks for another protocol (RFC 9110 §7.8).
     pub(crate) upgrades: bool,
     /// The body is sent when the upstream says so (RFC 9110 §10.1.1).
@@ -75,7 +79,7 @@ pub struct Fetch {
 pub(crate) enum Outgoing {
     Nothing,
     Whole(Bytes),
-    Stream { body: Incoming, length: Option<u64> },
+    Stream(Incoming),
 }
 
 macro_rules! methods {
@@ -96,11 +100,18 @@ impl Fetch {
         let target = target.as_ref();
         let is_printable = target.iter().all(|b| (0x21..0x7f).contains(b));
         let is_target = is_printable && matches!(target.first(), Some(b'/' | b'*'));
+        let head = [method.as_str().as_bytes(), b" ", target, b" HTTP/1.1\r\n"].concat();
+        let wants_body = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
         Fetch {
+            line: head.len(),
+            framing: match wants_body {
+                true => Framing::Length(0),
+                false => Framing::None,
+            },
             method,
-            target: target.into(),
-            lines: Vec::new(),
+            head,
             has_host: false,
+            ready: false,
             body: Outgoing::Nothing,
             answer: None,
             key: None,
@@ -109,6 +120,22 @@ impl Fetch {
             expects_continue: false,
             peer: None,
             fault: (!is_target).then_some("its target is no path"),
+        }
+    }
+
+    /// One whose head has been written, to its end; but for `host`, if the server's own is meant.
+    pub(crate) fn ready(method: Method, head: Vec<u8>, framing: Framing, upgrades: bool) -> Fetch {
+        let line = memchr::memchr(b'\n', &head).map_or(0, |at| at + 1);
+        let has_host = head[line..].starts_with(b"host: ");
+        Fetch {
+            line,
+            has_host,
+            ready: true,
+            framing,
+            head,
+            upgrades,
+            fault: None,
+            ..Fetch::new(method, b"/")
         }
     }
 
@@ -135,15 +162,16 @@ impl Fetch {
     }
 
     pub(crate) fn put_field(&mut self, name: &[u8], value: &[u8]) {
-        self.lines.extend_from_slice(name);
-        self.lines.extend_from_slice(b": ");
-        self.lines.extend_from_slice(value);
-        self.lines.extend_from_slice(b"\r\n");
+        for part in [name, b": ", value, b"\r\n"] {
+            self.head.extend_from_slice(part);
+        }
     }
 
     /// Sends this body.
     pub fn body(mut self, body: impl Into<Bytes>) -> Fetch {
-        self.body = Outgoing::Whole(body.into());
+        let body = body.into();
+        self.set_framing(Framing::Length(body.len() as u64));
+        self.body = Outgoing::Whole(body);
         self
     }
 
@@ -164,17 +192,15 @@ impl Fetch {
     /// });
     /// ```
     pub fn stream(mut self, body: Incoming, length: Option<u64>) -> Fetch {
-        self.body = Outgoing::Stream { body, length };
+        self.set_framing(length.map_or(Framing::Chunked, Framing::Length));
+        self.body = Outgoing::Stream(body);
         self
     }
 
-    pub(crate) fn framing(&self) -> Framing {
-        let wants_body = [Method::POST, Method::PUT, Method::PATCH].contains(&self.method);
-        match &self.body {
-            Outgoing::Nothing if wants_body => Framing::Length(0),
-            Outgoing::Nothing => Framing::None,
-            Outgoing::Whole(bytes) => Framing::Length(bytes.len() as u64),
-            Outgoing::Stream { length, .. } => length.map_or(Framing::Chunked, Framing::Length),
+    /// A head that is ready has said so already.
+    fn set_framing(&mut self, framing: Framing) {
+        if !self.ready {
+            self.framing = framing;
         }
     }
 
@@ -184,17 +210,18 @@ impl Fetch {
 
     /// Writes its head, to a server that is called `host`.
     pub(crate) fn write_head(&self, host: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(self.method.as_str().as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(&self.target);
-        out.extend_from_slice(b" HTTP/1.1\r\n");
+        let (line, fields) = self.head.split_at(self.line);
+        out.extend_from_slice(line);
         if !self.has_host {
-            out.extend_from_slice(b"host: ");
-            out.extend_from_slice(host);
-            out.extend_from_slice(b"\r\n");
+            for part in [b"host: ", host, b"\r\n"] {
+                out.extend_from_slice(part);
+            }
         }
-        out.extend_from_slice(&self.lines);
-        match self.framing() {
+        out.extend_from_slice(fields);
+        if self.ready {
+            return;
+        }
+        match self.framing {
             Framing::None => {}
             Framing::Length(length) => {
                 out.extend_from_slice(b"content-length: ");
@@ -203,10 +230,7 @@ impl Fetch {
             }
             Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         }
-        out.extend_from_slice(match self.upgrades {
-            true => b"connection: upgrade\r\n\r\n",
-            false => b"\r\n",
-        });
+        out.extend_from_slice(b"\r\n");
     }
 
     /// Nobody else waits for it than this answer: it is cancelled when that is over, and how it went is
@@ -291,8 +315,8 @@ impl<S> Fetching<S> {
             body: match &self.fetch.body {
                 Outgoing::Nothing => retry::Body::None,
                 Outgoing::Whole(_) => retry::Body::Replayable,
-                Outgoing::Stream { .. } if sent == Sent::Nothing => retry::Body::Replayable,
-                Outgoing::Stream { .. } => self.replay.body(),
+                Outgoing::Stream(_) if sent == Sent::Nothing => retry::Body::Replayable,
+                Outgoing::Stream(_) => self.replay.body(),
             },
             failure,
             tries: self.timings.tries.max(1),
@@ -302,7 +326,7 @@ impl<S> Fetching<S> {
 
     /// Asking two servers does no harm, and its body is at hand.
     pub(crate) fn may_be_hedged(&self) -> bool {
-        let is_at_hand = !matches!(self.fetch.body, Outgoing::Stream { .. });
+        let is_at_hand = !matches!(self.fetch.body, Outgoing::Stream(_));
         is_at_hand && !self.fetch.upgrades && self.fetch.method.is_idempotent()
     }
 
@@ -436,10 +460,13 @@ impl<'a> Fetched<'a> {
 
     /// Sends the body on to a client, read only as fast as it is taken; status and fields are `res`'s.
     pub fn pipe(self, res: Responder) {
-        let to = match self.length() {
-            Some(length) => res.stream_sized(length),
-            None => res.stream(),
-        };
+        self.pipe_ahead(res, 0);
+    }
+
+    /// The same, but so much of it is taken ahead of a slow client, in bytes, within `limits.output`: the server is
+    /// free sooner. 0 is `limits.high_water`.
+    pub fn pipe_ahead(self, res: Responder, ahead: usize) {
+        let to = res.begin(self.length(), ahead);
         self.body.pipe(to);
     }
 
@@ -469,6 +496,8 @@ pub struct Timings {
     pub total: Duration,
     /// The connection had served before.
     pub reused: bool,
+    /// It is the server that the client's cookie named.
+    pub kept_to: bool,
     /// How many times it was sent.
     pub tries: u32,
     /// The status the upstream answered; 0 if it did not.
@@ -630,6 +659,17 @@ impl<S: 'static> Ctx<'_, S> {
         then: impl for<'a> FnOnce(&mut Ctx<'_, S>, Result<Fetched<'a>, FetchError>) + 'static,
     ) -> FetchHandle {
         self.ask(upstream, fetch, None, Box::new(then))
+    }
+
+    /// The cookie by which an upstream's clients stay with their server.
+    #[cfg(feature = "sticky")]
+    pub(crate) fn sticky(
+        &self,
+        upstream: &str,
+    ) -> Option<std::sync::Arc<crate::upstream::sticky::Sticky>> {
+        let upstreams = &self.core.upstreams;
+        let group = upstreams.get(upstreams.find(upstream)?)?;
+        group.settings.sticky.clone()
     }
 
     /// The same, of one server only if it is a look at its health.

@@ -109,6 +109,8 @@ pub(crate) struct Server {
     pub(crate) targets: Vec<Target>,
     /// Where the last connection was made to.
     last_good: Option<SocketAddr>,
+    /// What the sticky cookie calls it.
+    tag: Option<[u8; 8]>,
     backend: Backend,
 }
 
@@ -193,6 +195,7 @@ impl Group {
             origin,
             targets,
             last_good: None,
+            tag: self.tag(&backend.to),
             backend: backend.clone(),
         });
     }
@@ -301,10 +304,17 @@ impl Group {
     }
 
     /// The number of the server of this name, for a cookie that says it.
-    pub(crate) fn numbered(&self, id: u64) -> Option<usize> {
+    pub(crate) fn numbered(&self, tag: [u8; 8]) -> Option<usize> {
         self.servers
             .iter()
-            .position(|server| balance::key(server.name.as_bytes()) == id)
+            .position(|server| server.tag == Some(tag))
+    }
+
+    fn tag(&self, name: &str) -> Option<[u8; 8]> {
+        #[cfg(feature = "sticky")]
+        return Some(self.settings.sticky.as_ref()?.name(name).0);
+        #[cfg(not(feature = "sticky"))]
+        return Some([0; 8]).filter(|_| name.is_empty());
     }
 
     /// A place in the queue.

@@ -362,13 +362,13 @@ impl Responder {
 
     /// Answers with a body that follows in pieces, of unknown length.
     pub fn stream(self) -> BodyWriter {
-        self.begin(None)
+        self.begin(None, 0)
     }
 
     /// Answers with a body of exactly `length` bytes that follows in pieces. Bytes over it are
     /// dropped; a body that ends short of it cuts the connection.
     pub fn stream_sized(self, length: u64) -> BodyWriter {
-        self.begin(Some(length))
+        self.begin(Some(length), 0)
     }
 
     /// Answers with server-sent events, for as long as the client stays: `text/event-stream`,
@@ -392,9 +392,23 @@ impl Responder {
         (self.to, std::mem::take(&mut self.fields))
     }
 
-    fn begin(mut self, length: Option<u64>) -> BodyWriter {
+    /// Adds a field, as `header` does.
+    pub fn push_header(&mut self, name: &[u8], value: &[u8]) {
+        self.fields.push(name, value);
+    }
+
+    /// Makes room for so many bytes of fields at once.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.fields.reserve(bytes);
+    }
+
+    /// `ahead`: of the body, so much is taken ahead of the client; 0 for `limits.high_water`.
+    pub(crate) fn begin(mut self, length: Option<u64>, ahead: usize) -> BodyWriter {
         self.open = false;
-        let flow = Flow::new(self.outbox.high_water.get());
+        let flow = Flow::new(match ahead {
+            0 => self.outbox.high_water.get(),
+            ahead => ahead,
+        });
         let fields = std::mem::take(&mut self.fields);
         let (to, status) = (self.to, self.status);
         self.outbox.push(Command::Begin {

@@ -338,6 +338,26 @@ impl<S: 'static> App<S> {
         self.add(Some(method), path, Endpoint::Stream(handler))
     }
 
+    /// The same for every method that has no route of its own on this path.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.any_stream("/echo", |_, _, res, body| body.pipe(res.defer().stream()));
+    /// ```
+    pub fn any_stream<R: Outcome>(
+        &mut self,
+        path: &str,
+        mut f: impl FnMut(&mut Ctx<'_, S>, &Request<'_>, Response<'_>, Incoming) -> R + 'static,
+    ) -> &mut Route<S> {
+        let handler = Box::new(
+            move |cx: &mut Ctx<'_, S>, req: &Request<'_>, res: Response<'_>, body: Incoming| {
+                f(cx, req, res, body).failure()
+            },
+        );
+        self.add(None, path, Endpoint::Stream(handler))
+    }
+
     /// A WebSocket (RFC 6455): `f` is called with each message of each client. For sockets with data of
     /// their own, and for more than messages: [`App::sockets`].
     ///

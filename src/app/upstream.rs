@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) limits: UpstreamLimits,
     pub(crate) circuit: Counts,
     pub(crate) introduction: Introduction,
+    #[cfg(feature = "sticky")]
+    pub(crate) sticky: Option<Arc<crate::upstream::sticky::Sticky>>,
 }
 
 /// What a look at a server's health asks, and what it hopes for.
@@ -256,6 +258,8 @@ impl Upstream {
                 limits: UpstreamLimits::default(),
                 circuit: Counts::default(),
                 introduction: Introduction::None,
+                #[cfg(feature = "sticky")]
+                sticky: None,
             },
         }
     }
@@ -320,6 +324,13 @@ impl Upstream {
     /// Has servers told by the PROXY protocol whose connection they are given.
     pub fn introduction(mut self, introduction: Introduction) -> Upstream {
         self.settings.introduction = introduction;
+        self
+    }
+
+    /// A client that a proxy serves stays with its server, by a signed cookie.
+    #[cfg(feature = "sticky")]
+    pub fn sticky(mut self, sticky: crate::upstream::sticky::Sticky) -> Upstream {
+        self.settings.sticky = Some(Arc::new(sticky));
         self
     }
 

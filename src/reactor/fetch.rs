@@ -66,7 +66,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(fetching) = self.core.fetches.get_mut(id) else {
             return;
         };
-        if let Outgoing::Stream { body, .. } = &mut fetching.fetch.body {
+        if let Outgoing::Stream(body) = &mut fetching.fetch.body {
             fetching.upload = Some(body.take_source());
         }
         if let Some(to) = fetching.fetch.answer {
@@ -95,7 +95,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let (key, sticky) = (fetching.fetch.key, fetching.fetch.sticky);
             let passed: Tried = fetching.tried.iter().chain(&full).copied().collect();
             let chosen = self.core.upstreams.with(group, |upstream, rng| {
-                let sticky = sticky.and_then(|id| upstream.numbered(id));
+                let sticky = sticky.and_then(|tag| upstream.numbered(tag));
                 upstream.choose(key, sticky, &passed, now, rng)
             });
             let Some(server) = chosen.flatten() else {
@@ -154,7 +154,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let whole = match &fetching.fetch.body {
             Outgoing::Nothing => Bytes::new(),
             Outgoing::Whole(bytes) => bytes.clone(),
-            Outgoing::Stream { .. } => {
+            Outgoing::Stream(_) => {
                 self.replay(id, to);
                 return match from {
                     Some(_) if expects => {}

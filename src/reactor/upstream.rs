@@ -305,7 +305,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if dialled.served == 0 {
             upstream.introduce(fetching.fetch.peer, cork);
         }
-        let framing = fetching.fetch.framing();
+        let framing = fetching.fetch.framing;
         let begun = dialled
             .client
             .begin_request(fetching.fetch.asked(), framing, now);
@@ -321,6 +321,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         fetching.tries.push(Try::Sent(stream));
         fetching.timings.reused = dialled.served > 0;
         fetching.timings.tries += 1;
+        let number = fetching.fetch.sticky.and_then(|tag| upstream.numbered(tag));
+        fetching.timings.kept_to = number == Some(dialled.server);
         fetching.timings.server = upstream.name_of(dialled.server);
         fetching.since = now;
         if !fetching.hedged

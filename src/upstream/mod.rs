@@ -9,3 +9,5 @@ pub mod health;
 pub mod names;
 pub mod pool;
 pub mod retry;
+#[cfg(feature = "sticky")]
+pub mod sticky;

@@ -69,6 +69,11 @@ impl FieldBlock {
         self.put(name, value);
     }
 
+    /// Makes room for so many bytes of lines at once.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.lines.reserve(bytes);
+    }
+
     fn put(&mut self, name: &[u8], value: &[u8]) {
         self.lines.reserve(name.len() + value.len() + 4);
         self.lines.extend_from_slice(name);

@@ -215,6 +215,15 @@ impl Edits {
         self.dropped.push(folded);
     }
 
+    /// Whether something is said of the request.
+    pub fn is_about_request(&self) -> bool {
+        let is_text = |piece: &Piece| matches!(piece, Piece::Text(_));
+        !self
+            .written
+            .iter()
+            .all(|(_, template)| template.0.iter().all(is_text))
+    }
+
     fn drops(&self, name: &[u8]) -> bool {
         self.sieve & sieve(name) != 0 && self.dropped.iter().any(|dropped| same(name, dropped))
     }
@@ -371,6 +380,95 @@ impl<'a> Incoming<'a> {
     fn proto(&self) -> &'a str {
         self.client.proto.unwrap_or("http")
     }
+}
+
+/// What an answer's rules may want to know of its request, when that is gone.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    method: Method,
+    host: Vec<u8>,
+    proto: String,
+    client: Option<IpAddr>,
+    id: RequestId,
+}
+
+impl Default for Asker {
+    fn default() -> Asker {
+        Asker {
+            method: Method::GET,
+            host: Vec::new(),
+            proto: String::new(),
+            client: None,
+            id: RequestId::default(),
+        }
+    }
+}
+
+impl Asker {
+    /// Of a request.
+    pub fn of(incoming: &Incoming<'_>) -> Asker {
+        Asker {
+            method: incoming.method.clone(),
+            host: incoming.host().to_vec(),
+            proto: incoming.proto().to_string(),
+            client: incoming.client.address,
+            id: incoming.id,
+        }
+    }
+
+    /// The same again, without its fields.
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming {
+            method: &self.method,
+            path: "",
+            query: None,
+            authority: &self.host,
+            fields: Fields::default(),
+            http_10: false,
+            peer: None,
+            trusted: false,
+            client: Client {
+                address: self.client,
+                proto: Some(&self.proto),
+                host: None,
+                heard: None,
+            },
+            id: self.id,
+        }
+    }
+}
+
+/// The one protocol that a request asks to change to, if that may be passed on (RFC 9110 §7.8): not HTTP/2,
+/// which would be a way around everything that is decided here, and TLS neither.
+pub fn upgrade<'a>(head: &Head<'a>) -> Option<&'a str> {
+    let asks = |name: &str, option: &str| {
+        let mut lines = head.fields.get_all(name);
+        lines.any(|line| list(line).any(|one| one.eq_ignore_ascii_case(option.as_bytes())))
+    };
+    let mut lines = head.fields.get_all("upgrade");
+    let (protocol, None) = (std::str::from_utf8(lines.next()?).ok()?, lines.next()) else {
+        return None;
+    };
+    let begins = |prefix: &str| {
+        let its = protocol.get(..prefix.len()).unwrap_or_default();
+        its.eq_ignore_ascii_case(prefix)
+    };
+    let is_known_harm = begins("h2") || begins("http") || begins("tls");
+    let is_alone = head.framing == Framing::None && head.method == Method::GET && !head.http_10;
+    let is_one = protocol
+        .bytes()
+        .all(|b| b == b'/' || crate::proto::http::is_token_byte(b));
+    (is_alone && is_one && !is_known_harm && asks("connection", "upgrade")).then_some(protocol)
+}
+
+/// The value of a cookie, as sent.
+pub fn cookie<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a [u8]> {
+    let lines = fields.get_all("cookie");
+    let mut pairs = lines.flat_map(|line| line.split(|&b| b == b';'));
+    pairs.find_map(|pair| {
+        let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        rest.strip_prefix(b"=")
+    })
 }
 
 /// To whom a request goes, and how its body is sent there.
@@ -646,7 +744,10 @@ impl Rules {
             // HTTP/1.0 has none, or an empty one, which is nobody's.
             HostRule::Keep | HostRule::Upstream => to.authority.as_bytes(),
         };
-        line(out, b"host", host);
+        // Written by whoever knows the server, when that is chosen.
+        if !host.is_empty() {
+            line(out, b"host", host);
+        }
         let (mut visits, mut trailers) = (0, false);
         for (name, value) in incoming.fields.iter() {
             let name = name.as_bytes();

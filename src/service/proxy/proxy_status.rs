@@ -4,112 +4,23 @@
 //! Invariant: a member is a structured field (RFC 8941) whatever the details are: what a string may not
 //! hold is replaced. Nothing here is meant for secrets: details are for strangers to read.
 
-/// What went wrong (RFC 9209 §2.3), in the registry's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// The name could not be resolved in time.
-    DnsTimeout,
-    /// The name could not be resolved.
-    DnsError,
-    /// There is no server that may be asked.
-    DestinationUnavailable,
-    /// The connection was refused.
-    ConnectionRefused,
-    /// The connection broke.
-    ConnectionTerminated,
-    /// The connection could not be made in time.
-    ConnectionTimeout,
-    /// The server paused for too long.
-    ConnectionReadTimeout,
-    /// The server took nothing for too long.
-    ConnectionWriteTimeout,
-    /// There are as many connections as there may be.
-    ConnectionLimitReached,
-    /// The answer ended early.
-    HttpResponseIncomplete,
-    /// The answer's head is too large.
-    HttpResponseHeaderSectionSize,
-    /// The answer's body is too large.
-    HttpResponseBodySize,
-    /// The answer did not come in time.
-    HttpResponseTimeout,
-    /// What came is not HTTP.
-    HttpProtocolError,
-    /// The change of protocols failed.
-    HttpUpgradeFailed,
-    /// The request was refused here.
-    HttpRequestDenied,
-    /// The request came here before.
-    ProxyLoopDetected,
-    /// Something is wrong with the proxy.
-    ProxyInternalError,
-}
-
-impl Problem {
-    /// The registered name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Problem::DnsTimeout => "dns_timeout",
-            Problem::DnsError => "dns_error",
-            Problem::DestinationUnavailable => "destination_unavailable",
-            Problem::ConnectionRefused => "connection_refused",
-            Problem::ConnectionTerminated => "connection_terminated",
-            Problem::ConnectionTimeout => "connection_timeout",
-            Problem::ConnectionReadTimeout => "connection_read_timeout",
-            Problem::ConnectionWriteTimeout => "connection_write_timeout",
-            Problem::ConnectionLimitReached => "connection_limit_reached",
-            Problem::HttpResponseIncomplete => "http_response_incomplete",
-            Problem::HttpResponseHeaderSectionSize => "http_response_header_section_size",
-            Problem::HttpResponseBodySize => "http_response_body_size",
-            Problem::HttpResponseTimeout => "http_response_timeout",
-            Problem::HttpProtocolError => "http_protocol_error",
-            Problem::HttpUpgradeFailed => "http_upgrade_failed",
-            Problem::HttpRequestDenied => "http_request_denied",
-            Problem::ProxyLoopDetected => "proxy_loop_detected",
-            Problem::ProxyInternalError => "proxy_internal_error",
-        }
-    }
-
-    /// The status RFC 9209 recommends for it.
-    pub fn status(self) -> u16 {
-        match self {
-            Problem::DnsTimeout
-            | Problem::ConnectionTimeout
-            | Problem::ConnectionReadTimeout
-            | Problem::ConnectionWriteTimeout
-            | Problem::HttpResponseTimeout => 504,
-            Problem::DestinationUnavailable | Problem::ConnectionLimitReached => 503,
-            Problem::ProxyInternalError => 500,
-            Problem::HttpRequestDenied => 403,
-            Problem::DnsError
-            | Problem::ConnectionRefused
-            | Problem::ConnectionTerminated
-            | Problem::HttpResponseIncomplete
-            | Problem::HttpResponseHeaderSectionSize
-            | Problem::HttpResponseBodySize
-            | Problem::HttpProtocolError
-            | Problem::HttpUpgradeFailed
-            | Problem::ProxyLoopDetected => 502,
-        }
-    }
-}
-
 /// The longest details that are written, in bytes; what is longer is cut.
 pub const MAX_DETAILS: usize = 256;
 
-/// Writes a member of `Proxy-Status`. `proxy` is the name this proxy goes by; `received` the status a server
+/// Writes a member of `Proxy-Status`. `proxy` is the name this proxy goes by; `error` what went wrong, in the
+/// registry's words (§2.3, [`crate::FetchError::token`]); `received` the status a server
 /// has answered with; `details` may be empty.
 ///
 /// ```
-/// use loopwright::service::proxy::proxy_status::{write, Problem};
+/// use loopwright::service::proxy::proxy_status::write;
 /// let mut out = Vec::new();
-/// write(&mut out, "loopwright", Some(Problem::ConnectionRefused), None, "port \"80\"");
+/// write(&mut out, "loopwright", Some("connection_refused"), None, "port \"80\"");
 /// assert_eq!(out, br#"loopwright; error=connection_refused; details="port \"80\"""#);
 /// ```
 pub fn write(
     out: &mut Vec<u8>,
     proxy: &str,
-    problem: Option<Problem>,
+    error: Option<&str>,
     received: Option<u16>,
     details: &str,
 ) {
@@ -117,9 +28,9 @@ pub fn write(
         true => out.extend_from_slice(proxy.as_bytes()),
         false => write_string(out, proxy),
     }
-    if let Some(problem) = problem {
+    if let Some(error) = error {
         out.extend_from_slice(b"; error=");
-        out.extend_from_slice(problem.name().as_bytes());
+        out.extend_from_slice(error.as_bytes());
     }
     if let Some(status) = received {
         out.extend_from_slice(b"; received-status=");

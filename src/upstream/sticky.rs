@@ -1,4 +1,4 @@
-//! Floor 4. A client stays with the server it met first: a cookie that names the server, and that only we
+//! Floor 1. A client stays with the server it met first: a cookie that names the server, and that only we
 //! can have written.
 //!
 //! ```text
@@ -26,7 +26,7 @@ pub const MIN_SECRET: usize = 16;
 /// Writes and reads the cookie of one group of servers.
 ///
 /// ```
-/// use loopwright::service::proxy::sticky::Sticky;
+/// use loopwright::upstream::sticky::Sticky;
 /// use std::time::{Duration, SystemTime};
 /// let sticky = Sticky::new("server", b"sixteen bytes or more", Duration::from_secs(3600)).unwrap();
 /// let (now, name) = (SystemTime::UNIX_EPOCH, sticky.name("10.0.0.1:8080"));
@@ -41,6 +41,14 @@ pub struct Sticky {
     /// Fed the secret: cloned for each value, which is cheaper than to begin anew.
     mac: Hmac<Sha256>,
     max_age: Duration,
+}
+
+/// The same cookie for the same servers: whoever asks may not look at the secret either.
+impl PartialEq for Sticky {
+    fn eq(&self, other: &Sticky) -> bool {
+        let shown = |sticky: &Sticky| (sticky.cookie.clone(), sticky.max_age, sticky.name(""));
+        shown(self) == shown(other)
+    }
 }
 
 /// The secret is in it.
@@ -76,7 +84,7 @@ impl std::error::Error for StickyError {}
 
 /// Stable, and unlike for unlike servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ServerName([u8; 8]);
+pub struct ServerName(pub [u8; 8]);
 
 /// A value of the cookie.
 #[derive(Clone, Copy, PartialEq, Eq)]
