@@ -520,9 +520,10 @@ impl<C: Copy + Ord, W> Pool<C, W> {
                 .binary_search_by_key(&idle.order, |&(order, _)| order)
         {
             of.idle.remove(place);
-            if of.idle.len() < of.idle.capacity() / 4 {
-                of.idle.shrink_to(of.idle.len() * 2);
-            }
+        }
+        // The memory of a burst goes with its connections.
+        if of.conns.len() < of.idle.capacity() / 4 {
+            of.idle.shrink_to(of.conns.len() * 2);
         }
     }
 
@@ -809,6 +810,21 @@ mod tests {
             };
             assert!(odd.end_of_life(at(5), &mut rng) >= at(5));
         }
+    }
+
+    #[test]
+    fn the_memory_of_a_burst_goes_with_it() {
+        let bounds = Bounds {
+            idle: 1_000,
+            ..Bounds::default()
+        };
+        let mut pool = busy(bounds, 1_000);
+        (0..1_000).for_each(|c| assert_eq!(pool.give_back(0, c, true, at(0)), Back::Kept));
+        (0..1_000).for_each(|_| assert_ne!(pool.checkout(0, at(0)), Checkout::Full));
+        assert!(pool.servers[0].idle.capacity() >= 1_000);
+        (0..990).for_each(|c| pool.closed(0, c));
+        assert!(pool.servers[0].idle.capacity() <= 64);
+        assert_eq!(pool.deadlines.len(), 10);
     }
 
     #[test]
