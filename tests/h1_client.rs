@@ -692,6 +692,10 @@ fn the_end_of_the_server_in_each_state() {
         ("RFC 9112 9.5: behind an answer", &[OK, EOF, NEXT], "200 2, data hi, end, no next, closed"),
         ("RFC 9112 9.5: behind the last answer", &["HTTP/1.1 200 OK|connection: close|content-length: 0||", EOF], "200 0, end, closed"),
     ]);
+    // The end is enough, before anybody asks what it means.
+    let mut idle = Connection::new(Nothing);
+    idle.machine.handle_eof();
+    assert!(!idle.machine.is_reusable() && !idle.begin(Get));
     // What has come before the end counts, however late it is looked at.
     for (arrives, want) in [
         (&b"HTTP/1.1 200 OK\r\n\r\nhello"[..], "200 close, data hello, end, closed"),
