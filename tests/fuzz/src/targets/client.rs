@@ -128,6 +128,8 @@ fn converse<'a>(
         }
         assert!(machine.end_request(b"", &mut Vec::new(), now));
         heard.is_reusable = machine.is_reusable();
+        let is_switched = heard.switched.is_some();
+        assert!(!is_switched || !manner.is_late, "a switch in a request");
         let is_whole = heard.end.is_some();
         assert!(is_whole || !heard.is_reusable, "nothing has ended");
         exchanges.push(heard);
@@ -163,6 +165,8 @@ fn hear(machine: &mut Client, bounds: &ClientBounds, kept: &mut Vec<u8>, heard: 
                     all.extend(fields.iter().map(|(n, v)| (n.to_string(), v.to_vec())));
                 });
                 heard.end = Some(all);
+                let is_clean = input.is_empty();
+                assert!(is_clean || !machine.is_reusable(), "not all is read");
             }
             Ok(Event::Switched) => {
                 heard.switched = Some(input.to_vec());
@@ -215,6 +219,7 @@ fn compare(whole: &Heard, pieces: &Heard) {
 fn judge(heard: &Heard, answer: &[u8], asked: Option<&Asked>, ends: bool) {
     let asked = asked.copied().unwrap_or_default();
     let (mut rest, mut stays) = (answer, true);
+    assert!(heard.heads.len() <= 17, "more than sixteen interim answers");
     let mut last = None;
     for (n, raw) in heard.heads.iter().enumerate() {
         let text = String::from_utf8_lossy(raw);
@@ -291,7 +296,8 @@ fn read_head(data: &[u8], asked: Asked) -> Option<(Head, &[u8])> {
         && (reason.is_empty() || reason[0] == b' ')
         && is_text(reason);
     let status: u16 = std::str::from_utf8(code).ok()?.parse().ok()?;
-    if !is_fine || !(100..600).contains(&status) {
+    // HTTP/1.0 knows no other protocol.
+    if !is_fine || !(100..600).contains(&status) || (status == 101 && minor == b'0') {
         return None;
     }
     let (mut lengths, mut codings, mut options) = (Vec::new(), Vec::new(), Vec::new());
