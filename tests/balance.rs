@@ -113,13 +113,46 @@ fn those_who_look_at_the_load_spread_it_by_weight_too() {
 
 #[test]
 fn an_idle_group_is_used_by_weight_and_not_from_the_front() {
-    for policy in [Policy::LeastConnections, Policy::TwoChoices] {
-        let mut balance = group(policy, &[1; 10]);
-        let counts = counts(&mut balance, 10_000, 0, |_| 1.0, &mut rng());
-        assert!(
-            chi_square(&counts, &[1; 10]) < 45.0,
-            "{policy:?}: {counts:?}"
-        );
+    for weights in [&[1; 10][..], &[1, 3], &[1, 2, 3, 4, 10]] {
+        for policy in [Policy::LeastConnections, Policy::TwoChoices] {
+            let mut balance = group(policy, weights);
+            let counts = counts(&mut balance, 10_000, 0, |_| 1.0, &mut rng());
+            let chi = chi_square(&counts, weights);
+            assert!(chi < 45.0, "{policy:?} {weights:?}: {counts:?}");
+        }
+    }
+}
+
+/// Six requests on a server of weight 3 are as many as two on one of weight 1.
+#[test]
+fn the_server_with_the_least_to_do_is_chosen() {
+    for (weights, in_flight, least) in [
+        ([1, 1, 1], [3, 1, 2], &[1][..]),
+        ([3, 1, 1], [5, 2, 2], &[0]),
+        ([3, 1, 1], [6, 2, 3], &[0, 1]),
+        ([1, 1, 1], [0, 4, 0], &[0, 2]),
+    ] {
+        let mut balance = group(Policy::LeastConnections, &weights);
+        let mut drawn = group(Policy::TwoChoices, &weights);
+        for (ix, requests) in in_flight.into_iter().enumerate() {
+            (0..requests).for_each(|_| balance.started(ix));
+            (0..requests).for_each(|_| drawn.started(ix));
+        }
+        let (mut rng, mut chosen) = (rng(), Vec::new());
+        for _ in 0..50 {
+            chosen.extend(balance.choose(&Pick::default(), |_| 1.0, &mut rng));
+            // With one of three left out, two choices see all there are.
+            let pick = Pick {
+                tried: &[2],
+                ..Pick::default()
+            };
+            let ix = drawn.choose(&pick, |_| 1.0, &mut rng).unwrap();
+            let load = |ix: usize| f64::from(in_flight[ix]) / f64::from(weights[ix]);
+            assert!(load(ix) <= load(1 - ix), "{weights:?} {in_flight:?}: {ix}");
+        }
+        chosen.sort();
+        chosen.dedup();
+        assert_eq!(chosen, least, "{weights:?} {in_flight:?}");
     }
 }
 
@@ -326,11 +359,16 @@ fn no_server_has_more_than_its_bound() {
         let mut balance = group(Policy::Hash { load }, weights);
         let heavy = f64::from(weights.iter().sum::<u32>());
         let mut rng = rng();
+        let hot = Pick {
+            key: Some(42),
+            ..Pick::default()
+        };
         for all in 1..=2000 {
-            let hot = (rng.u8(..) > 30).then_some(42);
-            let pick = Pick {
-                key: hot.or_else(|| Some(rng.u64(..))),
-                ..Pick::default()
+            // One in eight asks for something else.
+            let pick = if rng.u8(..8) > 0 {
+                hot
+            } else {
+                Pick::default()
             };
             let ix = balance.choose(&pick, |_| 1.0, &mut rng).unwrap();
             balance.started(ix);
@@ -338,6 +376,11 @@ fn no_server_has_more_than_its_bound() {
             let has = f64::from(balance.server(ix).unwrap().in_flight());
             assert!(has <= (load * fair).ceil(), "{has} of {all} at {ix}");
         }
+        // Nor do requests go elsewhere for nothing: the favourite's own server has what it may have.
+        let home = group(UNBOUNDED, weights).choose(&hot, |_| 1.0, &mut rng);
+        let bound = load * 2000.0 * f64::from(weights[home.unwrap()]) / heavy;
+        let has = balance.server(home.unwrap()).unwrap().in_flight();
+        assert!(f64::from(has) > bound - 2.0, "{has} of {bound}");
     }
 }
 

@@ -125,6 +125,13 @@ mod tests {
     }
 
     #[test]
+    fn the_lightest_has_a_place_among_the_heaviest() {
+        let mut servers: Vec<_> = (0..10).map(|server| (server, 1000)).collect();
+        servers.push((10, 1));
+        assert_eq!(places(&table(&servers), 10), 1.0);
+    }
+
+    #[test]
     fn the_order_of_the_servers_does_not_matter() {
         let mut servers = equal(10);
         let before = table(&servers);
