@@ -5,11 +5,15 @@
 
 use loopwright::base::id::ConnId;
 use loopwright::base::topics::{TopicLimits, Topics};
+use loopwright::proto::forwarded::Trusted;
+use loopwright::proto::h1::head::{HeadLimits, read, slots};
 use loopwright::proto::ws::extension::{Agreed, Direction};
 use loopwright::proto::ws::send::Outbound;
 use loopwright::proto::ws::session::{Event, Inbound, Kind, Session};
 use loopwright::service::access_log::{Format, access_log};
 use loopwright::service::files::Files;
+use loopwright::service::proxy::fields::{Announced, Incoming, Rules, Towards};
+use loopwright::service::proxy::path::Rewrite;
 use loopwright::upstream::balance::{Balance, Pick, Policy, Server as Upstream};
 use loopwright::{App, Instant, Server};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -180,10 +184,54 @@ fn websocket_messages() {
 }
 
 /// Without the test harness, whose own thread allocates now and then.
+/// A head on its way to a server, and its fields back, into buffers that have the room; with all that takes
+/// work: who asks is looked for, a path is rewritten, fields are named away, set and removed.
+fn proxied_heads() {
+    let bytes = b"GET /api/a%2Fb?q=1 HTTP/1.1\r\nHost: a\r\nConnection: x-a, keep-alive\r\nX-A: 1\r\nCookie: a=b\r\n\
+        X-Forwarded-For: 203.0.113.9, 2001:db8::1\r\nX-Forwarded-Proto: https\r\nForwarded: for=\"[::1]\"\r\n\
+        Via: 1.1 b\r\nTE: trailers\r\nServer: c\r\n\r\n";
+    let mut slots = slots();
+    let head = read(bytes, &mut 0, true, &mut slots, &HeadLimits::NONE);
+    let head = head.unwrap().unwrap();
+    let trusted = Trusted::parse(["10.0.0.0/8", "2001:db8::/32"]).unwrap();
+    let mut rules = Rules::new("loopwright");
+    rules.path = Rewrite::new("/api/{*rest}", None, Some("/v2/{rest}")).unwrap();
+    rules.announced = Announced {
+        x_forwarded: true,
+        forwarded: true,
+    };
+    for edits in [&mut rules.request, &mut rules.response] {
+        edits.remove("cookie").unwrap();
+        edits
+            .set("x-who", "{client_ip} {host} {proto} {request_id}")
+            .unwrap();
+    }
+    let (mut out, mut scratch) = (Vec::with_capacity(4096), Vec::with_capacity(256));
+    let peer = Some([10, 0, 0, 1].into());
+    let region = Region::new(ALLOCATOR);
+    for _ in 0..REQUESTS {
+        out.clear();
+        let incoming = Incoming::of(&head, peer, &trusted, Default::default());
+        let towards = Towards::server("10.0.0.9:80", &head);
+        rules.request(&mut out, &incoming, &towards).unwrap();
+        assert!(out.starts_with(b"GET /v2/a%2Fb?q=1 HTTP/1.1\r\nhost: a\r\n"));
+        let push = |name: &[u8], value: &[u8]| {
+            out.extend_from_slice(name);
+            out.extend_from_slice(value);
+        };
+        let passed = rules.response(&head.fields, 1, false, &incoming, &mut scratch, push);
+        passed.unwrap();
+    }
+    let change = region.change();
+    let all = (change.allocations, change.reallocations);
+    assert_eq!(all, (0, 0), "for a proxied head");
+}
+
 fn main() {
     log::set_logger(&Nowhere).unwrap();
     log::set_max_level(log::LevelFilter::Info);
     websocket_messages();
+    proxied_heads();
     let mut app: App = App::new();
     app.after(access_log(Format::Combined));
     app.after(access_log(Format::Json));
