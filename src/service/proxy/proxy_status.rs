@@ -72,14 +72,14 @@ mod tests {
             ("loopwright", None, None, "", "loopwright"),
             (
                 "loopwright",
-                Some(Problem::HttpProtocolError),
+                Some("http_protocol_error"),
                 Some(200),
                 "",
                 "loopwright; error=http_protocol_error; received-status=200",
             ),
             (
                 "a b",
-                Some(Problem::DnsError),
+                Some("dns_error"),
                 None,
                 "x",
                 "\"a b\"; error=dns_error; details=\"x\"",
