@@ -16,6 +16,7 @@ use loopwright::proto::ws::send::Outbound;
 use loopwright::proto::ws::session::{Event, Inbound, Kind, Session};
 use loopwright::service::access_log::{Format, access_log};
 use loopwright::service::proxy::fields::{Incoming, Rules, Towards};
+use loopwright::upstream::balance::{Balance, Pick, Policy, Server};
 use std::time::{Duration, SystemTime};
 
 fn main() {
