@@ -863,6 +863,7 @@ fn paths() {
         ("/{*rest}", None, None, "/..;/a", "error"),
         ("/{*rest}", None, None, "/a/..;x=y/b", "error"),
         ("/{*rest}", None, None, "/a/..%3bx/b", "error"),
+        ("/{*rest}", None, None, "/a;b/..", "error"),
         ("/{*rest}", None, None, "/a/..%00b", "error"),
         ("/{*rest}", None, None, "/a/..%3Fb", "error"),
         ("/{*rest}", None, None, "/a/..%23b", "error"),
