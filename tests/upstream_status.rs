@@ -10,6 +10,7 @@ use loopwright::{
 };
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::ops::Deref;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use support::{Answer, Client, PATIENCE, TestServer, serve, wait_until};
@@ -36,9 +37,29 @@ fn origin(name: &'static str) -> TestServer {
     })
 }
 
+/// Stopped when it is dropped; the connections it keeps to servers behind are then still open.
+struct Gateway(Option<TestServer>);
+
+impl Deref for Gateway {
+    type Target = TestServer;
+
+    fn deref(&self) -> &TestServer {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let left = self.0.take().unwrap().stop();
+        if !std::thread::panicking() {
+            assert_eq!((left.cut, left.open_exchanges), (0, 0));
+        }
+    }
+}
+
 /// Sends everything below `/to/` on to `upstream`.
-fn gateway(upstream: Upstream) -> TestServer {
-    serve(move || {
+fn gateway(upstream: Upstream) -> Gateway {
+    let server = serve(move || {
         let mut app = App::new();
         app.upstream("api", upstream);
         app.get("/to/{*rest}", |cx, req, res| {
@@ -75,7 +96,8 @@ fn gateway(upstream: Upstream) -> TestServer {
             });
         });
         app
-    })
+    });
+    Gateway(Some(server))
 }
 
 fn on_loop<T: Send + 'static>(
