@@ -72,9 +72,13 @@ impl<S: 'static> Ctx<'_, S> {
     ///     }
     ///     res.text(text);
     /// });
-    /// # let mut sim = loopwright::sim::Simulation::new(1, loopwright::Server::builder(), app, ());
-    /// # let client = sim.connect();
-    /// # sim.send(client, "GET /upstreams HTTP/1.1\r\nhost: a\r\n\r\n");
+    /// let mut server = loopwright::Server::bind("127.0.0.1:0", app, ()).unwrap();
+    /// let _ = server.handle().post(|cx| {
+    ///     let api = &cx.upstreams()[0];
+    ///     assert_eq!((&*api.name, api.servers.len(), api.used.requests), ("api", 2, 0));
+    ///     cx.stop();
+    /// });
+    /// server.run().unwrap();
     /// ```
     pub fn upstreams(&self) -> Vec<UpstreamStatus> {
         self.core.upstreams.status(self.core.now)

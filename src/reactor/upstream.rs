@@ -126,6 +126,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let key = self.dials.insert(dial) as u32;
         if let Some(fetching) = fetch.and_then(|id| self.core.fetches.get_mut(id)) {
             fetching.stage = Stage::Trying;
+            fetching.timings.server = upstream.name_of(server);
             fetching.tries.push(Try::Dialling(key));
         }
         self.race(key);
