@@ -4,6 +4,7 @@
 #[path = "clients/support.rs"]
 mod support;
 
+use loopwright::service::proxy::Proxy;
 use loopwright::{
     App, Backend, CircuitLimits, Ctx, Fetch, HealthState, PoolLimits, Retries, Upstream,
     UpstreamStatus, UpstreamTimeouts,
@@ -137,6 +138,28 @@ fn odd_origin(answer: &'static [u8]) -> String {
             if n % 2 == 1 && stream.read(&mut [0; 1024]).is_ok() {
                 let _ = stream.write_all(answer);
             }
+        }
+    });
+    format!("http://{address}")
+}
+
+/// Answers 101 to an upgrade and keeps the connection; 200 to anything else, and closes.
+fn switching_origin() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut request = [0; 4096];
+                let n = stream.read(&mut request).unwrap_or_default();
+                let upgrades = request[..n].windows(10).any(|at| at == b"websocket\r");
+                let _ = stream.write_all(match upgrades {
+                    true => b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".as_slice(),
+                    false => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".as_slice(),
+                });
+                while upgrades && stream.read(&mut request).is_ok_and(|n| n > 0) {}
+            });
         }
     });
     format!("http://{address}")
@@ -414,4 +437,29 @@ fn however_a_request_ends_nothing_of_it_is_counted_any_more() {
             );
         }
     }
+}
+
+#[test]
+fn a_tunnel_is_no_request_and_its_place_goes_to_whoever_waits() {
+    let one = PoolLimits {
+        most: 1,
+        ..PoolLimits::default()
+    };
+    let upstream = Upstream::new([switching_origin()]).pool(one);
+    let gateway = Gateway(Some(serve(move || {
+        let mut app = App::new();
+        app.upstream("api", upstream);
+        Proxy::to("api").on(&mut app, "/{*rest}");
+        app
+    })));
+    let mut client = gateway.connect();
+    client.send(
+        "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(client.head().status, 101);
+    wait_until("it is over", || used(&gateway) == [0; 3]);
+    assert_eq!(status(&gateway).used.connections, 0);
+    assert_eq!(gateway.get("/").status, 200);
+    drop(client);
 }
