@@ -76,6 +76,7 @@ pub use app::routes::{App, Done, Route};
 pub use app::settings::{Limits, Timeouts};
 pub use app::slow::{Sent, Slow};
 pub use app::stats::LoopStats;
+pub use app::status::{ServerStatus, UpstreamStatus};
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
 pub use app::upstream::{
     Backend, Introduction, Retries, Upstream, UpstreamLimits, UpstreamTimeouts,
@@ -91,8 +92,8 @@ pub use proto::http::Fields;
 pub use reactor::{Builder, Reactor, Server};
 pub use upstream::balance::Policy as Balance;
 pub use upstream::circuit::Counts as CircuitLimits;
-pub use upstream::health::Settings as HealthSettings;
-pub use upstream::pool::Bounds as PoolLimits;
+pub use upstream::health::{Settings as HealthSettings, State as HealthState};
+pub use upstream::pool::{Bounds as PoolLimits, Counters as PoolCounters, QueueCounters};
 
 pub use bytes::Bytes;
 #[cfg(feature = "cookies")]
@@ -109,6 +110,21 @@ pub fn bench_router(routes: usize) -> impl Fn(&str) -> bool {
 #[doc(hidden)]
 pub fn bench_after(
     head: &[u8],
+    after: impl FnMut(&mut Ctx<'_>, &Done<'_>),
+    run: impl FnOnce(&mut dyn FnMut()),
+) {
+    call_after(head, None, after, run);
+}
+
+/// Calls it once, for a request that an upstream was asked for.
+#[cfg(test)]
+fn after_upstream(head: &[u8], timings: &Timings, after: impl FnMut(&mut Ctx<'_>, &Done<'_>)) {
+    call_after(head, Some(timings), after, |call| call());
+}
+
+fn call_after(
+    head: &[u8],
+    upstream: Option<&Timings>,
     mut after: impl FnMut(&mut Ctx<'_>, &Done<'_>),
     run: impl FnOnce(&mut dyn FnMut()),
 ) {
@@ -128,7 +144,7 @@ pub fn bench_after(
         remote: Peer::Inet(([192, 0, 2, 17], 4711).into()),
         request_id: RequestId(0x1234_5678_9abc_def0),
         aborted: false,
-        upstream: None,
+        upstream,
     };
     run(&mut || {
         let (state, core) = (&mut (), &mut core);

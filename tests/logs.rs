@@ -12,7 +12,7 @@ use loopwright::process::log::{AccessTarget, LogSettings};
 use loopwright::process::sink::{Output, Sink};
 use loopwright::process::{self, log as process_log};
 use loopwright::service::access_log::{Format, LONGEST, TARGET, access_log};
-use loopwright::{App, Listen, Server};
+use loopwright::{App, Fetch, Listen, PoolLimits, Server, Upstream};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -77,13 +77,19 @@ fn parse_with_python(combined: &[String], json: &[String]) {
 import json, re, sys
 combined = re.compile(
     r'(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})*)" (\d{3}) (\d+|-)'
-    r' "((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" "((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" ([0-9a-f]{16}) (\d+\.\d{6}) (\d+\.\d{6})')
+    r' "((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" "((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" ([0-9a-f]{16}) (\d+\.\d{6}) (\d+\.\d{6})'
+    r'( upstream="[ !#-\[\]-~]+" server="[ !#-\[\]-~]+" upstream_status=\d+ tries=\d+ reused=[01] upstream_queue=\d+\.\d{6}'
+    r' upstream_connect=\d+\.\d{6} upstream_first_byte=\d+\.\d{6} upstream_total=\d+\.\d{6}'
+    r' error="((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)")?')
 names = ("time request_id remote host method path query route version status bytes total_us waited_us"
          " referer user_agent aborted").split()
+of_upstream = "name server status tries reused queue_us connect_us first_byte_us total_us error".split()
 for line in sys.stdin.buffer.read().split(b"\n")[:-1]:
     line = line.decode("ascii")
     if line.startswith("{"):
         value = json.loads(line)
+        if "upstream" in value:
+            assert list(value.pop("upstream")) == of_upstream, line
         assert list(value) == names, value
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value["time"]), line
         assert value["waited_us"] <= value["total_us"], line
@@ -243,6 +249,81 @@ fn every_exchange_is_one_line() {
         .find(|line| line.contains("/never"))
         .unwrap();
     assert!(gone.contains(r#"HTTP/1.1" 499 - "#), "{gone}");
+}
+
+#[test]
+fn a_line_tells_how_asking_an_upstream_went_and_only_then() {
+    let behind = serve(|| {
+        let mut app = App::new();
+        app.get("/four/later", |cx, _, res| {
+            let res = res.defer();
+            cx.after(Duration::from_millis(20), move |_| {
+                res.status(203).text("later");
+            });
+        });
+        app
+    });
+    let (server, nobody) = (behind.url(""), "http://127.0.0.1:1");
+    let known = server.clone();
+    let gateway = serve(move || {
+        let mut app = logged_site();
+        // Each on a connection of its own, so that none is left when the server stops.
+        let pool = PoolLimits {
+            idle: 0,
+            ..PoolLimits::default()
+        };
+        app.upstream("behind", Upstream::new([known]).pool(pool));
+        app.upstream("nobody", Upstream::new([nobody]));
+        app.get("/four/later", |cx, req, res| {
+            let (fetch, res) = (Fetch::get(req.path()), res.defer());
+            let name = req.query().unwrap_or("behind").to_string();
+            cx.fetch(
+                &name,
+                fetch.answering(&res),
+                move |_, answer| match answer {
+                    Ok(answer) => answer.pipe(res),
+                    Err(why) => res.status(why.status().as_u16()).empty(),
+                },
+            );
+        });
+        app
+    });
+    let mut client = gateway.connect();
+    assert_eq!(client.get("/four/later").text(), "later");
+    assert_eq!(client.get("/four/later?nobody").status, 502);
+    assert_eq!(client.get("/four/text").status, 200);
+
+    let (combined, json) = both_formats("/four/", 3);
+    let went = &json[0]["upstream"];
+    for (name, value) in [
+        ("name", Value::from("behind")),
+        ("server", server.as_str().into()),
+        ("status", 203.into()),
+        ("tries", 1.into()),
+        ("reused", false.into()),
+        ("queue_us", 0.into()),
+        ("error", Value::Null),
+    ] {
+        assert_eq!(went[name], value, "{name}");
+    }
+    let micros = |name: &str| went[name].as_u64().unwrap();
+    assert!(micros("first_byte_us") >= 20_000, "{went}");
+    assert!(micros("total_us") >= micros("first_byte_us"), "{went}");
+    let want = format!(
+        " upstream=\"behind\" server=\"{server}\" upstream_status=203 tries=1 reused=0 upstream_queue=0.000000 "
+    );
+    assert!(combined[0].contains(&want), "{}", combined[0]);
+    assert!(combined[0].ends_with(" error=\"-\""), "{}", combined[0]);
+
+    let failed = &json[1]["upstream"];
+    assert_eq!(
+        (&failed["server"], &failed["status"]),
+        (&nobody.into(), &0.into())
+    );
+    let error = failed["error"].as_str().unwrap();
+    assert!(error.contains("refused"), "{error}");
+    assert!(combined[1].ends_with(&format!(" error=\"{error}\"")));
+    assert!(json[2].get("upstream").is_none() && !combined[2].contains("upstream"));
 }
 
 #[test]

@@ -303,6 +303,10 @@ pub(crate) struct Fetching<S> {
     pub(crate) upload: Option<StreamRef>,
     /// No other server will do: a look at its health.
     pub(crate) only: Option<usize>,
+    /// It counts among its upstream's requests, until it is over.
+    pub(crate) entered: bool,
+    /// And among those that were sent more than once.
+    pub(crate) again: bool,
 }
 
 impl<S> Fetching<S> {
@@ -381,6 +385,8 @@ impl<S> Fetches<S> {
             replay: Replay::new(0),
             upload: None,
             only: only.map(|(_, server)| server),
+            entered: false,
+            again: false,
         });
         let slot = slot as u32;
         FetchId { slot, generation }
@@ -694,6 +700,11 @@ impl<S> Core<S> {
         let fetching = self.fetches.remove(id)?;
         if let Some(timer) = fetching.timer {
             self.timers.cancel(timer);
+        }
+        if fetching.entered
+            && let Some(upstream) = self.upstreams.get_mut(fetching.group)
+        {
+            upstream.over(fetching.again);
         }
         Some(fetching)
     }

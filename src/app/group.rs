@@ -2,9 +2,10 @@
 //!
 //! Puts together what `crate::upstream` decides by; the loop asks it, and does what it says.
 //! Invariants: a server has the same number in `servers`, pool, balance and health, from when it joins until the
-//! group ends; every request that was `started` is `ended` once.
+//! group ends; every request that was `started` is `ended` once, every one that has `entered` is `over` once.
 
 use super::fetch::FetchError;
+use super::status::{ServerStatus, UpstreamStatus};
 use super::upstream::{
     Backend, Introduction, Origin, Retries, Settings, Upstream, UpstreamTimeouts,
 };
@@ -15,7 +16,8 @@ use crate::net::{Peer, Target};
 use crate::proto::h1::client::ClientBounds;
 use crate::proto::h1::head::HeadLimits;
 use crate::upstream::balance::{self, Balance, Pick};
-use crate::upstream::health::{Change, Health};
+use crate::upstream::circuit::{Counts, Kind};
+use crate::upstream::health::{Change, Health, State};
 use crate::upstream::pool::{Action, Pool, Ticket};
 use crate::upstream::retry::{Attempt, Budget, Quantile, Rules, Verdict, may_retry};
 use http::StatusCode;
@@ -94,6 +96,12 @@ impl Upstreams {
         idle
     }
 
+    /// How those stand that may be asked.
+    pub(crate) fn status(&self, now: Instant) -> Vec<UpstreamStatus> {
+        let groups = self.groups.iter().flatten();
+        groups.filter_map(|group| group.status(now)).collect()
+    }
+
     pub(crate) fn numbers(&self) -> impl Iterator<Item = usize> + use<> {
         0..self.groups.len()
     }
@@ -131,6 +139,12 @@ pub(crate) struct Group {
     pub(crate) timer: Option<(TimerId, Instant)>,
     /// A new configuration has it not: it ends with its last fetch.
     retired: bool,
+    /// Fetches under way, looks at its servers' health aside.
+    requests: u32,
+    /// Those of them that were sent more than once.
+    again: u32,
+    /// How often one was, ever.
+    retried: u64,
 }
 
 impl Group {
@@ -145,7 +159,7 @@ impl Group {
             name: name.into(),
             bounds: bounds(&settings),
             servers: Vec::new(),
-            pool: Pool::new(settings.pool),
+            pool: Pool::new(settings.pool).of_at_most(settings.circuit.connections as usize),
             balance: Balance::new(settings.balance),
             health: Health::new(settings.health.clone()),
             rules: settings.retries.rules(),
@@ -153,6 +167,9 @@ impl Group {
             latencies: settings.retries.hedge.map(Quantile::new),
             timer: None,
             retired: false,
+            requests: 0,
+            again: 0,
+            retried: 0,
             settings,
         };
         for backend in &upstream.servers {
@@ -324,6 +341,7 @@ impl Group {
         only: Option<usize>,
         now: Instant,
     ) -> Result<Ticket, FetchError> {
+        self.room_for(Kind::Pending)?;
         let limit = self.settings.pool.queue;
         let full = |_| FetchError::Full {
             setting: "pool.queue",
@@ -371,12 +389,13 @@ impl Group {
         self.health.on_result(server, is_good, now)
     }
 
-    /// Whether it may be tried again.
-    pub(crate) fn verdict(&mut self, attempt: &Attempt, now: Instant) -> Verdict {
+    /// Whether it may be tried again; `again` as for [`Group::may_spend`].
+    pub(crate) fn verdict(&mut self, attempt: &Attempt, again: &mut bool, now: Instant) -> Verdict {
         match may_retry(attempt, &self.rules, now) {
-            Verdict::Retry if !self.budget.withdraw(now) => {
-                Verdict::No("the retry budget is spent")
-            }
+            Verdict::Retry => match self.may_spend(again, now) {
+                Ok(()) => Verdict::Retry,
+                Err(why) => Verdict::No(why),
+            },
             verdict => verdict,
         }
     }
@@ -386,9 +405,53 @@ impl Group {
         self.latencies.as_ref()?.get()
     }
 
-    /// Whether there is something left for another try.
-    pub(crate) fn may_spend(&mut self, now: Instant) -> bool {
-        self.budget.withdraw(now)
+    /// Whether there is something left for another try. `again` says that the request counts as one that was sent more
+    /// than once, and is set if it does from here on.
+    pub(crate) fn may_spend(&mut self, again: &mut bool, now: Instant) -> Result<(), &'static str> {
+        if !*again && self.room_for(Kind::Retries).is_err() {
+            return Err("limits.retries is reached");
+        }
+        if !self.budget.withdraw(now) {
+            return Err("the retry budget is spent");
+        }
+        self.retried += 1;
+        self.again += u32::from(!std::mem::replace(again, true));
+        Ok(())
+    }
+
+    /// One request more, until it is [`Group::over`].
+    pub(crate) fn enter(&mut self) -> Result<(), FetchError> {
+        self.room_for(Kind::Requests)?;
+        self.requests += 1;
+        Ok(())
+    }
+
+    /// A request that has entered is over; whether it was sent `again`.
+    pub(crate) fn over(&mut self, again: bool) {
+        debug_assert!(self.requests > 0, "who leaves has entered");
+        self.requests = self.requests.saturating_sub(1);
+        self.again = self.again.saturating_sub(u32::from(again));
+    }
+
+    fn room_for(&self, kind: Kind) -> Result<(), FetchError> {
+        let limit = self.settings.circuit.of(kind);
+        match self.used(kind) < limit {
+            true => Ok(()),
+            false => Err(FetchError::Full {
+                setting: kind.setting(),
+                limit: limit as usize,
+            }),
+        }
+    }
+
+    fn used(&self, kind: Kind) -> u32 {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        match kind {
+            Kind::Connections => count(self.pool.taken()),
+            Kind::Pending => count(self.pool.queue().waiting),
+            Kind::Requests => self.requests,
+            Kind::Retries => self.again,
+        }
     }
 
     /// A new request, of which a share may be tried again.
@@ -400,6 +463,67 @@ impl Group {
         let health = &self.health;
         self.pool
             .poll(now, |server| health.share(server, now) > 0.0)
+    }
+
+    /// No requests go to the servers of this name any more, or again. `false`: there is none.
+    pub(crate) fn set_drained(&mut self, name: &str, drained: bool, now: Instant) -> bool {
+        let mut found = false;
+        for server in 0..self.servers.len() {
+            if *self.servers[server].name != *name || self.health.state(server).is_none() {
+                continue;
+            }
+            found = true;
+            let changes = match drained {
+                true => {
+                    self.pool.drain_idle(server);
+                    self.health.drain(server, now)
+                }
+                false => self.health.undrain(server, now),
+            };
+            self.tell(&changes);
+        }
+        found
+    }
+
+    /// Whether its connections are closed when they are given back.
+    pub(crate) fn is_drained(&self, server: usize) -> bool {
+        self.health.state(server) == Some(State::Draining)
+    }
+
+    /// How it stands; `None` if it is there for its last fetches only.
+    pub(crate) fn status(&self, now: Instant) -> Option<UpstreamStatus> {
+        if self.retired {
+            return None;
+        }
+        let server = |(number, server): (usize, &Server)| {
+            Some(ServerStatus {
+                name: (*server.name).into(),
+                state: self.health.state(number)?,
+                why: self.health.reason(number).into(),
+                share: self.health.share(number, now),
+                in_flight: self.balance.server(number)?.in_flight(),
+                connections: self.pool.counters(number),
+                latency: self.balance.latency(number, now),
+                weight: server.backend.weight,
+                backup: server.backend.backup,
+            })
+        };
+        let servers = self.servers.iter().enumerate();
+        Some(UpstreamStatus {
+            name: (*self.name).into(),
+            servers: servers.filter_map(server).collect(),
+            queue: self.pool.queue(),
+            used: Counts {
+                connections: self.used(Kind::Connections),
+                pending: self.used(Kind::Pending),
+                requests: self.used(Kind::Requests),
+                retries: self.used(Kind::Retries),
+            },
+            limits: self.settings.circuit,
+            retries: self.retried,
+            retries_left: self.budget.clone().left(now) as u32,
+            panicking: self.health.is_panicking(),
+        })
     }
 
     /// When something is due.

@@ -3,7 +3,7 @@
 use super::failure::StatusError;
 use crate::base::id::RequestId;
 use crate::net::Peer;
-use crate::proto::h1::head::Head;
+use crate::proto::h1::head::{Framing, Head};
 use crate::proto::http::Fields;
 use crate::proto::ws::handshake;
 use http::Method;
@@ -122,6 +122,15 @@ impl<'a> Request<'a> {
     /// Whether it asks to go on as a WebSocket (RFC 6455 §4.1), rightly or not.
     pub fn wants_websocket(&self) -> bool {
         handshake::is_upgrade(self.head)
+    }
+
+    /// How long the body is, if its head says so: not of one that comes in chunks. 0 if there is none.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.head.framing {
+            Framing::None => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        }
     }
 
     /// The media type of the body, lower-cased, without parameters; empty if there is none.

@@ -53,7 +53,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             };
             fetching.replay = Replay::new(keeps);
         }
+        let is_check = fetching.only.is_some();
         if let Some(upstream) = self.core.upstreams.get_mut(group) {
+            if !is_check {
+                match upstream.enter() {
+                    Ok(()) => fetching.entered = true,
+                    Err(full) => return self.fail_fetch(id, full),
+                }
+            }
             upstream.deposit(self.now);
             let total = upstream.timeouts().total;
             if !total.is_zero()
@@ -389,7 +396,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         let kind = retry::Failure::Status(head.status.as_u16());
         let attempt = fetching.attempt(kind, Sent::Whole, true);
-        let verdict = upstream.verdict(&attempt, self.now);
+        let verdict = upstream.verdict(&attempt, &mut fetching.again, self.now);
         match verdict {
             Verdict::Retry => {
                 fetching.tried.push(server);
@@ -433,7 +440,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         let verdict = match is_check {
             true => Verdict::No("a look at its health"),
-            false => upstream.verdict(&attempt, now),
+            false => upstream.verdict(&attempt, &mut fetching.again, now),
         };
         match verdict {
             Verdict::Retry => {
@@ -559,15 +566,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         passed.push(first);
         let chosen = self.core.upstreams.with(group, |upstream, rng| {
-            let server = upstream.choose(key, None, &passed, now, rng)?;
-            upstream.may_spend(now).then_some(server)
+            upstream.choose(key, None, &passed, now, rng)
         });
         let Some(server) = chosen.flatten() else {
             return;
         };
-        let Some(upstream) = self.core.upstreams.get_mut(group) else {
+        let (Some(upstream), Some(fetching)) = (
+            self.core.upstreams.get_mut(group),
+            self.core.fetches.get_mut(id),
+        ) else {
             return;
         };
+        if upstream.may_spend(&mut fetching.again, now).is_err() {
+            return;
+        }
         match upstream.pool.checkout(server, now) {
             Checkout::Reuse(conn) => self.send_on(conn, id),
             Checkout::Connect => self.dial(group, server, Some(id), true),

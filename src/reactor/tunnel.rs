@@ -41,6 +41,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let is_waiting = self.is_waiting(to) && self.conns.get(to.conn).is_some();
         let group = self.dialled(from.conn).map(|dialled| dialled.group);
         let (true, Some(group)) = (is_waiting && self.exchange_of(from).is_some(), group) else {
+            if self.is_asked(from) {
+                self.let_go(from.conn);
+            }
             return self.abort_answer(to);
         };
         let Some(limit) = self
@@ -61,7 +64,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             active: self.now,
             limit,
         };
-        self.leave_upstream(from.conn);
+        if let Some((dialled, _)) = self.leave_upstream(from.conn) {
+            self.end_answered(&dialled, from.conn, None);
+        }
+        // There is room for another connection.
+        self.run_group(group);
         let key = self.tunnels.insert(tunnel) as u32;
         self.with_tx(to.conn, |tx| {
             let Tx {

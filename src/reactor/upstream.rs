@@ -126,6 +126,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let key = self.dials.insert(dial) as u32;
         if let Some(fetching) = fetch.and_then(|id| self.core.fetches.get_mut(id)) {
             fetching.stage = Stage::Trying;
+            fetching.timings.server = upstream.name_of(server);
             fetching.tries.push(Try::Dialling(key));
         }
         self.race(key);
@@ -524,7 +525,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(upstream) = self.core.upstreams.get_mut(group) else {
             return;
         };
-        if !is_clean || !upstream.shares_connections() {
+        if !is_clean || !upstream.shares_connections() || upstream.is_drained(server) {
             return self.end_upstream(id, FetchError::Closed("it cannot be used again".into()));
         }
         match upstream.pool.give_back(server, id, true, now) {
@@ -677,12 +678,33 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Closes a connection in the middle of an answer that nobody wants.
     pub(super) fn let_go(&mut self, id: ConnId) {
         if let Some((dialled, exchange)) = self.leave_upstream(id) {
+            self.end_answered(&dialled, id, None);
             self.close_upstream(id, "its answer is not wanted");
             if let Some(exchange) = exchange {
                 self.dissolve(exchange, Aborted::Connection);
             }
             self.run_group(dialled.group);
         }
+    }
+
+    /// A fetch is over with the connection that its answer came on. `false`: none did.
+    pub(super) fn end_answered(
+        &mut self,
+        dialled: &Dialled,
+        id: ConnId,
+        error: Option<FetchError>,
+    ) -> bool {
+        let Is::Busy(fetch) = dialled.is else {
+            return false;
+        };
+        let fetching = self.core.fetches.get_mut(fetch);
+        let came_here = |stage| matches!(stage, Stage::Answered(stream) if stream.conn == id);
+        let is_answered = fetching.is_some_and(|fetching| came_here(fetching.stage));
+        if is_answered {
+            self.note_end(fetch, error);
+            self.core.end_fetch(fetch);
+        }
+        is_answered
     }
 
     /// Takes a connection's record; the pool has forgotten it already, or never knew it.
@@ -724,15 +746,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 conn: id,
                 stream: dialled.client.exchange(),
             };
-            let is_answered = self
-                .core
-                .fetches
-                .get_mut(fetch)
-                .is_some_and(|fetching| matches!(fetching.stage, Stage::Answered(_)));
             let seen = !dialled.client.nothing_seen();
+            let is_answered = self.end_answered(&dialled, id, Some(error.clone()));
             if is_answered {
-                self.note_end(fetch, Some(error.clone()));
-                self.core.end_fetch(fetch);
                 self.note_failure(group, server, &error);
             }
             if let Some(exchange) = exchange {

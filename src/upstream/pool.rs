@@ -310,6 +310,8 @@ pub struct Pool<C, W> {
     next_order: u64,
     /// `waiting` is not counted in here.
     queue: QueueCounters,
+    /// Connections there may be over all servers.
+    total: usize,
 }
 
 impl<C: Copy + Ord, W> Pool<C, W> {
@@ -317,6 +319,7 @@ impl<C: Copy + Ord, W> Pool<C, W> {
     pub fn new(bounds: Bounds) -> Pool<C, W> {
         Pool {
             bounds,
+            total: usize::MAX,
             servers: Vec::new(),
             deadlines: BTreeSet::new(),
             waiting: BTreeMap::new(),
@@ -325,6 +328,11 @@ impl<C: Copy + Ord, W> Pool<C, W> {
             next_order: 0,
             queue: QueueCounters::default(),
         }
+    }
+
+    /// The same, with no more than so many connections over all servers.
+    pub fn of_at_most(self, total: usize) -> Pool<C, W> {
+        Pool { total, ..self }
     }
 
     /// The bounds in force.
@@ -388,6 +396,21 @@ impl<C: Copy + Ord, W> Pool<C, W> {
             self.closed(server, c);
         }
         idle
+    }
+
+    /// The idle connections of a server are not used again: [`Pool::poll`] has them closed.
+    pub fn drain_idle(&mut self, server: usize) {
+        let at_once = Instant::default();
+        for (&c, conn) in &mut self.servers[server].conns {
+            let Some(idle) = &mut conn.idle else {
+                continue;
+            };
+            idle.until = at_once;
+            if let Some(timer) = conn.timer.replace(at_once) {
+                self.deadlines.remove(&(timer, server, c));
+            }
+            self.deadlines.insert((at_once, server, c));
+        }
     }
 
     /// A connection to this server for somebody who has just come. `Full` while somebody waits who would take it.
@@ -657,7 +680,12 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         of.idle.iter().rposition(may_be_used)
     }
 
-    /// Whether another connection may be made.
+    /// Connections there are or will be, over all servers.
+    pub fn taken(&self) -> usize {
+        self.servers.iter().map(Server::taken).sum()
+    }
+
+    /// Whether another connection may be made to this server, if there is room for one at all.
     fn may_grow(&self, server: usize) -> bool {
         let of = &self.servers[server];
         !of.retired && of.taken() < self.bounds.most
@@ -665,11 +693,11 @@ impl<C: Copy + Ord, W> Pool<C, W> {
 
     /// Takes an idle connection, or room for another.
     fn take(&mut self, server: usize, now: Instant) -> Checkout<C> {
-        let may_grow = self.may_grow(server);
         let found = self.freshest(server, now);
         let of = &mut self.servers[server];
         let Some((_, c)) = found.and_then(|place| of.idle.remove(place)) else {
-            of.making += usize::from(may_grow);
+            let may_grow = self.may_grow(server) && self.taken() < self.total;
+            self.servers[server].making += usize::from(may_grow);
             return match may_grow {
                 true => Checkout::Connect,
                 false => Checkout::Full,
@@ -691,7 +719,9 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         if self.waiting.is_empty() {
             return None;
         }
-        let has_room = |server| self.may_grow(server) || self.freshest(server, now).is_some();
+        let has_place = self.taken() < self.total;
+        let has_room =
+            |server| has_place && self.may_grow(server) || self.freshest(server, now).is_some();
         (0..self.servers.len())
             .filter(|&server| has_room(server) && usable(server))
             .filter_map(|server| Some((self.first_in_line(server)?, server)))
@@ -708,7 +738,7 @@ impl<C: Copy + Ord, W> Pool<C, W> {
 
     fn warm_up(&mut self, now: Instant, usable: impl Fn(usize) -> bool) -> Option<usize> {
         let warm = self.warm();
-        if warm == 0 {
+        if warm == 0 || self.taken() >= self.total {
             return None;
         }
         for (server, of) in self.servers.iter_mut().enumerate() {
@@ -868,6 +898,44 @@ mod tests {
         let waited = Duration::from_millis(1);
         let served = Action::Serve("ada", 0, Checkout::Connect, waited);
         assert_eq!(pool.poll(at(2), |_| true), Some(served));
+    }
+
+    #[test]
+    fn all_servers_together_have_a_bound_and_a_place_goes_to_whoever_waits() {
+        let mut pool: Pool<u32, &str> = Pool::new(Bounds::default()).of_at_most(2);
+        (0..2).for_each(|_| drop(pool.add_server()));
+        assert_eq!(pool.checkout(0, at(0)), Checkout::Connect);
+        assert_eq!(pool.checkout(1, at(0)), Checkout::Connect);
+        assert_eq!(pool.checkout(1, at(0)), Checkout::Full);
+        pool.wait("ada", None, at(0)).unwrap();
+        assert_eq!(pool.poll(at(0), |_| true), None);
+        pool.connect_failed(0);
+        let served = Action::Serve("ada", 0, Checkout::Connect, Duration::ZERO);
+        assert_eq!(pool.poll(at(0), |_| true), Some(served));
+        // What is idle may be used, though nothing may be made.
+        pool.connected(1, 7, at(0), &mut rng());
+        assert_eq!(pool.give_back(1, 7, true, at(0)), Back::Kept);
+        assert_eq!(pool.checkout(0, at(0)), Checkout::Full);
+        assert_eq!(pool.checkout(1, at(0)), Checkout::Reuse(7));
+        assert_eq!(pool.taken(), 2);
+    }
+
+    #[test]
+    fn what_is_idle_at_a_server_that_is_drained_is_closed_and_not_used() {
+        let mut pool = busy(Bounds::default(), 3);
+        for c in [0, 1] {
+            assert_eq!(pool.give_back(0, c, true, at(0)), Back::Kept);
+        }
+        pool.drain_idle(0);
+        assert_eq!(pool.next_deadline(), Some(Instant::default()));
+        assert_eq!(pool.checkout(0, at(1)), Checkout::Connect);
+        let mut closed = Vec::new();
+        while let Some(Action::Close(0, c)) = pool.poll(at(1), |_| true) {
+            closed.push(c);
+        }
+        assert_eq!(closed, [0, 1]);
+        assert_eq!((pool.counters(0).idle, pool.deadlines.len()), (0, 0));
+        assert_eq!(pool.give_back(0, 2, true, at(2)), Back::Kept);
     }
 
     #[test]

@@ -253,6 +253,11 @@ impl Balance {
         self.servers.get(ix)
     }
 
+    /// How long a server's answers take to come, as the average has decayed until `now`; None while nothing is known.
+    pub fn latency(&self, ix: usize, now: Instant) -> Option<Duration> {
+        self.server(ix)?.latency.get(now, self.policy.decay())
+    }
+
     /// The server was given a request.
     pub fn started(&mut self, ix: usize) {
         self.count(ix, |in_flight| in_flight.saturating_add(1));
