@@ -286,19 +286,17 @@ impl Group {
         local: Option<SocketAddr>,
         out: &mut Vec<u8>,
     ) {
-        let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
         let endpoints = match client {
             None => Endpoints::Local,
             Some(Peer::Unix) => Endpoints::Unknown,
             Some(Peer::Inet(source)) => {
-                let source = canonical(source);
                 let nowhere: IpAddr = match source.is_ipv4() {
                     true => Ipv4Addr::UNSPECIFIED.into(),
                     false => Ipv6Addr::UNSPECIFIED.into(),
                 };
                 Endpoints::Inet {
                     source,
-                    destination: local.map_or(SocketAddr::new(nowhere, 0), canonical),
+                    destination: local.unwrap_or(SocketAddr::new(nowhere, 0)),
                 }
             }
         };

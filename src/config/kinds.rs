@@ -257,14 +257,13 @@ impl Decode for Workers {
 
 impl Decode for Network {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        const WRITE: &str = "an address (\"::1\"), a network (\"10.0.0.0/8\") or \"unix\"";
+        const WRITE: &str = "an address (\"::1\"), a network with nothing behind its prefix (\"10.0.0.0/8\"), or \"unix\"";
         let text = reader.text(value, "a network", WRITE)?;
         match Trusted::parse([text.as_str()]) {
             Ok(_) => Some(Network(text)),
-            // Says nothing of the text: a variable may have put something else there.
+            // Says nothing of the text: a variable may have put a secret there.
             Err(_) => {
-                let title = "not a network, or an address goes on behind its prefix";
-                reader.mistake(value.span(), title, format!("write {WRITE}"));
+                reader.mistake(value.span(), "not a network", format!("write {WRITE}"));
                 None
             }
         }

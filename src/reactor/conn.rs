@@ -248,3 +248,16 @@ impl Conns {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There are as many of these as clients.
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert_eq!(size_of::<Role>(), 8);
+        let size = size_of::<Conn>();
+        assert!(size <= 320, "{size} bytes");
+    }
+}

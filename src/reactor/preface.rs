@@ -14,6 +14,7 @@ use super::io::Stop;
 use crate::base::id::ConnId;
 use crate::net::{Net, Peer, TURNED_AWAY};
 use crate::proto::proxy_protocol::{self, Endpoints, Front};
+use std::net::SocketAddr;
 
 impl<N: Net, S: 'static> Reactor<N, S> {
     /// Takes the header from the front of the input. `None`: HTTP is next.
@@ -36,7 +37,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
         };
         let peer = match endpoints {
-            Endpoints::Inet { source, .. } => Peer::Inet(source),
+            // Never an IPv4 address in IPv6's clothes: it is the same client, whichever way it came.
+            Endpoints::Inet { source, .. } => {
+                Peer::Inet(SocketAddr::new(source.ip().to_canonical(), source.port()))
+            }
             // The path of a socket on another machine says nothing here.
             Endpoints::Local | Endpoints::Unknown | Endpoints::Unix { .. } => conn.peer,
         };
