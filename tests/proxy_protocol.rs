@@ -410,6 +410,26 @@ fn a_reload_says_who_is_trusted_from_now_on() {
     assert_eq!(served.ask(&[&all]), "400 Bad Request");
 }
 
+#[cfg(feature = "config")]
+#[test]
+fn a_config_says_who_is_trusted() {
+    let config = |entries| {
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nproxy_protocol = [{entries}]\n\
+             [[routes]]\npath = \"/\"\nrespond = {{ body = \"here\" }}\n"
+        );
+        let config = loopwright::config::Config::parse("site.toml", &text).unwrap();
+        config.build().unwrap()
+    };
+    let all = [&of("192.0.2.1:4711", "198.51.100.7:443"), LAST].concat();
+    let (builder, app) = config("");
+    let mut served = Served::new(builder, app);
+    assert_eq!(served.ask(&[&all]), "400 Bad Request");
+    let (builder, app) = config("\"192.0.2.0/24\", \"127.0.0.0/8\"");
+    served.server.reload(builder, app).unwrap();
+    assert_eq!(served.ask(&[&all]), "200 here");
+}
+
 /// Header and head together have `timeouts.head`; in any segments, at any moment.
 #[test]
 fn a_header_has_the_time_of_a_head() {
@@ -731,8 +751,7 @@ fn nginx(folder: &Path, at: SocketAddr) -> Program {
     let path = format!("{folder}/nginx.conf");
     std::fs::write(&path, conf).unwrap();
     let mut command = Command::new("nginx");
-    let program = start(command.args(["-p", &folder.to_string(), "-c", &path]), at);
-    program
+    start(command.args(["-p", &folder.to_string(), "-c", &path]), at)
 }
 
 #[test]
