@@ -87,6 +87,7 @@ pub use base::clock::Instant;
 pub use base::id::RequestId;
 pub use net::mio::Listen;
 pub use net::{Peer, Target};
+pub use proto::forwarded::{Trusted, TrustedError};
 pub use proto::h1::body::Trailers;
 pub use proto::http::Fields;
 pub use reactor::{Builder, Reactor, Server};

@@ -15,6 +15,7 @@ use crate::base::wheel::TimerId;
 use crate::net::{Peer, Target};
 use crate::proto::h1::client::ClientBounds;
 use crate::proto::h1::head::HeadLimits;
+use crate::proto::proxy_protocol::{Endpoints, write_v1, write_v2};
 use crate::upstream::balance::{self, Balance, Pick};
 use crate::upstream::circuit::{Counts, Kind};
 use crate::upstream::health::{Change, Health, State};
@@ -22,7 +23,7 @@ use crate::upstream::pool::{Action, Pool, Ticket};
 use crate::upstream::retry::{Attempt, Budget, Quantile, Rules, Verdict, may_retry};
 use http::StatusCode;
 use smallvec::SmallVec;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -294,9 +295,33 @@ impl Group {
         self.settings.introduction == Introduction::None
     }
 
-    /// What a server is told first on a new connection.
-    pub(crate) fn introduce(&self, peer: Option<Peer>, out: &mut Vec<u8>) {
-        let _ = (peer, out);
+    /// What a server is told first on a new connection: whose it is, and where to that client had connected, if
+    /// that is known. Without a client it is our own.
+    pub(crate) fn introduce(
+        &self,
+        client: Option<Peer>,
+        local: Option<SocketAddr>,
+        out: &mut Vec<u8>,
+    ) {
+        let endpoints = match client {
+            None => Endpoints::Local,
+            Some(Peer::Unix) => Endpoints::Unknown,
+            Some(Peer::Inet(source)) => {
+                let nowhere: IpAddr = match source.is_ipv4() {
+                    true => Ipv4Addr::UNSPECIFIED.into(),
+                    false => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                Endpoints::Inet {
+                    source,
+                    destination: local.unwrap_or(SocketAddr::new(nowhere, 0)),
+                }
+            }
+        };
+        match self.settings.introduction {
+            Introduction::None => {}
+            Introduction::V1 => write_v1(out, endpoints),
+            Introduction::V2 => write_v2(out, endpoints),
+        }
     }
 
     /// A server for a request, leaving out those in `passed`.

@@ -3,6 +3,7 @@
 use super::failure::StatusError;
 use crate::base::id::RequestId;
 use crate::net::Peer;
+use crate::proto::forwarded::{self, Trusted};
 use crate::proto::h1::head::{Framing, Head};
 use crate::proto::http::Fields;
 use crate::proto::ws::handshake;
@@ -10,6 +11,7 @@ use http::Method;
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Path parameters in the order of the pattern, percent-decoded.
 pub(crate) type Params<'a> = SmallVec<[(&'a str, Cow<'a, str>); 4]>;
@@ -109,9 +111,27 @@ impl<'a> Request<'a> {
         self.body
     }
 
-    /// Who sent it.
+    /// Who sent it: the other end of the connection, or whom the PROXY protocol has named
+    /// ([`crate::Builder::proxy_protocol`]).
     pub fn remote(&self) -> Peer {
         self.peer
+    }
+
+    /// The client's address, as proxies in front have told it in `Forwarded` or `X-Forwarded-For`: read from the
+    /// right, for as long as those are `trusted` who say it; nobody else can choose what it is. `None` is a Unix
+    /// socket. Without proxies it is that of [`Request::remote`].
+    ///
+    /// ```
+    /// use loopwright::{App, Trusted};
+    /// let trusted = Trusted::parse(["10.0.0.0/8", "unix"]).unwrap();
+    /// let mut app: App = App::new();
+    /// app.get("/whoami", move |_, req, res| match req.client_ip(&trusted) {
+    ///     Some(ip) => res.text(ip.to_string()),
+    ///     None => res.text("somebody on this machine"),
+    /// });
+    /// ```
+    pub fn client_ip(&self, trusted: &Trusted) -> Option<IpAddr> {
+        forwarded::client(self.peer.ip(), &self.head.fields, trusted).address
     }
 
     /// The request's name in logs.

@@ -2,7 +2,7 @@
 //! the reader, the JSON Schema and the test of docs/config.md are made.
 
 use super::decode::{At, Named, OneOrMany, choice, table};
-use super::kinds::{Count, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
+use super::kinds::{Count, Network, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
 use crate::service::access_log::Format;
 use crate::service::bus::RedisSettings;
 use crate::{Limits, Slow, Timeouts};
@@ -38,6 +38,7 @@ pub(super) struct ServerSection {
     pub(super) listen: OneOrMany<At<String>>,
     pub(super) workers: Workers,
     pub(super) server_header: ServerHeader,
+    pub(super) proxy_protocol: Vec<Network>,
     pub(super) middleware: Vec<At<String>>,
 }
 
@@ -51,6 +52,7 @@ impl Default for ServerSection {
             listen: OneOrMany(vec![address]),
             workers: Workers::Number(1),
             server_header: ServerHeader(Some("loopwright".to_string())),
+            proxy_protocol: Vec::new(),
             middleware: Vec::new(),
         }
     }
@@ -60,6 +62,7 @@ table! { ServerSection {
     "Addresses: \"ip:port\", \"[ipv6]:port\", \"localhost:port\", \"unix:/path\". Port 0 takes a free one." listen: OneOrMany<At<String>>,
     "Processes that serve: a number, or \"auto\" for one on each core." workers: Workers,
     "The value of the server field; false leaves it out." server_header: ServerHeader,
+    "Whose connections begin with a PROXY header, version 1 or 2, and have to: \"10.0.0.0/8\", \"::1\", \"unix\"." proxy_protocol: Vec<Network>,
     "Middleware of every answer, by name, in order: \"headers:NAME\"." middleware as "use": Vec<At<String>>,
 } }
 

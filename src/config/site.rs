@@ -7,7 +7,7 @@
 use super::BusConfig;
 use super::checks::{error_status, is_file_below, path_mistake};
 use super::decode::{At, Named, Value};
-use super::kinds::{RedisUrl, ServerHeader, Size};
+use super::kinds::{Network, RedisUrl, ServerHeader, Size};
 use super::model::{
     BusSection, CacheRule, ChannelAction, Document, FilesAction, RespondAction, RouteSection,
 };
@@ -167,7 +167,9 @@ impl<'d> Making<'d> {
             self.app.before(add(fields));
         }
         let ServerHeader(value) = &server.server_header;
-        self.builder = builder.server_header(value.as_deref());
+        self.builder = builder
+            .server_header(value.as_deref())
+            .proxy_protocol(Network::all(&server.proxy_protocol));
     }
 
     fn log(&mut self) {

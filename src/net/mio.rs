@@ -5,7 +5,7 @@
 //! options are inherited from the listener), one epoll_ctl when a connection first has to wait, one
 //! more when a write first falls short, and none ever again.
 
-use super::{ACCEPT_QUEUE, Net, Peer, Ready, Sock, Source, Target, Waker, Work};
+use super::{ACCEPT_QUEUE, Net, Peer, Ready, Sock, Source, TURNED_AWAY, Target, Waker, Work};
 use crate::base::clock::Instant;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
@@ -283,10 +283,6 @@ fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// What a client hears that cannot be served at all. Best effort: it fits in any socket's buffer.
-const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
-
 impl Listener {
     /// A Unix socket's name goes with it.
     fn remove_file(&self) {
@@ -526,6 +522,11 @@ impl Net for MioNet {
         if let Some(stream) = self.streams.try_remove(sock.0 as usize) {
             let _ = stream.sock().send(TURNED_AWAY);
         }
+    }
+
+    fn local(&self, sock: Sock) -> Option<SocketAddr> {
+        let stream = self.streams.get(sock.0 as usize)?;
+        stream.sock().local_addr().ok()?.as_socket()
     }
 
     fn connect(&mut self, to: &Target) -> io::Result<(Sock, Peer)> {

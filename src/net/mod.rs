@@ -25,6 +25,10 @@ use std::time::SystemTime;
 /// lower.
 pub const ACCEPT_QUEUE: i32 = 4096;
 
+/// What a client hears that cannot be served at all. Best effort: it fits in any socket's buffer.
+pub(crate) const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
+
 /// A socket, as its `Net` numbers them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Sock(pub u32);
@@ -146,6 +150,11 @@ pub trait Net {
     fn listeners(&self) -> usize;
     /// Closes a listener for good.
     fn close_listener(&mut self, listener: usize);
+    /// The address on our side of a connection, if it has one.
+    fn local(&self, sock: Sock) -> Option<SocketAddr> {
+        let _ = sock;
+        None
+    }
     /// From now on readability of `sock` is reported under `token`; what is there already, too.
     fn register(&mut self, sock: Sock, token: u64) -> io::Result<()>;
     /// From now on room to write is reported as well.

@@ -7,7 +7,8 @@
 //! accept ─► open ──────────────► closing (answers are out) ─► lingering ─► dead ─► reaped
 //!             └──── broken, cut, refused by time ──────────────────────────▲
 //! ```
-//! A WebSocket begins as HTTP: `http` has then switched, and `role` names what speaks in its place.
+//! A WebSocket begins as HTTP: `http` has then switched, and `role` names what speaks in its place. What a trusted
+//! proxy opens begins as a preface, which says whose connection it is: `peer` is its source from then on.
 //!
 //! Invariants: a dead connection is out of everybody's reach, for its generation is taken from it
 //! at once; `exchange` is there exactly while an answer is being waited for or streamed.
@@ -67,6 +68,8 @@ pub(crate) struct Conn {
 /// What speaks on a connection: with the number of its record, where it has one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Role {
+    /// A PROXY header comes first, and HTTP then: until it has come, nobody knows whose connection it is.
+    Preface,
     /// We serve HTTP.
     Http,
     /// The WebSocket that it has become.
@@ -89,6 +92,11 @@ impl Conn {
             ours: true,
             ..conn
         }
+    }
+
+    /// It is a client's, and is counted for that client's address.
+    pub(crate) fn is_counted(&self) -> bool {
+        !self.ours && self.role != Role::Preface
     }
 
     pub(crate) fn socket(&self) -> Option<u32> {
@@ -221,9 +229,9 @@ impl Conns {
         all.filter(|conn| conn.generation != 0)
     }
 
-    /// Whose the clients' are, those of the dead included.
+    /// Whose the clients' are that are counted, those of the dead included.
     pub(crate) fn peers(&self) -> impl Iterator<Item = Peer> {
-        let clients = self.slab.iter().filter(|(_, conn)| !conn.ours);
+        let clients = self.slab.iter().filter(|(_, conn)| conn.is_counted());
         clients.map(|(_, conn)| conn.peer)
     }
 
@@ -238,5 +246,18 @@ impl Conns {
             .map(id)
             .filter(|id| id.generation != 0)
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There are as many of these as clients.
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert_eq!(size_of::<Role>(), 8);
+        let size = size_of::<Conn>();
+        assert!(size <= 320, "{size} bytes");
     }
 }

@@ -55,7 +55,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Role::Link(_) => self.is_linked(id),
             Role::Upstream(_) => self.is_connected(id),
             Role::Tunnel(_) => !conn.held,
-            Role::Http | Role::Socket(_) => true,
+            Role::Preface | Role::Http | Role::Socket(_) => true,
         };
         if !may_run {
             return;
@@ -129,12 +129,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 let stop = self.serve_upstream(id, &mut rest);
                 return (input.len() - rest.len(), stop);
             }
-            Role::Http | Role::Socket(_) => {}
+            Role::Preface | Role::Http | Role::Socket(_) => {}
         }
         let mut used = 0;
         if conn.socket().is_none() {
             let mut rest = &*input;
-            let stop = self.serve_http(id, &mut rest, budget);
+            let stop = match self.serve_preface(id, &mut rest) {
+                Some(stop) => stop,
+                None => self.serve_http(id, &mut rest, budget),
+            };
             used = input.len() - rest.len();
             if stop != Stop::Switched {
                 return (used, stop);
@@ -261,6 +264,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Role::Link(_) => return self.cut(id, "the other side has closed it"),
             Role::Upstream(_) => return self.on_upstream_eof(id),
             Role::Tunnel(key) => return self.on_tunnel_eof(id, key),
+            // A look whether we listen, most likely.
+            Role::Preface => return self.cut(id, "closed before its PROXY header"),
             Role::Http | Role::Socket(_) => {}
         }
         let cut_off = conn.http.handle_eof();
@@ -374,7 +379,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         match conn.role {
             Role::Link(_) => return self.after_link_flush(id, waits),
             Role::Tunnel(key) => return self.after_tunnel_flush(id, key, waits),
-            Role::Http | Role::Socket(_) | Role::Upstream(_) => {}
+            Role::Preface | Role::Http | Role::Socket(_) | Role::Upstream(_) => {}
         }
         let Some(key) = conn.exchange else {
             if conn.wants_room && waits <= self.limits.high_water / 2 {

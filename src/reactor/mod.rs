@@ -48,6 +48,7 @@ mod groups;
 mod held;
 mod io;
 mod link;
+mod preface;
 mod publish;
 mod server;
 mod settle;
@@ -69,7 +70,8 @@ use crate::app::settings::{Limits, Timeouts};
 use crate::app::stats::LoopStats;
 use crate::base::clock::{Instant, StockFields};
 use crate::base::id::{ConnId, StreamRef};
-use crate::net::{Net, Ready, Source};
+use crate::net::{Net, Peer, Ready, Source};
+use crate::proto::forwarded::Trusted;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::server::{Bounds, Expired};
 use crate::proto::ws::send::Outbound;
@@ -144,6 +146,8 @@ pub struct Reactor<N: Net, S> {
     acceptable: Vec<bool>,
     accept_paused: bool,
     addresses: Addresses,
+    /// Who begins with a PROXY header.
+    proxies: Trusted,
     accept_warned: Option<Instant>,
     stopping: Stopping,
     watch: Watch,
@@ -399,16 +403,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn accept_one(&mut self, listener: usize) {
         match self.net.accept(listener) {
-            Ok((sock, peer)) if self.addresses.is_full(&peer) => {
-                let most = self.limits.connections_per_address;
-                self.warn_accept(&format!(
-                    "{peer}: refused with 503: limits.connections_per_address = {most}"
-                ));
-                self.net.refuse(sock);
-            }
             Ok((sock, peer)) => {
-                self.addresses.enter(&peer);
-                let id = self.conns.insert(Conn::new(sock, peer, self.now));
+                let mut conn = Conn::new(sock, peer, self.now);
+                if self.proxies.contains(peer.ip()) {
+                    conn.role = Role::Preface;
+                } else if !self.admits(&peer) {
+                    return self.net.refuse(sock);
+                }
+                let id = self.conns.insert(conn);
                 self.core.stats.accepted += 1;
                 self.wake(id);
             }
@@ -425,6 +427,19 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 self.core.timers.insert(until, Timer::Accept);
             }
         }
+    }
+
+    /// Counts a connection for its address, if there may be another.
+    fn admits(&mut self, peer: &Peer) -> bool {
+        if self.addresses.is_full(peer) {
+            let most = self.limits.connections_per_address;
+            self.warn_accept(&format!(
+                "{peer}: refused with 503: limits.connections_per_address = {most}"
+            ));
+            return false;
+        }
+        self.addresses.enter(peer);
+        true
     }
 
     /// At most one a second, whatever the reason.
@@ -576,7 +591,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         match conn.role {
             Role::Upstream(_) => return self.on_upstream_deadline(id),
             Role::Tunnel(_) => return self.on_tunnel_deadline(id),
-            Role::Http | Role::Socket(_) | Role::Link(_) => {}
+            Role::Preface | Role::Http | Role::Socket(_) | Role::Link(_) => {}
         }
         if !conn.backlog.is_empty() && now >= conn.progress + self.timeouts.write {
             let taken = self.net.taken(conn.sock);
@@ -603,6 +618,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 self.refuse(id, error);
                 self.wake(id);
             }
+            Expired::Close if conn.role == Role::Preface => {
+                self.distrust(id, "none within timeouts.head");
+            }
             Expired::Close => {
                 conn.http.abort();
                 self.release(id);
@@ -615,7 +633,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if let Some((timer, _)) = conn.timer().take() {
                 self.core.timers.cancel(timer);
             }
-            if !conn.ours {
+            if conn.is_counted() {
                 self.addresses.leave(&conn.peer);
             }
             self.net.close(conn.sock, conn.reset);

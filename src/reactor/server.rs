@@ -20,6 +20,7 @@ use crate::base::topics::TopicLimits;
 use crate::net::Net;
 use crate::net::mio::{Bounds, Listen, MioNet};
 use crate::net::sim::SimNet;
+use crate::proto::forwarded::Trusted;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::ws::send::Outbound;
 use crate::proto::ws::session::Inbound;
@@ -62,6 +63,7 @@ pub struct Builder {
     limits: Limits,
     timeouts: Timeouts,
     server_header: Option<String>,
+    proxy_protocol: Trusted,
     seed: Option<u64>,
 }
 
@@ -92,6 +94,22 @@ impl Builder {
     /// The value of the `server` field; `None` leaves it out. Default `loopwright`.
     pub fn server_header(mut self, value: Option<&str>) -> Self {
         self.server_header = value.map(str::to_string);
+        self
+    }
+
+    /// Whose connections begin with a header of the PROXY protocol, version 1 or 2: those from these
+    /// addresses have to, and from then on are those of the client that the header names, in
+    /// [`crate::Request::remote`], the access log and `limits.connections_per_address`. From anybody else it is a
+    /// malformed request. By default nobody's.
+    ///
+    /// ```
+    /// use loopwright::{App, Server, Trusted};
+    /// let balancers = Trusted::parse(["10.0.0.0/8", "::1"]).unwrap();
+    /// let server = Server::builder().listen("127.0.0.1:0").proxy_protocol(balancers).build(App::new(), ());
+    /// # drop(server);
+    /// ```
+    pub fn proxy_protocol(mut self, proxies: Trusted) -> Self {
+        self.proxy_protocol = proxies;
         self
     }
 
@@ -229,6 +247,7 @@ impl Builder {
                 self.limits.connections,
                 std::iter::empty(),
             ),
+            proxies: self.proxy_protocol,
             commands_left: self.limits.commands_per_turn,
             limits: self.limits,
             timeouts: self.timeouts,
@@ -295,6 +314,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let (now, net) = (self.net.now(), &self.net);
         self.stock.refresh(now, || net.wall_clock());
         (self.limits, self.timeouts) = (builder.limits, builder.timeouts);
+        self.proxies = builder.proxy_protocol;
         let (one, all) = (self.limits.connections_per_address, self.limits.connections);
         self.addresses = Addresses::new(one, all, self.conns.peers());
         self.set_upstreams(&upstreams);
@@ -313,6 +333,7 @@ impl Reactor<MioNet, ()> {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             server_header: Some("loopwright".to_string()),
+            proxy_protocol: Trusted::default(),
             seed: None,
         }
     }

@@ -303,8 +303,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             true => &mut self.cork,
             false => &mut self.spare,
         };
-        if dialled.served == 0 {
-            upstream.introduce(fetching.fetch.peer, cork);
+        if dialled.served == 0 && !upstream.shares_connections() {
+            let client = fetching.fetch.answer.and_then(|to| self.conns.get(to.conn));
+            let local = client.and_then(|client| self.net.local(client.sock));
+            upstream.introduce(fetching.fetch.peer, local, cork);
         }
         let framing = fetching.fetch.framing;
         let begun = dialled
@@ -521,11 +523,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let is_clean = is_clean && dialled.client.is_reusable() && dialled.pooled;
-        let (group, server) = (dialled.group, dialled.server);
+        let (group, server, served) = (dialled.group, dialled.server, dialled.served);
         let Some(upstream) = self.core.upstreams.get_mut(group) else {
             return;
         };
-        if !is_clean || !upstream.shares_connections() || upstream.is_drained(server) {
+        // One on which nothing has been said is anybody's: it is introduced when it is used.
+        let is_free = served == 0 || upstream.shares_connections();
+        if !is_clean || !is_free || upstream.is_drained(server) {
             return self.end_upstream(id, FetchError::Closed("it cannot be used again".into()));
         }
         match upstream.pool.give_back(server, id, true, now) {

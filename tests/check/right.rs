@@ -98,6 +98,12 @@ fn server_and_log() {
     each("server", "listen", &addresses);
     let workers = ["1", "256", "\"auto\"", "\"4\"", "\"${WORKERS:-2}\""];
     each("server", "workers", &workers);
+    let proxies = [
+        "[]",
+        "[\"10.0.0.0/8\", \"::1\", \"unix\"]",
+        "[\"${NET:-192.0.2.0/24}\"]",
+    ];
+    each("server", "proxy_protocol", &proxies);
     let headers = ["\"mine\"", "\"a b/1.0 (c)\"", "false"];
     each("server", "server_header", &headers);
     let levels = [

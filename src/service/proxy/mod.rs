@@ -18,11 +18,12 @@ use crate::proto::forwarded::Trusted;
 use crate::proto::h1::error::ClientError;
 use crate::proto::h1::head::Framing;
 use crate::{
-    App, Ctx, Fetch, FetchError, Fetched, Incoming as Body, Method, Request, Responder, Response,
-    Route,
+    App, Ctx, Fetch, FetchError, Fetched, Incoming as Body, Method, Peer, Request, Responder,
+    Response, Route,
 };
 use bytes::Bytes;
 use fields::{Asker, Incoming, Rules, Stop, Towards};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -172,7 +173,8 @@ impl Proxy {
         let key = self.key_of(&incoming);
         let method = req.method().clone();
         let mut fetch = Fetch::ready(method, out, framing, upgrade.is_some());
-        (fetch.peer, fetch.expects_continue) = (Some(req.remote()), towards.expects_continue);
+        fetch.peer = Some(introduced(req.remote(), incoming.client.address));
+        fetch.expects_continue = towards.expects_continue;
         if let Some(key) = key {
             fetch = fetch.key(&key);
         }
@@ -311,6 +313,15 @@ impl Proxy {
             Key::Cookie(name) => fields::cookie(&incoming.fields, name).map(<[u8]>::to_vec),
         };
         Some(found.unwrap_or_else(address))
+    }
+}
+
+/// Whom a server is told of by the PROXY protocol: the client that trusted proxies have named, of whom no port
+/// is known, else our own peer.
+fn introduced(peer: Peer, believed: Option<IpAddr>) -> Peer {
+    match believed {
+        Some(ip) if peer.ip().map(|ip| ip.to_canonical()) != Some(ip) => Peer::Inet((ip, 0).into()),
+        _ => peer,
     }
 }
 
