@@ -1,0 +1,62 @@
+//! Upstreams in the simulated network: a proxy between clients that send and leave as they like, and servers that
+//! refuse, hang, die and talk nonsense. Each request has a name of its own, and all bodies consist of it, so that a
+//! stranger's bytes are seen wherever they come up. What must hold is in `run.rs`, and where it is seen.
+//!
+//! `LOOPWRIGHT_SIM_SEED=n` runs one seed with a log; `LOOPWRIGHT_SIM_SEEDS=n` runs that many, from
+//! `LOOPWRIGHT_SIM_FROM` on.
+
+mod client;
+mod reader;
+mod record;
+mod run;
+mod upstream;
+
+use run::{Run, run};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+const SEEDS: u64 = 500;
+
+#[test]
+fn seeds() {
+    let number = |name| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().expect(name))
+    };
+    if let Some(seed) = number("LOOPWRIGHT_SIM_SEED") {
+        env_logger::builder()
+            .filter_level(log::LevelFilter::Debug)
+            .format_timestamp(None)
+            .target(env_logger::Target::Stdout)
+            .init();
+        let run = run(seed, true);
+        println!("seed {seed} is well: {run:?}");
+        return;
+    }
+    let from = number("LOOPWRIGHT_SIM_FROM").unwrap_or(0);
+    let mut sum = Run::default();
+    let seeds = number("LOOPWRIGHT_SIM_SEEDS").unwrap_or(SEEDS);
+    for seed in from..from + seeds {
+        let first = catch_unwind(AssertUnwindSafe(|| run(seed, false)));
+        let Ok(first) = first else {
+            panic!(
+                "seed {seed}; replay: LOOPWRIGHT_SIM_SEED={seed} cargo test --test simulation_upstream -- --nocapture"
+            );
+        };
+        let second = run(seed, false);
+        assert!(
+            first == second,
+            "seed {seed} runs otherwise the second time"
+        );
+        sum += first;
+    }
+    println!("{sum:?}");
+    assert!(
+        seeds < SEEDS
+            || sum.answered > 1000
+                && sum.cut > 50
+                && sum.refused > 50
+                && sum.tunnels > 50
+                && sum.retried > 50,
+        "it tests nothing"
+    );
+}
