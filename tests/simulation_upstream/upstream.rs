@@ -66,6 +66,7 @@ pub(crate) struct Upstream {
     pub(crate) wakes: Option<Instant>,
     served: usize,
     token: Option<Token>,
+    last: Token,
     /// It does not count against the pool.
     pub(crate) is_apart: bool,
     stalled: Option<Instant>,
@@ -109,6 +110,7 @@ impl Upstream {
             wakes: None,
             served: 0,
             token: None,
+            last: Token::new(),
             is_apart: false,
             stalled: None,
             pausing: None,
@@ -186,9 +188,12 @@ impl Upstream {
             if self.served > 0 && self.token.is_none() && rng.u32(0..2000) < self.manner.bad {
                 record.idle_faults += 1;
                 self.state = State::Dead;
-                match rng.bool() {
-                    true => net.finish(self.wire),
-                    false => net.reset(self.wire),
+                if rng.bool() {
+                    net.finish(self.wire);
+                } else {
+                    // The end of its last answer may still be on the way.
+                    record.fault(&self.last, "reset when idle");
+                    net.reset(self.wire);
                 }
             }
             return Ok(());
@@ -510,7 +515,7 @@ impl Upstream {
                 self.plan = None;
                 self.sent = 0;
                 self.served += 1;
-                self.token = None;
+                self.last = self.token.take().unwrap_or_default();
                 self.reader.next();
             }
             Then::Finish => {
