@@ -287,6 +287,8 @@ pub(crate) struct Fetching<S> {
     pub(crate) hedged: bool,
     /// When a second server is asked.
     pub(crate) hedge_at: Option<Instant>,
+    /// When its body is sent, whether or not the server has said that it wants it.
+    pub(crate) body_at: Option<Instant>,
     /// When there must be an answer.
     pub(crate) deadline: Option<Instant>,
     pub(crate) timer: Option<WheelId>,
@@ -372,6 +374,7 @@ impl<S> Fetches<S> {
             tries: SmallVec::new(),
             hedged: false,
             hedge_at: None,
+            body_at: None,
             deadline: None,
             timer: None,
             timings: Timings::default(),

@@ -48,7 +48,7 @@ pub(crate) struct Client {
     /// It takes nothing until then; and how often it does that.
     stalled: Option<Instant>,
     stalls: u8,
-    pub(crate) wakes: Option<Instant>,
+    wakes: Option<Instant>,
     continued: bool,
     pub(crate) statuses: Vec<u16>,
     /// The last answer was cut off, or the connection closed behind it by right.
@@ -126,6 +126,10 @@ impl Client {
             && !self.has_ended
             && !self.excused
             && (self.is_pipelining || self.asking <= self.answered)
+    }
+
+    pub(crate) fn wakes(&self) -> Option<Instant> {
+        self.wakes.filter(|_| !self.is_broken)
     }
 
     /// What was told wrong, if anything.
@@ -324,6 +328,7 @@ impl Client {
                     self.stats[2] += 1
                 }
                 (503, None) if record.may_be_full => self.stats[2] += 1,
+                (504, None) if record.may_be_late => self.stats[2] += 1,
                 (status, None) => return Err(say(format!("{status}, and nobody is to blame"))),
             }
             self.statuses.push(answer.status);
@@ -373,7 +378,7 @@ impl Client {
             self.stats[0] += 1;
             return Ok(());
         }
-        if self.excused || faults.is_some() && self.used < self.looked {
+        if self.excused || faults.is_some() && (ask.upgrades || self.used < self.looked) {
             return Ok(());
         }
         if self.answered < self.asking {

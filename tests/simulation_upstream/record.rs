@@ -32,6 +32,8 @@ pub(crate) struct Record {
     pub(crate) idle_faults: usize,
     /// There may be too many for the queue, or too few servers.
     pub(crate) may_be_full: bool,
+    /// All tries together have a limit.
+    pub(crate) may_be_late: bool,
     /// What the server has done wrong.
     pub(crate) errors: Vec<String>,
     pub(crate) tunnels: usize,

@@ -70,6 +70,9 @@ pub(crate) fn run(seed: u64, tell: bool) -> Run {
     while !world.clients.iter().all(Client::is_done) {
         world.step(seed);
         spent += 1;
+        if world.server.net_mut().is_quiet() {
+            world.fail(seed, "nothing moves any more");
+        }
         let took = world.server.net_mut().now() - begun;
         if spent > MOST_TURNS || took > Duration::from_secs(900) {
             world.fail(seed, &format!("it goes on and on: {spent} turns, {took:?}"));
@@ -169,6 +172,10 @@ impl World {
             ])
             .expect("some");
         let servers = (0..rng.usize(1..4)).map(|n| format!("http://10.0.0.{n}:8080"));
+        let total = match !is_well && rng.u8(0..5) == 0 {
+            true => millis(&mut rng, 500, 20_000),
+            false => Duration::ZERO,
+        };
         let upstream = Upstream::new(servers)
             .balance(balance)
             .pool(pool)
@@ -179,12 +186,9 @@ impl World {
                 connect: Duration::from_millis(800),
                 first_byte: patience,
                 read: patience,
-                total: if !is_well && rng.u8(0..5) == 0 {
-                    millis(&mut rng, 500, 20_000)
-                } else {
-                    Duration::ZERO
-                },
+                total,
                 tunnel: Duration::from_secs(60),
+                ..UpstreamTimeouts::default()
             });
         if tell {
             println!("{limits:?}\n{faults:?}\n{manner:?}\n{upstream:?}");
@@ -214,6 +218,7 @@ impl World {
             peers: Vec::new(),
             record: Record {
                 may_be_full: !is_well,
+                may_be_late: !total.is_zero(),
                 ..Record::default()
             },
             rng,
@@ -276,10 +281,8 @@ impl World {
         let now = net.now();
         let is_busy =
             self.clients.iter().any(Client::is_busy) || self.peers.iter().any(Peer::is_busy);
-        let wakes = self.clients.iter().filter_map(|client| client.wakes);
-        let wakes = wakes
-            .chain(self.peers.iter().filter_map(|peer| peer.wakes))
-            .min();
+        let wakes = self.clients.iter().filter_map(Client::wakes);
+        let wakes = wakes.chain(self.peers.iter().filter_map(Peer::wakes)).min();
         // Who has news may have something to do with it.
         let mut news = DefaultHasher::new();
         let wires = self.clients.iter().map(|client| client.wire);
@@ -424,10 +427,22 @@ impl World {
         for (n, client) in self.clients.iter().enumerate() {
             told.push_str(&format!("client {n}: {}\n", client.describe()));
         }
+        for peer in &self.peers {
+            if let Some(said) = peer.describe(self.server.net_mut()) {
+                told.push_str(&format!("{said}\n"));
+            }
+        }
         told.push_str(&format!(
             "faults: {:?}\n{:?}",
             self.record.faults,
             self.server.under_way()
+        ));
+        let (runnable, timers) = (self.server.is_runnable(), self.server.timers());
+        let net = self.server.net_mut();
+        told.push_str(&format!(
+            "\nrunnable {runnable}, {timers} timers, still {}, {} empty polls",
+            net.is_still(),
+            net.empty_polls()
         ));
         panic!(
             "seed {seed}, turn {}, {:?}: {why}\n{told}",

@@ -44,6 +44,7 @@ pub(crate) struct Manner {
     pub(crate) patience: Duration,
 }
 
+#[derive(Debug)]
 enum State {
     /// Not made before then; never, if that does not come.
     Connecting(Option<Instant>),
@@ -63,7 +64,7 @@ pub(crate) struct Upstream {
     reader: Reader,
     plan: Option<Plan>,
     sent: usize,
-    pub(crate) wakes: Option<Instant>,
+    wakes: Option<Instant>,
     served: usize,
     token: Option<Token>,
     last: Token,
@@ -120,6 +121,10 @@ impl Upstream {
         }
     }
 
+    pub(crate) fn wakes(&self) -> Option<Instant> {
+        self.wakes.filter(|_| !matches!(self.state, State::Dead))
+    }
+
     /// It has more to do than wait.
     pub(crate) fn is_busy(&self) -> bool {
         match self.state {
@@ -130,6 +135,24 @@ impl Upstream {
             }),
             State::Dead | State::Connecting(_) => false,
         }
+    }
+
+    pub(crate) fn describe(&self, net: &mut SimNet) -> Option<String> {
+        let plan = self.plan.as_ref()?;
+        let said = format!(
+            "server {}: {:?} ({}), {} of {} bytes said, then {:?}, busy {}, wakes {:?}, drips {}, request whole {}",
+            self.server,
+            self.token,
+            plan.what,
+            self.sent,
+            plan.bytes.len(),
+            plan.then,
+            self.is_busy(),
+            self.wakes,
+            plan.drips,
+            self.reader.is_whole(),
+        );
+        self.is_open(net).then_some(said)
     }
 
     pub(crate) fn is_open(&self, net: &mut SimNet) -> bool {
@@ -350,7 +373,7 @@ impl Upstream {
             if !is_empty && !is_open {
                 head.push_str(&format!("content-length: {size}\r\n"));
             }
-            if is_open {
+            if is_open && method != "HEAD" {
                 plan.then = Then::Finish;
             } else if rng.u8(0..10) == 0 {
                 head.push_str("connection: close\r\n");
@@ -450,6 +473,7 @@ impl Upstream {
                 "takes nothing for a while"
             }
             13 => {
+                plan.drips = false;
                 let many = "x-more: 1\r\n".repeat(7000);
                 let many = format!("HTTP/1.1 200 OK\r\n{many}\r\n");
                 plan.bytes.splice(interims.., many.into_bytes());
