@@ -81,6 +81,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             // What has come already is the other's.
             self.wake(id);
         }
+        // Its place is another's.
+        self.run_group(group);
     }
 
     fn side(&mut self, key: u32, id: ConnId) -> Option<(&mut Tunnel, usize)> {
