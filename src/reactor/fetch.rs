@@ -22,6 +22,7 @@ use crate::base::id::{ConnId, FetchId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::response::ResponseHead;
+use crate::proto::http::list;
 use crate::upstream::pool::Checkout;
 use crate::upstream::retry::{self, Replay, Sent, Verdict};
 use bytes::Bytes;
@@ -269,15 +270,23 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         }
         let mut fields = FieldBlock::default();
+        // Of this connection alone (RFC 9110 §7.6.1), or meaningless in an interim answer.
+        let own = [
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "content-length",
+            "transfer-encoding",
+            "upgrade",
+            "trailer",
+            "te",
+        ];
+        let is_named = |name: &str| {
+            let mut options = head.fields.get_all("connection").flat_map(list);
+            options.any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+        };
         for (name, value) in head.fields.iter() {
-            let no = [
-                "content-length",
-                "transfer-encoding",
-                "upgrade",
-                "trailer",
-                "te",
-            ];
-            if !no.iter().any(|no| name.eq_ignore_ascii_case(no)) {
+            if !own.iter().any(|own| name.eq_ignore_ascii_case(own)) && !is_named(name) {
                 fields.push(name.as_bytes(), value);
             }
         }
