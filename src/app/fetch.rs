@@ -285,6 +285,8 @@ pub(crate) struct Fetching<S> {
     pub(crate) tries: SmallVec<[Try; 2]>,
     /// It has been.
     pub(crate) hedged: bool,
+    /// Tries that came to no connection.
+    pub(crate) unmade: u32,
     /// When a second server is asked.
     pub(crate) hedge_at: Option<Instant>,
     /// When its body is sent, whether or not the server has said that it wants it.
@@ -321,7 +323,7 @@ impl<S> Fetching<S> {
                 Outgoing::Stream(_) => self.replay.body(),
             },
             failure,
-            tries: self.timings.tries.max(1),
+            tries: (self.timings.tries + self.unmade).max(1),
             deadline: self.deadline,
         }
     }
@@ -373,6 +375,7 @@ impl<S> Fetches<S> {
             stage: Stage::Asked,
             tries: SmallVec::new(),
             hedged: false,
+            unmade: 0,
             hedge_at: None,
             body_at: None,
             deadline: None,

@@ -267,6 +267,11 @@ impl SimNet {
         self.failing_connects = times;
     }
 
+    /// How many of those have not been tried.
+    pub fn connects_failing(&self) -> u32 {
+        self.failing_connects
+    }
+
     fn wire(&mut self, client: Client) -> &mut Wire {
         // A Client is only made by `connect`, and wires are never removed.
         &mut self.wires[client.0 as usize]

@@ -213,6 +213,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         match dial.fetch {
             Some(fetch) => {
+                if let Some(fetching) = self.core.fetches.get_mut(fetch) {
+                    fetching.unmade += 1;
+                }
                 let attempt = Try::Dialling(key);
                 self.fail_try(fetch, attempt, dial.server, dial.why, Sent::Nothing, false);
             }
@@ -729,7 +732,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 .fetches
                 .get_mut(fetch)
                 .is_some_and(|fetching| matches!(fetching.stage, Stage::Answered(_)));
-            let seen = !dialled.client.nothing_seen();
+            let seen = dialled.client.has_seen();
             if is_answered {
                 self.note_end(fetch, Some(error.clone()));
                 self.core.end_fetch(fetch);

@@ -9,6 +9,7 @@ mod client;
 mod reader;
 mod record;
 mod run;
+mod sure;
 mod upstream;
 
 use run::{Run, run};
