@@ -222,7 +222,8 @@ impl Upstream {
             return Ok(());
         }
         if self.reader.is_whole() {
-            if all.len() > self.reader.used {
+            let is_well = self.plan.as_ref().is_some_and(|plan| plan.what == "well");
+            if is_well && all.len() > self.reader.used {
                 return Err(format!(
                     "before the answer was out: {}",
                     text(&all[self.reader.used..])
@@ -340,7 +341,7 @@ impl Upstream {
             false => "200 OK",
         };
         let status = match (is_bad, rng.u8(0..10)) {
-            (true, 0) => "503 Service Unavailable",
+            (true, 0) if !is_empty => "503 Service Unavailable",
             _ => status,
         };
         let version = match framing {
