@@ -145,7 +145,8 @@ fn time_for_which_a_client_holds_an_answer_is_not_the_servers() {
     world.pass(Duration::from_secs(10));
     world.net().stall(client, false);
     world.pass(Duration::from_secs(1));
-    world.say(server, "y");
+    let rest = "x".repeat(70_000 - sent) + "y";
+    world.say(server, &rest);
     world.pass(Duration::from_secs(1));
     assert!(
         world.heard(client).ends_with("xy"),
