@@ -285,8 +285,12 @@ pub(crate) struct Fetching<S> {
     pub(crate) tries: SmallVec<[Try; 2]>,
     /// It has been.
     pub(crate) hedged: bool,
+    /// Tries that came to no connection.
+    pub(crate) unmade: u32,
     /// When a second server is asked.
     pub(crate) hedge_at: Option<Instant>,
+    /// When its body is sent, whether or not the server has said that it wants it.
+    pub(crate) body_at: Option<Instant>,
     /// When there must be an answer.
     pub(crate) deadline: Option<Instant>,
     pub(crate) timer: Option<WheelId>,
@@ -323,7 +327,7 @@ impl<S> Fetching<S> {
                 Outgoing::Stream(_) => self.replay.body(),
             },
             failure,
-            tries: self.timings.tries.max(1),
+            tries: (self.timings.tries + self.unmade).max(1),
             deadline: self.deadline,
         }
     }
@@ -375,7 +379,9 @@ impl<S> Fetches<S> {
             stage: Stage::Asked,
             tries: SmallVec::new(),
             hedged: false,
+            unmade: 0,
             hedge_at: None,
+            body_at: None,
             deadline: None,
             timer: None,
             timings: Timings::default(),

@@ -129,6 +129,8 @@ pub struct UpstreamTimeouts {
     pub connect: Duration,
     /// From the end of the request to the first byte of the answer; 504 past it. Default 30 s.
     pub first_byte: Duration,
+    /// For `100 Continue`, if the client waits for it; then the body is sent without (RFC 9110 §10.1.1). Default 1 s.
+    pub expect: Duration,
     /// Between two pieces of the answer, or of the request being taken. Default 30 s.
     pub read: Duration,
     /// For a whole fetch up to its answer's head, with all tries; 504 past it. 0: no limit, which is the
@@ -143,6 +145,7 @@ impl Default for UpstreamTimeouts {
         UpstreamTimeouts {
             connect: Duration::from_secs(3),
             first_byte: Duration::from_secs(30),
+            expect: Duration::from_secs(1),
             read: Duration::from_secs(30),
             total: Duration::ZERO,
             tunnel: Duration::from_secs(3600),

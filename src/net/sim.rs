@@ -78,6 +78,9 @@ struct Wire {
     token: Option<u64>,
     wants_write: bool,
     accepted: bool,
+    /// Where the server means to go, if it has made it; and it is not there yet.
+    target: Option<Target>,
+    hangs: bool,
     /// Sent by the client, still on the way; then what the server may read.
     on_the_way: VecDeque<u8>,
     arrived: VecDeque<u8>,
@@ -141,6 +144,7 @@ pub struct SimNet {
     listeners: Vec<Option<VecDeque<Client>>>,
     listener_edges: Vec<bool>,
     dialled: VecDeque<Client>,
+    failing_connects: u32,
     /// Accepts that still fail for want of a descriptor.
     exhausted: u32,
     accept_error: Errno,
@@ -168,6 +172,7 @@ impl SimNet {
             listeners: vec![Some(VecDeque::new())],
             listener_edges: vec![false],
             dialled: VecDeque::new(),
+            failing_connects: 0,
             exhausted: 0,
             accept_error: Errno::MFILE,
             work: Vec::new(),
@@ -235,6 +240,36 @@ impl SimNet {
     /// The other end of the next connection that the server has made; [`SimNet::reset`] refuses it.
     pub fn dialled(&mut self) -> Option<Client> {
         self.dialled.pop_front()
+    }
+
+    /// Where the server has connected to, if this connection is one that it has made.
+    pub fn target(&self, client: Client) -> Option<&Target> {
+        self.wires.get(client.0 as usize)?.target.as_ref()
+    }
+
+    /// What the server has not read yet of what it was sent.
+    pub fn unread(&self, client: Client) -> usize {
+        let wire = self.wires.get(client.0 as usize);
+        wire.map_or(0, |wire| wire.on_the_way.len() + wire.arrived.len())
+    }
+
+    /// A connection that the server makes is not made as long as it hangs; said before the next turn, from
+    /// the first moment on.
+    pub fn hang(&mut self, client: Client, hangs: bool) {
+        let wire = self.wire(client);
+        wire.writable_edge |= wire.hangs && !hangs;
+        wire.hangs = hangs;
+        wire.writable_edge &= !hangs;
+    }
+
+    /// The next `times` connections that the server means to make fail at once.
+    pub fn fail_connects(&mut self, times: u32) {
+        self.failing_connects = times;
+    }
+
+    /// How many of those have not been tried.
+    pub fn connects_failing(&self) -> u32 {
+        self.failing_connects
     }
 
     fn wire(&mut self, client: Client) -> &mut Wire {
@@ -673,23 +708,34 @@ impl Net for SimNet {
         self.close(sock, false);
     }
 
-    fn connect(&mut self, _: &Target) -> io::Result<(Sock, Peer)> {
+    fn connect(&mut self, to: &Target) -> io::Result<(Sock, Peer)> {
+        if self.failing_connects > 0 {
+            self.failing_connects -= 1;
+            return Err(Errno::NETUNREACH.into());
+        }
         let (least, most) = self.faults.send_buffer;
         let wire = Wire {
             send_room: self.rng.usize(least..=most.max(least)),
             accepted: true,
+            target: Some(to.clone()),
             ..Wire::default()
         };
         let client = Client(self.wires.len() as u32);
         self.wires.push(wire);
         self.dialled.push_back(client);
-        Ok((Sock(client.0), Peer::Inet(([192, 0, 2, 2], 6379).into())))
+        let peer = match to {
+            Target::Inet(address) => Peer::Inet(*address),
+            Target::Unix(_) => Peer::Unix,
+        };
+        Ok((Sock(client.0), peer))
     }
 
     fn finish_connect(&mut self, sock: Sock) -> io::Result<()> {
-        match self.wire(Client(sock.0)).reset {
-            true => Err(io::ErrorKind::ConnectionRefused.into()),
-            false => Ok(()),
+        let wire = self.wire(Client(sock.0));
+        match (wire.reset, wire.hangs) {
+            (true, _) => Err(io::ErrorKind::ConnectionRefused.into()),
+            (false, true) => Err(io::ErrorKind::WouldBlock.into()),
+            (false, false) => Ok(()),
         }
     }
 
@@ -720,7 +766,7 @@ impl Net for SimNet {
     fn want_write(&mut self, sock: Sock, _token: u64) -> io::Result<()> {
         let wire = self.wire(Client(sock.0));
         wire.wants_write = true;
-        wire.writable_edge |= wire.room() > 0;
+        wire.writable_edge |= wire.room() > 0 && !wire.hangs;
         wire.readable_edge |= wire.has_input();
         Ok(())
     }

@@ -156,6 +156,10 @@ impl Conn {
         &mut self.timer
     }
 
+    pub(crate) fn has_timer(&self) -> bool {
+        self.timer.is_some()
+    }
+
     /// Answers are out, input is worthless: only closing is left.
     pub(crate) fn is_spent(&self) -> bool {
         self.http.is_closed() && !self.http.is_answering() && self.backlog.is_empty()

@@ -17,10 +17,12 @@ use crate::app::ctx::Timer;
 use crate::app::fetch::{FetchError, Fetched, Outgoing, Stage, Timings, Try};
 use crate::app::group::Tried;
 use crate::app::stream::Incoming;
+use crate::base::clock::Instant;
 use crate::base::id::{ConnId, FetchId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::response::ResponseHead;
+use crate::proto::http::list;
 use crate::upstream::pool::Checkout;
 use crate::upstream::retry::{self, Replay, Sent, Verdict};
 use bytes::Bytes;
@@ -164,7 +166,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Outgoing::Stream(_) => {
                 self.replay(id, to);
                 return match from {
-                    Some(_) if expects => {}
+                    Some(from) if expects && !self.is_fed(id, from) => self.await_continue(id),
                     Some(from) => self.take_upload(id, from, to),
                     None => self.end_request(to),
                 };
@@ -174,6 +176,23 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.write_piece(to, Body::Owned(whole));
         }
         self.end_request(to);
+    }
+
+    /// Whether the client's body was asked for, at an earlier try.
+    fn is_fed(&mut self, id: FetchId, from: StreamRef) -> bool {
+        let upload = self.exchange_of(from).map(|exchange| &exchange.upload);
+        matches!(upload, Some(Upload::Fetch(fetch)) if *fetch == id)
+    }
+
+    /// A server that never says so may want the body all the same: some do not know the expectation.
+    fn await_continue(&mut self, id: FetchId) {
+        let now = self.now;
+        if let Some(fetching) = self.core.fetches.get_mut(id)
+            && let Some(upstream) = self.core.upstreams.get(fetching.group)
+        {
+            fetching.body_at = Some(now + upstream.timeouts().expect);
+            self.arm_fetch(id);
+        }
     }
 
     /// What has come of a body before this try.
@@ -241,6 +260,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let (upload, sent, answer) = (fetching.upload, fetching.sent_on(), fetching.fetch.answer);
         if head.status == http::StatusCode::CONTINUE {
+            fetching.body_at = None;
             if let (Some(from), Some(to)) = (upload, sent) {
                 self.take_upload(fetch, from, to);
             }
@@ -257,15 +277,23 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         }
         let mut fields = FieldBlock::default();
+        // Of this connection alone (RFC 9110 §7.6.1), or meaningless in an interim answer.
+        let own = [
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "content-length",
+            "transfer-encoding",
+            "upgrade",
+            "trailer",
+            "te",
+        ];
+        let is_named = |name: &str| {
+            let mut options = head.fields.get_all("connection").flat_map(list);
+            options.any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+        };
         for (name, value) in head.fields.iter() {
-            let no = [
-                "content-length",
-                "transfer-encoding",
-                "upgrade",
-                "trailer",
-                "te",
-            ];
-            if !no.iter().any(|no| name.eq_ignore_ascii_case(no)) {
+            if !own.iter().any(|own| name.eq_ignore_ascii_case(own)) && !is_named(name) {
                 fields.push(name.as_bytes(), value);
             }
         }
@@ -330,7 +358,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         fetching.stage = Stage::Answered(stream);
-        (fetching.deadline, fetching.hedge_at) = (None, None);
+        (fetching.deadline, fetching.hedge_at, fetching.body_at) = (None, None, None);
         let losers = std::mem::take(&mut fetching.tries);
         fetching.tries.push(Try::Sent(stream));
         if let Some(timer) = fetching.timer.take() {
@@ -448,7 +476,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     "upstream {}: tried again: {error}",
                     fetching.timings.upstream
                 );
-                fetching.stage = Stage::Asked;
+                (fetching.stage, fetching.body_at) = (Stage::Asked, None);
                 if let Some(from) = fetching.upload {
                     self.hold(from.conn);
                 }
@@ -512,7 +540,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(fetching) = self.core.fetches.get_mut(id) else {
             return;
         };
-        let due = fetching.hedge_at.into_iter().chain(fetching.deadline).min();
+        let dues = [fetching.hedge_at, fetching.body_at, fetching.deadline];
+        let due = dues.into_iter().flatten().min();
         let timer = fetching.timer.take();
         if let Some(timer) = timer {
             self.core.timers.cancel(timer);
@@ -543,7 +572,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             return self.fail_fetch(id, FetchError::Deadline(now - begun));
         }
-        if fetching.hedge_at.take().is_some_and(|at| at <= now) {
+        let is_due = |at: &mut Instant| *at <= now;
+        let hedges = fetching.hedge_at.take_if(is_due).is_some();
+        let sends = fetching.body_at.take_if(is_due).is_some();
+        if sends && let (Some(from), Some(to)) = (fetching.upload, fetching.sent_on()) {
+            self.take_upload(id, from, to);
+        }
+        if hedges {
             self.hedge(id);
         }
         self.arm_fetch(id);

@@ -1,9 +1,11 @@
 //! Floor 3. What connections keep in memory, for a simulation to hold against the limits after each turn.
 
 use super::Reactor;
-use super::conn::Conn;
+use super::conn::{Conn, Role};
 use super::exchange::Upload;
+use super::upstream::Is;
 use crate::net::Net;
+use crate::upstream::pool::{Counters, QueueCounters};
 
 /// What one connection keeps, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,7 +20,41 @@ pub struct Held {
     pub body: (usize, u64),
 }
 
+/// How much is under way towards upstreams.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnderWay {
+    /// Fetches.
+    pub fetches: usize,
+    /// Connections that are being made.
+    pub dials: usize,
+    /// Connections to upstreams: being made, in use and idle.
+    pub dialled: usize,
+    /// Tunnels.
+    pub tunnels: usize,
+    /// Of each upstream: who waits, and its servers' connections.
+    pub pools: Vec<(QueueCounters, Vec<Counters>)>,
+}
+
 impl<N: Net, S: 'static> Reactor<N, S> {
+    /// What is under way towards upstreams.
+    #[doc(hidden)]
+    pub fn under_way(&self) -> UnderWay {
+        let upstreams = &self.core.upstreams;
+        let groups = upstreams.numbers().filter_map(|group| upstreams.get(group));
+        let pools = groups.map(|group| {
+            let servers = 0..group.servers.len();
+            let counters = servers.map(|server| group.pool.counters(server));
+            (group.pool.queue(), counters.collect())
+        });
+        UnderWay {
+            fetches: self.core.fetches.len(),
+            dials: self.dials.len(),
+            dialled: self.dialled.len(),
+            tunnels: self.tunnels.len(),
+            pools: pools.collect(),
+        }
+    }
+
     /// What each living connection keeps.
     #[doc(hidden)]
     pub fn held(&self) -> impl Iterator<Item = Held> {
@@ -52,6 +88,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             conn.backlog.bytes() <= self.limits.high_water / 2,
         );
         let may_read = conn.readable && !conn.eof;
+        if conn.deadline.is_some() && !conn.has_timer() {
+            return Some("its deadline has no timer");
+        }
+        if let Role::Upstream(key) = conn.role
+            && let Some(dialled) = self.dialled.get(key as usize)
+            && matches!(dialled.is, Is::Connecting(_))
+        {
+            return (!conn.blocked).then_some("it may be connected");
+        }
+        if let Role::Tunnel(key) = conn.role {
+            let waits = self.tunnel_waits(key, conn);
+            if conn.held && waits.is_some_and(|waits| waits <= self.limits.high_water / 2) {
+                return Some("the other side of its tunnel has room");
+            }
+        }
         if conn.linger_until.is_some() {
             return may_read.then_some("there is more to drop");
         }
@@ -61,9 +112,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let is_fed = exchange.flow.is_some() && !exchange.feeders.is_empty();
             is_fed || !exchange.on_drain.is_empty()
         });
-        let wants_input = match http.is_answering() {
-            true => http.has_body_to_come() && !conn.held,
-            false => !http.is_closed() && !conn.wants_room,
+        let wants_input = match conn.role {
+            Role::Upstream(_) | Role::Tunnel(_) => !conn.held,
+            _ if http.is_answering() => http.has_body_to_come() && !conn.held,
+            _ => !http.is_closed() && !conn.wants_room,
         };
         let reasons = [
             (conn.is_spent(), "only closing is left"),

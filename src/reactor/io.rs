@@ -54,8 +54,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let may_run = match conn.role {
             Role::Link(_) => self.is_linked(id),
             Role::Upstream(_) => self.is_connected(id),
-            Role::Tunnel(_) => !conn.held,
-            Role::Preface | Role::Http | Role::Socket(_) => true,
+            Role::Preface | Role::Http | Role::Socket(_) | Role::Tunnel(_) => true,
         };
         if !may_run {
             return;
@@ -67,9 +66,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let mut kept = std::mem::take(&mut conn.kept);
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut requests = self.limits.requests_per_turn;
-        let mut stop = Stop::NeedInput;
+        // What waits for a side of a tunnel goes out, whether or not it is asked for more.
+        let mut stop = match conn.role {
+            Role::Tunnel(_) if conn.held => Stop::Wait,
+            _ => Stop::NeedInput,
+        };
         let is_upstream = conn.upstream().is_some();
-        if !kept.is_empty() || conn.http.has_body_to_come() || is_upstream {
+        let has_news = !kept.is_empty() || conn.http.has_body_to_come() || is_upstream;
+        if stop == Stop::NeedInput && has_news {
             // What is kept may have become useful: an answer is out, a hold is over. And the end of a
             // body of announced length needs no byte of its own.
             let used;

@@ -372,6 +372,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         {
             conn.held = false;
             conn.http.resume_body(now);
+            if let Some(dialled) = self.dialled(from.conn) {
+                dialled.client.resume_body(now);
+            }
             self.wake(from.conn);
         }
     }

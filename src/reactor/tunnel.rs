@@ -8,7 +8,7 @@
 //! passed on behind the last byte, not before it.
 
 use super::Reactor;
-use super::conn::Role;
+use super::conn::{Conn, Role};
 use super::io::Stop;
 use crate::app::response::Tx;
 use crate::base::clock::Instant;
@@ -88,6 +88,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             // What has come already is the other's.
             self.wake(id);
         }
+        // Its place is another's.
+        self.run_group(group);
     }
 
     fn side(&mut self, key: u32, id: ConnId) -> Option<(&mut Tunnel, usize)> {
@@ -152,6 +154,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         {
             self.wake(from);
         }
+    }
+
+    /// What waits for the other side than this one.
+    pub(super) fn tunnel_waits(&self, key: u32, own: &Conn) -> Option<usize> {
+        let tunnel = self.tunnels.get(key as usize)?;
+        let mut sides = tunnel
+            .sides
+            .iter()
+            .filter_map(|side| self.conns.get(side.id));
+        let other = sides.find(|conn| conn.sock != own.sock)?;
+        Some(other.backlog.bytes())
     }
 
     pub(super) fn tunnel_deadline(&self, key: u32) -> Option<Instant> {

@@ -214,6 +214,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         match dial.fetch {
             Some(fetch) => {
+                if let Some(fetching) = self.core.fetches.get_mut(fetch) {
+                    fetching.unmade += 1;
+                }
                 let attempt = Try::Dialling(key);
                 self.fail_try(fetch, attempt, dial.server, dial.why, Sent::Nothing, false);
             }
@@ -750,7 +753,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 conn: id,
                 stream: dialled.client.exchange(),
             };
-            let seen = !dialled.client.nothing_seen();
+            let seen = dialled.client.has_seen();
             let is_answered = self.end_answered(&dialled, id, Some(error.clone()));
             if is_answered {
                 self.note_failure(group, server, &error);

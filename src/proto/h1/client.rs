@@ -175,6 +175,11 @@ impl Client {
         !self.seen && matches!(self.rx, Rx::Head { .. })
     }
 
+    /// Something of the present (or last) answer has come, whatever has become of it since.
+    pub fn has_seen(&self) -> bool {
+        self.seen
+    }
+
     /// The answer's head has come, its body not whole.
     pub fn has_body_to_come(&self) -> bool {
         match self.rx {
