@@ -13,8 +13,9 @@ use loopwright::process::serve::{Source, log_settings, serve};
 use loopwright::process::workers;
 use loopwright::process::{Signals, exit};
 use loopwright::service::files::Files;
+use loopwright::service::proxy::Proxy;
 use loopwright::service::welcome;
-use loopwright::{App, Builder, Listen, Server};
+use loopwright::{App, Builder, Listen, Server, Upstream};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -69,6 +70,18 @@ enum Command {
         /// List folders that have no index.html.
         #[arg(long)]
         listing: bool,
+    },
+    /// Pass requests on to servers behind.
+    ///
+    /// What a config can say of a proxy, and of the servers, is in the manual of configs.
+    Proxy {
+        /// A server: http://host:port, host:port, unix:/path or srv:_http._tcp.name. Several of them
+        /// answer for each other.
+        #[arg(long, value_name = "URL", required = true)]
+        to: Vec<String>,
+        /// Where to listen: ip:port, [ipv6]:port, localhost:port or unix:/path. Port 0 takes a free one.
+        #[arg(long, value_name = "ADDR", default_value = WELCOME_ADDRESS)]
+        listen: String,
     },
     /// Print the config's JSON Schema.
     Schema,
@@ -140,6 +153,12 @@ fn run(arguments: Arguments) -> Result<u8, Failure> {
         }) => {
             let mut app = App::new();
             Files::new(dir)?.listing(listing).mount(&mut app, "");
+            serve_plain(Server::builder().listen(listen), app)
+        }
+        Some(Command::Proxy { to, listen }) => {
+            let mut app = App::new();
+            app.upstream("upstream", Upstream::new(to));
+            Proxy::to("upstream").on(&mut app, "/{*rest}");
             serve_plain(Server::builder().listen(listen), app)
         }
         Some(Command::Schema) => {

@@ -433,3 +433,42 @@ impl<T: Decode> Decode for Named<T> {
         Json::Null
     }
 }
+
+/// A table, or a string in place of it that says all there is to say.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Short<T>(pub(super) T);
+
+/// A table for which a string can stand.
+pub(super) trait Shorthand: Decode {
+    /// What the string is: "a name".
+    const WHAT: &'static str;
+    /// What it stands for.
+    fn of(text: At<String>) -> Self;
+    /// The string, as it would be written; null if there is more to say.
+    fn shown(&self) -> Json {
+        Json::Null
+    }
+}
+
+impl<T: Shorthand> Decode for Short<T> {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Table(_) => T::decode(value, reader).map(Short),
+            DeValue::String(_) => At::decode(value, reader).map(|text| Short(T::of(text))),
+            _ => {
+                let want = format!("{} or a table", T::WHAT);
+                reader.wrong_type(
+                    value,
+                    &want,
+                    &format!("{}, \"…\", or a table, {{ … }}", T::WHAT),
+                )
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "anyOf": [String::schema(), T::schema()] })
+    }
+    fn show(&self) -> Json {
+        self.0.shown()
+    }
+}

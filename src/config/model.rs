@@ -1,8 +1,10 @@
 //! Floor 5. What may stand in a config: each section, each key, what it is. The one list from which
 //! the reader, the JSON Schema and the test of docs/config.md are made.
 
-use super::decode::{At, Named, OneOrMany, choice, table};
+use super::decode::{At, Named, OneOrMany, Short, choice, table};
 use super::kinds::{Count, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
+use super::proxy::ProxyAction;
+use super::upstreams::UpstreamSection;
 use crate::service::access_log::Format;
 use crate::service::bus::RedisSettings;
 use crate::{Limits, Slow, Timeouts};
@@ -19,6 +21,7 @@ pub(super) struct Document {
     pub(super) bus: BusSection,
     pub(super) headers: Named<Named<String>>,
     pub(super) errors: Named<At<PathBuf>>,
+    pub(super) upstreams: Named<At<UpstreamSection>>,
     pub(super) routes: Vec<At<RouteSection>>,
 }
 
@@ -30,6 +33,7 @@ table! { Document {
     "How publications reach other processes." bus: BusSection,
     "Sets of response fields, by a name of yours, for `use = [\"headers:NAME\"]`." headers: Named<Named<String>>,
     "Pages of your own by status (\"404\", \"405\", \"500\" …): files, read when the config is." errors: Named<At<PathBuf>>,
+    "Servers behind, by a name of yours, for `proxy = \"NAME\"`." upstreams: Named<At<UpstreamSection>>,
     "What is served. The most specific path wins, whatever the order." routes: Vec<At<RouteSection>>,
 } }
 
@@ -225,6 +229,7 @@ pub(super) struct RouteSection {
     pub(super) redirect: Option<At<RedirectAction>>,
     pub(super) files: Option<At<FilesAction>>,
     pub(super) channel: Option<At<ChannelAction>>,
+    pub(super) proxy: Option<At<Short<ProxyAction>>>,
 }
 
 table! { RouteSection {
@@ -238,6 +243,7 @@ table! { RouteSection {
     "Sends the client elsewhere." redirect: Option<At<RedirectAction>>,
     "Serves the files below a folder." files: Option<At<FilesAction>>,
     "Lets clients follow a topic, and publish to it." channel: Option<At<ChannelAction>>,
+    "Passes requests on to an upstream: its name, or a table." proxy: Option<At<Short<ProxyAction>>>,
 } required ["path"] }
 
 #[derive(Clone, Debug, Default)]

@@ -72,7 +72,7 @@ pub(super) fn build(document: &Document) -> Result<(Builder, App), Vec<Mistake>>
 pub(super) struct Making<'d> {
     pub(super) document: &'d Document,
     builder: Builder,
-    app: App,
+    pub(super) app: App,
     /// Of each route of the App: the route of the config it comes from.
     pub(super) origins: Vec<&'d RouteSection>,
     pub(super) mistakes: Vec<Mistake>,
@@ -114,6 +114,7 @@ impl<'d> Making<'d> {
         for (_, set) in &document.headers.0 {
             making.check_fields(set);
         }
+        making.upstreams();
         for route in &document.routes {
             making.route(route);
         }
@@ -283,6 +284,7 @@ impl<'d> Making<'d> {
             ),
             ("files", route.files.as_ref().map(|action| &action.span)),
             ("channel", route.channel.as_ref().map(|action| &action.span)),
+            ("proxy", route.proxy.as_ref().map(|action| &action.span)),
         ];
         let is_there =
             |(name, span): &(&'static str, Option<&'d Span>)| span.map(|span| (*name, span));
@@ -290,7 +292,7 @@ impl<'d> Making<'d> {
         named.sort_by_key(|(_, span)| span.start);
         match &named[..] {
             [] => {
-                let instead = "add one of: respond, redirect, files, channel";
+                let instead = "add one of: respond, redirect, files, channel, proxy";
                 self.mistake(&route.path.span, "this route does nothing", instead);
             }
             [(first, at), more @ ..] => {
@@ -324,6 +326,8 @@ impl<'d> Making<'d> {
             self.files(action, route, &before);
         } else if let Some(action) = &route.channel {
             self.channel(&action.value, route, &before, &methods);
+        } else if let Some(action) = &route.proxy {
+            self.proxy(&action.value.0, route, &before, &methods);
         }
     }
 
@@ -503,7 +507,7 @@ impl<'d> Making<'d> {
 }
 
 /// What every route has, whatever its action.
-fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
+pub(super) fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
     for (at, host) in route.host.value.0.iter().enumerate() {
         let same = |first: &At<String>| first.value.eq_ignore_ascii_case(&host.value);
         if !route.host.value.0[..at].iter().any(same) {
@@ -513,8 +517,8 @@ fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
     if let Some(Size(body)) = route.limits.body {
         added.body_limit(body);
     }
-    // No other action looks at it.
-    if route.channel.is_none() {
+    // No others look at it.
+    if route.channel.is_none() && route.proxy.is_none() {
         added.ignore_body();
     }
     if !fields.is_empty() {
