@@ -172,16 +172,25 @@ impl<'d> Making<'d> {
             "accept-ranges",
             "content-encoding",
         ];
-        let title = match (&route.files, &route.redirect) {
-            (Some(_), _) if OF_FILES.contains(&lower) => "a field that `files` writes itself",
+        let remove = "remove it";
+        let (title, instead) = match (&route.files, &route.redirect) {
+            (Some(_), _) if OF_FILES.contains(&lower) => {
+                ("a field that `files` writes itself", remove)
+            }
             (Some(action), _) if lower == "cache-control" && !action.value.cache.is_empty() => {
                 let rule = &action.value.cache[0].span;
                 return self.twice("cache-control twice in one answer", rule, &name.span);
             }
-            (_, Some(_)) if lower == "location" => "a field that `redirect` writes itself",
+            (_, Some(_)) if lower == "location" => {
+                ("a field that `redirect` writes itself", remove)
+            }
+            _ if route.proxy.is_some() && OF_FILES.contains(&lower) => (
+                "a field that the server behind writes",
+                "write it into `proxy`, as one of `response.set`",
+            ),
             _ => return,
         };
-        let mistake = Mistake::new(name.span.clone(), title, "remove it");
+        let mistake = Mistake::new(name.span.clone(), title, instead);
         self.mistakes.push(match asked {
             Some(asked) => mistake.with(asked.clone(), "used here"),
             None => mistake,
@@ -274,7 +283,12 @@ impl<'d> Making<'d> {
     }
 
     /// The names in braces, which are to be those of the route's path, or another.
-    fn check_parameters(&mut self, text: &At<String>, route: &RouteSection, other: Option<&str>) {
+    pub(super) fn check_parameters(
+        &mut self,
+        text: &At<String>,
+        route: &RouteSection,
+        other: Option<&str>,
+    ) {
         let known: Vec<&str> = parameters(&route.path.value)
             .map(|name| name.trim_start_matches('*'))
             .collect();

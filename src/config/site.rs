@@ -13,6 +13,8 @@ use super::model::{
 };
 use super::pages::{self, Page};
 use super::report::{Mistake, Span};
+use crate::app::mistake::Place;
+use crate::proto::forwarded::Trusted;
 use crate::service::access_log::access_log;
 use crate::service::bus::{BusLimits, Redis, RedisSettings};
 use crate::service::channel::Channel;
@@ -20,6 +22,7 @@ use crate::service::files::Files;
 use crate::service::respond::{for_known_methods, redirect};
 use crate::{App, Builder, Bytes, Ctx, Listen, Request, Response, Route, Server};
 use std::path::Path;
+use std::sync::Arc;
 
 impl BusSection {
     pub(super) fn config(&self) -> BusConfig {
@@ -52,6 +55,11 @@ pub(super) fn mistakes(document: &Document, value: &Value<'_>) -> Vec<Mistake> {
     making.left_out(value);
     let found = making.builder.check(std::mem::take(&mut making.app)).err();
     for found in found.unwrap_or_default() {
+        // Each server has been looked at where it stands.
+        if matches!(&found.place, Place::Setting(name) if name.starts_with("upstreams.") && name.ends_with(".servers"))
+        {
+            continue;
+        }
         let mistake = making.show(found, value);
         if !making.mistakes.contains(&mistake) {
             making.mistakes.push(mistake);
@@ -76,6 +84,8 @@ pub(super) struct Making<'d> {
     /// Of each route of the App: the route of the config it comes from.
     pub(super) origins: Vec<&'d RouteSection>,
     pub(super) mistakes: Vec<Mistake>,
+    /// Whose word on clients counts.
+    pub(super) trusted: Arc<Trusted>,
     /// The sets of fields of every answer.
     pub(super) everywhere: Vec<Table<'d>>,
 }
@@ -105,9 +115,11 @@ impl<'d> Making<'d> {
             app: App::new(),
             origins: Vec::new(),
             mistakes: Vec::new(),
+            trusted: Arc::default(),
             everywhere: Vec::new(),
         };
         making.server();
+        making.trusted = making.trusted();
         making.log();
         making.bus();
         making.error_pages();
