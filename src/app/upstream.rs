@@ -466,7 +466,11 @@ impl Settings {
         unless(deviations, "outliers.stdev_factor", "more than 0");
         let floor = self.health.slow_start_floor;
         let floor = is_share(floor) && floor > 0.0;
-        unless(floor, "outliers.slow_start_from", "more than 0%, to 100%");
+        unless(
+            floor,
+            "outliers.slow_start_min_weight",
+            "more than 0%, to 100%",
+        );
         let aggression = (0.1..=10.0).contains(&self.health.aggression);
         unless(aggression, "outliers.slow_start_aggression", "0.1 to 10");
         let retries = &self.retries;
@@ -543,6 +547,9 @@ impl std::str::FromStr for Origin {
             Some(rest) => (rest.strip_suffix('/').unwrap_or(rest), true),
             None => (text, false),
         };
+        if authority.contains("://") {
+            return Err(want.to_string());
+        }
         if authority.contains('/') {
             return Err(format!(
                 "{want}, without a path: a route's proxy has its own"

@@ -47,6 +47,13 @@ impl<'d> Making<'d> {
             let instead = "write at least one, or remove the key";
             self.mistake(&at, "no address to listen on", instead);
         }
+        for (name, _) in &self.document.upstreams.0 {
+            let servers = format!("upstreams.{}.servers", name.value);
+            if let Some(at) = empty(&servers).filter(|at| *at != (0..0)) {
+                let instead = "write at least one: \"http://127.0.0.1:9000\"";
+                self.mistake(&at, "no server", instead);
+            }
+        }
         if let Some(file) = look_up(value, "log.access_file")
             && look_up(value, "log.access").is_none()
         {
@@ -513,14 +520,16 @@ pub(super) fn show_setting(name: &str, text: &str, value: &Value<'_>) -> Mistake
     // One that is left out is out of range because of another.
     let because = match name {
         _ if look_up(value, name).is_some() => None,
-        "limits.target" => Some("limits.head"),
-        "limits.output" | "limits.socket_output" => Some("limits.high_water"),
-        _ => None,
+        "limits.target" => Some("limits.head".to_string()),
+        "limits.output" | "limits.socket_output" => Some("limits.high_water".to_string()),
+        _ => name
+            .strip_suffix("max_ejection")
+            .map(|outliers| format!("{outliers}base_ejection")),
     };
     match because {
         Some(other) => {
             let instead = format!("set `{name}`, too: {want}");
-            Mistake::new(place_of(value, other), title, instead)
+            Mistake::new(place_of(value, &other), title, instead)
         }
         None => Mistake::new(place_of(value, name), title, format!("write {want}")),
     }

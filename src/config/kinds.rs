@@ -276,7 +276,8 @@ impl Decode for Factor {
         json!({ "type": "number" })
     }
     fn show(&self) -> Json {
-        self.0.into()
+        // As for a share.
+        ((self.0 * 1e6).round() / 1e6).into()
     }
 }
 

@@ -262,7 +262,7 @@ table! { PoolLimits {
 
 #[derive(Clone, Debug)]
 struct HealthSection {
-    path: String,
+    path: At<String>,
     interval: Wait,
     jitter: Percent,
     timeout: Wait,
@@ -277,7 +277,7 @@ impl Default for HealthSection {
     fn default() -> Self {
         let (checks, expect) = (Checks::default(), Expect::default());
         HealthSection {
-            path: String::new(),
+            path: At::default(),
             interval: checks.interval.into(),
             jitter: checks.jitter.into(),
             timeout: checks.timeout.into(),
@@ -291,7 +291,7 @@ impl Default for HealthSection {
 }
 
 table! { HealthSection {
-    "What is asked for, by GET." path: String,
+    "What is asked for, by GET." path: At<String>,
     "From the beginning of one check to that of the next." interval: Wait,
     "By how much of it an interval is longer or shorter, so that checks do not come in step." jitter: Percent,
     "How long an answer may take." timeout: Wait,
@@ -315,7 +315,7 @@ struct OutlierSection {
     margin: Percent,
     panic_threshold: Percent,
     slow_start: Wait,
-    slow_start_from: Percent,
+    slow_start_min_weight: Percent,
     slow_start_aggression: Factor,
 }
 
@@ -335,7 +335,7 @@ impl Default for OutlierSection {
             margin: outliers.margin.into(),
             panic_threshold: settings.panic.into(),
             slow_start: settings.slow_start.into(),
-            slow_start_from: settings.slow_start_floor.into(),
+            slow_start_min_weight: settings.slow_start_floor.into(),
             slow_start_aggression: settings.aggression.into(),
         }
     }
@@ -353,7 +353,7 @@ table! { OutlierSection {
     "And by at least so much." margin: Percent,
     "With a smaller part of the servers usable, all are used; \"0%\" for never." panic_threshold: Percent,
     "How long a server that comes back takes to get its whole share; \"0s\" for at once." slow_start: Wait,
-    "The part of its share that it begins with." slow_start_from: Percent,
+    "The part of its share that it begins with." slow_start_min_weight: Percent,
     "1: the share grows evenly. More: faster at first." slow_start_aggression: Factor,
 } }
 
@@ -465,7 +465,10 @@ impl UpstreamSection {
 
     fn health(&self) -> HealthSettings {
         let these = &self.outliers;
-        let checks = self.health.as_ref().map(|health| Checks {
+        // One without a path has been told.
+        let health = self.health.as_ref();
+        let health = health.filter(|health| health.path.span != (0..0));
+        let checks = health.map(|health| Checks {
             interval: health.interval.into(),
             jitter: health.jitter.into(),
             timeout: health.timeout.into(),
@@ -487,7 +490,7 @@ impl UpstreamSection {
             },
             panic: these.panic_threshold.into(),
             slow_start: these.slow_start.into(),
-            slow_start_floor: these.slow_start_from.into(),
+            slow_start_floor: these.slow_start_min_weight.into(),
             aggression: these.slow_start_aggression.into(),
         }
     }
@@ -542,7 +545,7 @@ impl UpstreamSection {
                     body: health.body.clone(),
                     within: health.within.into(),
                 };
-                upstream.check(&health.path, expect)
+                upstream.check(&health.path.value, expect)
             }
             None => upstream,
         }
@@ -573,13 +576,6 @@ impl Making<'_> {
 
     fn check_servers(&mut self, section: &UpstreamSection) {
         let At { value, span } = &section.servers;
-        if value.is_empty() && *span != (0..0) {
-            self.mistake(
-                span,
-                "no server",
-                "write at least one: \"http://127.0.0.1:9000\"",
-            );
-        }
         let mut seen: Vec<(Origin, &At<String>)> = Vec::new();
         for server in value {
             let ServerEntry { to, weight, .. } = &server.value.0;
