@@ -485,7 +485,7 @@ impl Settings {
             .is_none_or(|share| (0.5..=0.99).contains(&share));
         unless(hedge, "retries.hedge", "50% to 99%");
         if let Policy::Hash { load } = self.balance {
-            unless(load > 1.0, "balance.load", "more than 1; inf for no bound");
+            unless(load > 1.0, "balance.load", "more than 1");
         }
     }
 }

@@ -268,7 +268,12 @@ impl Decode for Factor {
             _ => integer(value).map(|number| number as f64),
         };
         match number {
-            Some(number) => Some(Factor(number)),
+            Some(number) if f64::is_finite(number) => Some(Factor(number)),
+            Some(_) => {
+                let instead = "write one that can be counted to: 1.25";
+                reader.mistake(value.span(), "not a finite number", instead);
+                None
+            }
             None => reader.wrong_type(value, "a number", "a number, without quotes: 1.25"),
         }
     }

@@ -20,7 +20,7 @@ use crate::{
 use serde_json::{Value as Json, json};
 use std::time::Duration;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct UpstreamSection {
     servers: At<Vec<At<Short<ServerEntry>>>>,
     balance: Short<BalanceSection>,
@@ -32,23 +32,6 @@ pub(super) struct UpstreamSection {
     retries: RetrySection,
     timeouts: UpstreamTimeouts,
     limits: LimitSection,
-}
-
-impl Default for UpstreamSection {
-    fn default() -> Self {
-        UpstreamSection {
-            servers: At::default(),
-            balance: Short::default(),
-            sticky: None,
-            proxy_protocol: None,
-            pool: PoolLimits::default(),
-            health: None,
-            outliers: OutlierSection::default(),
-            retries: RetrySection::default(),
-            timeouts: UpstreamTimeouts::default(),
-            limits: LimitSection::default(),
-        }
-    }
 }
 
 table! { UpstreamSection {
@@ -128,19 +111,33 @@ impl Decode for Policy {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct BalanceSection {
     by: Option<At<Policy>>,
     hash: Option<At<Hashed>>,
     load: At<Bound>,
-    decay: At<Memory>,
+    decay: At<Wait>,
+}
+
+impl Default for BalanceSection {
+    fn default() -> Self {
+        BalanceSection {
+            by: None,
+            hash: None,
+            load: At::default(),
+            decay: At {
+                value: Balance::DECAY.into(),
+                span: 0..0,
+            },
+        }
+    }
 }
 
 table! { BalanceSection {
     "The same as the string." by: Option<At<Policy>>,
     "In place of `by`: the same server for the same \"address\", \"path\", \"header:NAME\" or \"cookie:NAME\"." hash: Option<At<Hashed>>,
-    "With `hash`: how many times its fair part of the requests a server may have; inf for no bound." load: At<Bound>,
-    "With by = \"latency\": how long a latency is remembered." decay: At<Memory>,
+    "With `hash`: how many times its fair part of the requests a server may have; \"none\" for no bound." load: At<Bound>,
+    "With by = \"latency\": how long a latency is remembered." decay: At<Wait>,
 } }
 
 impl Shorthand for BalanceSection {
@@ -159,34 +156,29 @@ impl Shorthand for BalanceSection {
     }
 }
 
-/// Numbers that have a default of their own.
-macro_rules! preset {
-    ($($name:ident: $kind:ty = $default:expr;)*) => {$(
-        #[derive(Clone, Copy, PartialEq, Debug)]
-        struct $name($kind);
+/// How much more than its part a server may have: a number, or "none".
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Bound(f64);
 
-        impl Default for $name {
-            fn default() -> Self {
-                $name($default)
-            }
-        }
-
-        impl Decode for $name {
-            fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-                Decode::decode(value, reader).map($name)
-            }
-            fn schema() -> Json {
-                <$kind>::schema()
-            }
-            fn show(&self) -> Json {
-                self.0.show()
-            }
-        }
-    )*};
+impl Default for Bound {
+    fn default() -> Self {
+        Bound(Balance::LOAD)
+    }
 }
-preset! {
-    Bound: Factor = Factor(Balance::LOAD);
-    Memory: Wait = Wait(Balance::DECAY);
+
+impl Decode for Bound {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        match value.get_ref().as_str() {
+            Some("none") => Some(Bound(f64::INFINITY)),
+            _ => Factor::decode(value, reader).map(|factor| Bound(factor.0)),
+        }
+    }
+    fn schema() -> Json {
+        json!({ "anyOf": [Factor::schema(), { "const": "none" }] })
+    }
+    fn show(&self) -> Json {
+        Factor(self.0).show()
+    }
 }
 
 /// What of a request is hashed.
@@ -445,11 +437,11 @@ impl UpstreamSection {
         let balance = &self.balance.0;
         match (&balance.hash, &balance.by) {
             (Some(_), _) => Balance::Hash {
-                load: balance.load.value.0.0,
+                load: balance.load.value.0,
             },
             (None, Some(by)) => match by.value.0 {
                 Balance::Latency { .. } => Balance::Latency {
-                    decay: balance.decay.value.0.into(),
+                    decay: balance.decay.value.into(),
                 },
                 other => other,
             },
@@ -655,5 +647,24 @@ impl Making<'_> {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let secret = Secret("0123456789abcdef".to_string());
+        let section = StickySection {
+            secret: At {
+                value: secret,
+                span: 1..2,
+            },
+            ..StickySection::default()
+        };
+        assert!(!format!("{section:?}").contains("0123"));
+        assert_eq!(section.secret.show(), Json::Null);
     }
 }
