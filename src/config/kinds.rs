@@ -3,6 +3,7 @@
 //! A number that means bytes or time has a unit, always: nobody has to know which it would be.
 
 use super::decode::{Decode, Reader, Value};
+use crate::proto::forwarded::Trusted;
 use crate::proto::redis::Url;
 use crate::upstream::expect::Statuses;
 use bytesize::ByteSize;
@@ -63,6 +64,18 @@ pub(super) struct ServerHeader(pub(super) Option<String>);
 /// Where a Redis is, and as whom to speak to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct RedisUrl(pub(super) Url);
+
+/// Addresses of proxies: one, a network, or `unix`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Network(String);
+
+impl Network {
+    /// Those of a list, together.
+    pub(super) fn all(list: &[Network]) -> Trusted {
+        // Each has been read before.
+        Trusted::parse(list.iter().map(|one| one.0.as_str())).unwrap_or_default()
+    }
+}
 
 impl Workers {
     /// How many that is here: 1 or more.
@@ -359,6 +372,27 @@ impl Decode for Workers {
             Workers::Auto => "auto".into(),
             Workers::Number(n) => (*n).into(),
         }
+    }
+}
+
+impl Decode for Network {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        const WRITE: &str = "an address (\"::1\"), a network with nothing behind its prefix (\"10.0.0.0/8\"), or \"unix\"";
+        let text = reader.text(value, "a network", WRITE)?;
+        match Trusted::parse([text.as_str()]) {
+            Ok(_) => Some(Network(text)),
+            // Says nothing of the text: a variable may have put a secret there.
+            Err(_) => {
+                reader.mistake(value.span(), "not a network", format!("write {WRITE}"));
+                None
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^unix$|[.:]|\$\{" })
+    }
+    fn show(&self) -> Json {
+        self.0.as_str().into()
     }
 }
 

@@ -2,7 +2,7 @@
 //! the reader, the JSON Schema and the test of docs/config.md are made.
 
 use super::decode::{At, Named, OneOrMany, Short, choice, table};
-use super::kinds::{Count, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
+use super::kinds::{Count, Network, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
 use super::proxy::ProxyAction;
 use super::upstreams::UpstreamSection;
 use crate::proto::forwarded::Dialect;
@@ -44,7 +44,7 @@ pub(super) struct ServerSection {
     pub(super) workers: Workers,
     pub(super) server_header: ServerHeader,
     pub(super) middleware: Vec<At<String>>,
-    pub(super) trusted_proxies: OneOrMany<At<String>>,
+    pub(super) trusted_proxies: Vec<Network>,
     pub(super) trusted_fields: Dialect,
 }
 
@@ -59,7 +59,7 @@ impl Default for ServerSection {
             workers: Workers::Number(1),
             server_header: ServerHeader(Some("loopwright".to_string())),
             middleware: Vec::new(),
-            trusted_proxies: OneOrMany(Vec::new()),
+            trusted_proxies: Vec::new(),
             trusted_fields: Dialect::default(),
         }
     }
@@ -70,7 +70,7 @@ table! { ServerSection {
     "Processes that serve: a number, or \"auto\" for one on each core." workers: Workers,
     "The value of the server field; false leaves it out." server_header: ServerHeader,
     "Middleware of every answer, by name, in order: \"headers:NAME\"." middleware as "use": Vec<At<String>>,
-    "Proxies in front, whose word on a client's address, scheme and host counts: addresses, networks, \"unix\"." trusted_proxies: OneOrMany<At<String>>,
+    "Proxies in front, whose word on a client's address, scheme and host counts: addresses, networks, \"unix\"." trusted_proxies: Vec<Network>,
     "Which of their fields are heard: \"either\" is x-forwarded-for if it is there, else forwarded." trusted_fields: Dialect,
 } }
 

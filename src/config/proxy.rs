@@ -6,14 +6,13 @@ use super::kinds::{Count, Size};
 use super::model::RouteSection;
 use super::report::{self, Mistake, Span};
 use super::site::{ANY, Field, Making, finish};
-use crate::proto::forwarded::{Dialect, Trusted};
+use crate::proto::forwarded::Dialect;
 use crate::proto::http::is_authority;
 use crate::service::proxy::Proxy;
 use crate::service::proxy::fields::{Announced, Edits, HostRule, MAX_VISITS, RuleError, Rules};
 use crate::service::proxy::path::Rewrite;
 use serde_json::{Value as Json, json};
 use std::rc::Rc;
-use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 pub(super) struct ProxyAction {
@@ -150,26 +149,6 @@ choice! { Dialect {
 } }
 
 impl<'d> Making<'d> {
-    /// Whose word on clients counts.
-    pub(super) fn trusted(&mut self) -> Arc<Trusted> {
-        let server = &self.document.server;
-        let proxies = &server.trusted_proxies.0;
-        for proxy in proxies {
-            if let Err(why) = Trusted::parse([&proxy.value[..]]) {
-                // Behind the entry itself, which a variable may have put there. What else it says is the address
-                // of a network: not that either.
-                let instead = match why.to_string().contains("goes on behind") {
-                    true => "the address goes on behind the prefix: write zeros there",
-                    false => "write \"10.0.0.0/8\", \"192.0.2.1\", \"fd00::/8\" or \"unix\"",
-                };
-                self.mistake(&proxy.span, "not a network", instead);
-            }
-        }
-        let known = proxies.iter().map(|proxy| &proxy.value[..]);
-        let trusted = Trusted::parse(known).unwrap_or_default();
-        Arc::new(trusted.hearing(server.trusted_fields))
-    }
-
     pub(super) fn proxy(
         &mut self,
         action: &'d ProxyAction,

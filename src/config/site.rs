@@ -7,7 +7,7 @@
 use super::BusConfig;
 use super::checks::{error_status, is_file_below, path_mistake};
 use super::decode::{At, Named, Value};
-use super::kinds::{RedisUrl, ServerHeader, Size};
+use super::kinds::{Network, RedisUrl, ServerHeader, Size};
 use super::model::{
     BusSection, CacheRule, ChannelAction, Document, FilesAction, RespondAction, RouteSection,
 };
@@ -115,11 +115,13 @@ impl<'d> Making<'d> {
             app: App::new(),
             origins: Vec::new(),
             mistakes: Vec::new(),
-            trusted: Arc::default(),
+            trusted: Arc::new(
+                Network::all(&document.server.trusted_proxies)
+                    .hearing(document.server.trusted_fields),
+            ),
             everywhere: Vec::new(),
         };
         making.server();
-        making.trusted = making.trusted();
         making.log();
         making.bus();
         making.error_pages();

@@ -308,7 +308,7 @@ fn upstreams() {
     let unused = format!("{ROUTE}[upstreams.spare]\nservers = [\"localhost:1\"]\n");
     passes("unused", unused.as_bytes());
     let trusted = [
-        "\"10.0.0.0/8\"",
+        "[\"10.0.0.0/8\"]",
         "[]",
         "[\"unix\", \"::1\", \"fd00::/8\", \"192.0.2.1\"]",
     ];
