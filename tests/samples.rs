@@ -537,8 +537,14 @@ fn a_proxy() {
                 command.env(name, address);
             }
             command.env("CHECK_EVERY", "50ms");
+            command.env("STICKY_SECRET", "of this test, and of no other");
         },
     );
+    let checked = run(
+        loopwright(sample.folder.path(), &["check", "-c", "proxy.toml"])
+            .env("STICKY_SECRET", "sixteen bytes or more"),
+    );
+    assert_eq!((checked.code, &checked.err[..]), (Some(0), ""));
     // Balanced: both are asked, the spare one is not.
     let name = |answer: &Answer| answer.body.split(' ').next().unwrap_or("").to_string();
     let names =
