@@ -4,6 +4,7 @@
 
 mod manpage;
 
+use clap::builder::PossibleValuesParser;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use loopwright::config::{self, Config, Report};
@@ -13,11 +14,15 @@ use loopwright::process::serve::{Source, log_settings, serve};
 use loopwright::process::workers;
 use loopwright::process::{Signals, exit};
 use loopwright::service::files::Files;
+use loopwright::service::proxy::Proxy;
 use loopwright::service::welcome;
-use loopwright::{App, Builder, Listen, Server};
+use loopwright::upstream::expect::Expect;
+use loopwright::upstream::health::Checks;
+use loopwright::{App, Backend, Balance, Builder, HealthSettings, Listen, Server, Upstream};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 const WELCOME_ADDRESS: &str = "127.0.0.1:8080";
@@ -70,6 +75,24 @@ enum Command {
         #[arg(long)]
         listing: bool,
     },
+    /// Pass requests on to servers behind.
+    ///
+    /// What a config can say of a proxy, and of the servers, is in the manual of configs.
+    Proxy {
+        /// A server: http://host:port, host:port, unix:/path or srv:_http._tcp.name. Several of them
+        /// answer for each other.
+        #[arg(long, value_name = "URL", required = true, value_parser = Backend::from_str)]
+        to: Vec<Backend>,
+        /// How a server is chosen.
+        #[arg(long, value_name = "NAME", default_value = "round_robin", value_parser = balance())]
+        balance: String,
+        /// Ask each server for this path, every 5 seconds; without a good answer it is left out.
+        #[arg(long, value_name = "PATH")]
+        health: Option<String>,
+        /// Where to listen: ip:port, [ipv6]:port, localhost:port or unix:/path. Port 0 takes a free one.
+        #[arg(long, value_name = "ADDR", default_value = WELCOME_ADDRESS)]
+        listen: String,
+    },
     /// Print the config's JSON Schema.
     Schema,
     /// Print completions for a shell.
@@ -79,6 +102,11 @@ enum Command {
     },
     /// Print the man page.
     Manpage,
+}
+
+/// The names that `--balance` takes.
+fn balance() -> PossibleValuesParser {
+    Balance::NAMED.map(|(name, _)| name).into()
 }
 
 /// Why the program could not do what it was asked to.
@@ -123,7 +151,11 @@ fn run(arguments: Arguments) -> Result<u8, Failure> {
     let print = |text: &str| io::stdout().write_all(text.as_bytes());
     match arguments.command {
         None if Path::new(CONFIG).exists() => run_config(Path::new(CONFIG)),
-        None => serve_plain(Server::builder().listen(WELCOME_ADDRESS), welcome::site()),
+        None => serve_plain(
+            Server::builder().listen(WELCOME_ADDRESS),
+            welcome::site(),
+            announce,
+        ),
         Some(Command::Run { config }) => run_config(&config),
         Some(Command::Check { config }) => {
             let routes = Config::load(&config)?.routes();
@@ -140,7 +172,35 @@ fn run(arguments: Arguments) -> Result<u8, Failure> {
         }) => {
             let mut app = App::new();
             Files::new(dir)?.listing(listing).mount(&mut app, "");
-            serve_plain(Server::builder().listen(listen), app)
+            serve_plain(Server::builder().listen(listen), app, announce)
+        }
+        Some(Command::Proxy {
+            to,
+            balance,
+            health,
+            listen,
+        }) => {
+            let servers: Vec<String> = to.iter().map(Backend::to_string).collect();
+            let mut upstream = Upstream::new(to);
+            if let Some(balance) = Balance::named(&balance) {
+                upstream = upstream.balance(balance);
+            }
+            if let Some(path) = health {
+                upstream = upstream
+                    .check(path, Expect::default())
+                    .health(HealthSettings {
+                        checks: Some(Checks::default()),
+                        ..HealthSettings::default()
+                    });
+            }
+            let mut app = App::new();
+            app.upstream("proxy", upstream);
+            Proxy::to("proxy").on(&mut app, "/{*rest}");
+            let builder = Server::builder().listen(listen);
+            serve_plain(builder, app, |addresses| {
+                announce(addresses);
+                eprintln!("passing requests on to {}", servers.join(", "));
+            })
         }
         Some(Command::Schema) => {
             print(&format!("{:#}\n", config::schema()))?;
@@ -160,7 +220,11 @@ fn run(arguments: Arguments) -> Result<u8, Failure> {
 }
 
 /// What needs no config.
-fn serve_plain(builder: Builder, app: App) -> Result<u8, Failure> {
+fn serve_plain(
+    builder: Builder,
+    app: App,
+    announce: impl FnOnce(&[Listen]),
+) -> Result<u8, Failure> {
     let signals = Signals::register()?;
     logs::init(&LogSettings::default())?;
     Ok(serve(signals, builder, app, Source::Nowhere, announce)?)
@@ -199,14 +263,16 @@ fn announce(addresses: &[Listen]) {
 
 /// The version, and what this build can do.
 fn version() -> &'static str {
-    const FEATURES: [(&str, bool); 7] = [
+    const FEATURES: [(&str, bool); 9] = [
         ("cli", cfg!(feature = "cli")),
         ("config", cfg!(feature = "config")),
         ("cookies", cfg!(feature = "cookies")),
         ("deflate", cfg!(feature = "deflate")),
+        ("dns", cfg!(feature = "dns")),
         ("files", cfg!(feature = "files")),
         ("json", cfg!(feature = "json")),
         ("sim", cfg!(feature = "sim")),
+        ("sticky", cfg!(feature = "sticky")),
     ];
     let built: Vec<&str> = FEATURES
         .iter()

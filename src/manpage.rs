@@ -64,6 +64,9 @@ The config may use variables of its own, written ${NAME}.
 Serve a folder, to all who can reach this machine:
 loopwright files public \-\-listen 0.0.0.0:8080
 .TP
+Pass requests on to two servers that answer for each other:
+loopwright proxy \-\-to localhost:9000 \-\-to localhost:9001 \-\-health /healthz
+.TP
 Look for mistakes, then have a running server read its config again:
 loopwright check && kill \-HUP "$pid"
 .SH SEE ALSO

@@ -4,6 +4,7 @@
 #[path = "check/support.rs"]
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -47,6 +48,14 @@ fn copy_folder(from: &Path, to: &Path) {
 
 impl Sample {
     fn start(name: &str, prepare: impl FnOnce(&Path)) -> Sample {
+        Sample::start_with(name, prepare, |_| ())
+    }
+
+    fn start_with(
+        name: &str,
+        prepare: impl FnOnce(&Path),
+        surround: impl FnOnce(&mut Command),
+    ) -> Sample {
         let folder = tempfile::tempdir().expect("a folder");
         copy_folder(&in_crate("docs/samples"), folder.path());
         prepare(folder.path());
@@ -57,6 +66,7 @@ impl Sample {
         let elsewhere = Path::new("/");
         let mut command = loopwright(elsewhere, &args);
         command.env("LISTEN", "127.0.0.1:0").env("WORKERS", "2");
+        surround(&mut command);
         let mut server = Running::start(&mut command);
         let url = server.url();
         Sample {
@@ -386,6 +396,11 @@ impl Following {
         }
     }
 
+    /// The next line.
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line")
+    }
+
     fn wait_for(&mut self, what: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.said.contains(what) {
@@ -462,6 +477,136 @@ with connect(sys.argv[1]) as ws:
     assert_eq!(refused.status, 413);
     assert_eq!(sample.ask("/rooms/7", &["-X", "PUT", "-d", ""]).status, 405);
     drop((events, accepting, python));
+    sample.stop();
+}
+
+/// Something to stand in front of: says its name, the path and the fields it is asked with; /healthz as it is told;
+/// and a WebSocket that echoes.
+const APP: &str = "
+import sys, http.server, base64, hashlib, threading
+name, well = sys.argv[1], threading.Event()
+well.set()
+class App(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def log_message(self, *rest): pass
+    def answer(self, status, body=b''):
+        self.send_response(status)
+        self.send_header('content-length', str(len(body)))
+        self.send_header('x-powered-by', 'python')
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        if self.path == '/healthz': return self.answer(200 if well.is_set() else 500)
+        if self.path == '/fall-ill': well.clear()
+        if self.path == '/flaky' and name == 'one': return self.answer(503)
+        if self.headers['upgrade']:
+            key = self.headers['sec-websocket-key'] + '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
+            self.send_response(101)
+            self.send_header('upgrade', 'websocket')
+            self.send_header('connection', 'upgrade')
+            self.send_header('sec-websocket-accept', base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+            self.end_headers()
+            head = self.rfile.read(6)
+            said = bytes(b ^ head[2 + n % 4] for n, b in enumerate(self.rfile.read(head[1] & 127)))
+            self.wfile.write(bytes([0x81, len(said)]) + said)
+            self.rfile.read(1)
+            self.close_connection = True
+            return
+        said = [name, self.path, self.headers['x-forwarded-for'], self.headers['x-request-id']]
+        self.answer(200, ' '.join(map(str, said)).encode())
+    def do_POST(self):
+        self.answer(200, str(len(self.rfile.read(int(self.headers['content-length'])))).encode())
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), App)
+print(server.server_port, flush=True)
+server.serve_forever()
+";
+
+#[test]
+fn a_proxy() {
+    let start = |name| {
+        let app = Following::start(Command::new(python()).args(["-c", APP, name]));
+        let port = app.line();
+        (app, format!("127.0.0.1:{port}"))
+    };
+    let apps = ["one", "two", "spare"].map(start);
+    let sample = Sample::start_with(
+        "proxy",
+        |_| (),
+        |command| {
+            for (name, (_, address)) in ["APP_1", "APP_2", "APP_SPARE"].iter().zip(&apps) {
+                command.env(name, address);
+            }
+            command.env("CHECK_EVERY", "50ms");
+            command.env("STICKY_SECRET", "of this test, and of no other");
+        },
+    );
+    let checked = run(
+        loopwright(sample.folder.path(), &["check", "-c", "proxy.toml"])
+            .env("STICKY_SECRET", "sixteen bytes or more"),
+    );
+    assert_eq!((checked.code, &checked.err[..]), (Some(0), ""));
+    // Balanced: both are asked, the spare one is not.
+    let name = |answer: &Answer| answer.body.split(' ').next().unwrap_or("").to_string();
+    let names =
+        |path: &str| -> BTreeSet<String> { (0..40).map(|_| name(&sample.get(path))).collect() };
+    let both = BTreeSet::from(["one".to_string(), "two".to_string()]);
+    assert_eq!(names("/a"), both);
+    // Retried: what one of them never answers well, the other does.
+    for _ in 0..10 {
+        let answer = sample.get("/flaky");
+        assert_eq!((answer.status, name(&answer)), (200, "two".to_string()));
+    }
+    // Stripped, with fields of ours, and without one of theirs.
+    let cart = sample.get("/cart/items?q=1");
+    let said: Vec<&str> = cart.body.split(' ').collect();
+    assert_eq!(said[1..3], ["/items?q=1", "127.0.0.1"]);
+    assert_eq!((said[3].len(), cart.field("x-powered-by")), (16, None));
+    // Sticky: a client stays where it was.
+    let cookie = cart.field("set-cookie").expect("a cookie");
+    let cookie = cookie.split(';').next().expect("its value");
+    assert!(cookie.starts_with("server="), "{cookie}");
+    for _ in 0..20 {
+        let again = sample.ask("/cart/", &["-H", &format!("cookie: {cookie}")]);
+        assert_eq!(
+            (name(&again), again.field("set-cookie")),
+            (name(&cart), None)
+        );
+    }
+    // Gathered, up to the limit.
+    let upload = |size: usize| {
+        let body = sample.folder.path().join("body");
+        fs::write(&body, vec![b'x'; size]).expect("a file");
+        let file = format!("@{}", body.display());
+        sample.ask("/upload", &["-H", "expect:", "--data-binary", &file])
+    };
+    assert_eq!(upload(1 << 20).body, "1048576");
+    assert_eq!(upload((8 << 20) + 1).status, 413);
+    // A WebSocket passes through.
+    const PEER: &str = "
+import sys
+from websockets.sync.client import connect
+with connect(sys.argv[1], compression=None) as ws:
+    ws.send('hello through')
+    print(ws.recv(), flush=True)
+";
+    let live = sample.url.replace("http://", "ws://") + "/live";
+    let mut peer = Following::start(Command::new(python()).args(["-c", PEER, &live]));
+    peer.wait_for("hello through\n");
+    drop(peer);
+    // Health: one says it is ill, and is asked no more; then the other, and the spare one serves.
+    let ask = |app: usize| {
+        run(Command::new("curl").args(["-sS", &format!("http://{}/fall-ill", apps[app].1)]))
+    };
+    let eventually = |path: &str, wanted: &str| {
+        let deadline = Instant::now() + PATIENCE;
+        while names(path) != BTreeSet::from([wanted.to_string()]) {
+            assert!(Instant::now() < deadline, "{:?}", names(path));
+        }
+    };
+    assert_eq!(ask(0).code, Some(0));
+    eventually("/a", "two");
+    assert_eq!(ask(1).code, Some(0));
+    eventually("/a", "spare");
     sample.stop();
 }
 

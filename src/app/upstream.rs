@@ -104,6 +104,28 @@ impl Backend {
     }
 }
 
+/// The same as [`Backend::new`], looked at before.
+///
+/// ```
+/// use loopwright::Backend;
+/// assert_eq!("10.0.0.1:80".parse(), Ok(Backend::new("10.0.0.1:80")));
+/// assert!("https://example.org".parse::<Backend>().is_err());
+/// ```
+impl std::str::FromStr for Backend {
+    type Err = String;
+
+    fn from_str(to: &str) -> Result<Backend, String> {
+        to.parse::<Origin>().map(|_| Backend::new(to))
+    }
+}
+
+/// Where it is, as written.
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.to)
+    }
+}
+
 impl From<&str> for Backend {
     fn from(to: &str) -> Backend {
         Backend::new(to)
@@ -361,36 +383,118 @@ impl Upstream {
                 );
             }
         }
-        let Settings {
-            limits,
-            pool,
-            timeouts,
-            ..
-        } = &self.settings;
-        if !(64..=1 << 20).contains(&limits.head) {
-            say(
-                "limits.head",
-                format!("{}: want 64 B to 1 MiB", limits.head),
-            );
-        }
-        if !(1..=128).contains(&limits.fields) {
-            say("limits.fields", format!("{}: want 1 to 128", limits.fields));
-        }
-        if pool.most == 0 {
-            say("pool.connections", "0: want 1 or more".into());
-        }
-        for (key, wait) in [
+        self.settings.check_ranges(&mut |key, want| {
+            say(key, format!("out of range: want {want}"));
+        });
+        mistakes
+    }
+}
+
+impl Settings {
+    /// Says the key of each value that cannot be, and what can.
+    fn check_ranges(&self, say: &mut dyn FnMut(&str, &str)) {
+        let mut unless = |is_right: bool, key: &str, want: &str| {
+            if !is_right {
+                say(key, want);
+            }
+        };
+        let (limits, circuit) = (&self.limits, &self.circuit);
+        let head = (64..=1 << 20).contains(&limits.head);
+        unless(head, "limits.head", "64 B to 1 MiB");
+        let fields = (1..=128).contains(&limits.fields);
+        unless(fields, "limits.fields", "1 to 128");
+        unless(limits.collect > 0, "limits.collect", "1 B or more");
+        let more = "1 or more";
+        unless(circuit.connections > 0, "limits.connections", more);
+        unless(circuit.requests > 0, "limits.requests", more);
+        let pool = &self.pool;
+        unless(pool.most > 0, "pool.connections", more);
+        let warm = pool.warm <= pool.idle.min(pool.most);
+        unless(
+            warm,
+            "pool.warm",
+            "no more than `pool.idle` and `pool.connections`",
+        );
+        unless(is_share(pool.jitter), "pool.jitter", "0% to 100%");
+        let timeouts = &self.timeouts;
+        let outliers = &self.health.outliers;
+        let mut waits = vec![
             ("timeouts.connect", timeouts.connect),
             ("timeouts.first_byte", timeouts.first_byte),
             ("timeouts.read", timeouts.read),
             ("timeouts.tunnel", timeouts.tunnel),
-        ] {
-            if wait.is_zero() {
-                say(key, "0: want a wait".into());
-            }
+            ("pool.idle_for", pool.idle_for),
+            ("pool.lifetime", pool.lifetime),
+            ("pool.queue_wait", pool.queue_wait),
+            ("outliers.base_ejection", outliers.ejection),
+        ];
+        if let Policy::Latency { decay } = self.balance {
+            waits.push(("balance.decay", decay));
         }
-        mistakes
+        if let Some(checks) = &self.health.checks {
+            waits.push(("health.interval", checks.interval));
+            waits.push(("health.timeout", checks.timeout));
+            unless(checks.rise > 0, "health.rise", more);
+            unless(checks.fall > 0, "health.fall", more);
+            // All of it would be no interval at all.
+            let jitter = (0.0..=0.5).contains(&checks.jitter);
+            unless(jitter, "health.jitter", "0% to 50%");
+            let Check { path, expect } = &self.check;
+            let is_path = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
+            let want = "a path that begins with /, other characters as %XX";
+            unless(is_path && !path.contains('#'), "health.path", want);
+            let within = (1..=1 << 20).contains(&expect.within);
+            unless(within, "health.within", "1 B to 1 MiB");
+            let length = expect.body.as_ref().map(String::len);
+            let body = length.is_none_or(|length| (1..=expect.within).contains(&length));
+            unless(body, "health.body", "text, no longer than `health.within`");
+        }
+        for (key, wait) in waits {
+            unless(!wait.is_zero(), key, "more than \"0s\"");
+        }
+        let longest = outliers.longest >= outliers.ejection;
+        let want = "`outliers.base_ejection` or more";
+        unless(longest, "outliers.max_ejection", want);
+        let all = "0% to 100%";
+        unless(is_share(outliers.most), "outliers.max_ejected", all);
+        unless(is_share(outliers.margin), "outliers.margin", all);
+        unless(is_share(self.health.panic), "outliers.panic_threshold", all);
+        unless(outliers.volume > 0, "outliers.request_volume", more);
+        unless(
+            outliers.servers > 1,
+            "outliers.minimum_servers",
+            "2 or more",
+        );
+        let deviations = outliers.deviations > 0.0 && outliers.deviations.is_finite();
+        unless(deviations, "outliers.stdev_factor", "more than 0");
+        let floor = self.health.slow_start_floor;
+        let floor = is_share(floor) && floor > 0.0;
+        unless(
+            floor,
+            "outliers.slow_start_min_weight",
+            "more than 0%, to 100%",
+        );
+        let aggression = (0.1..=10.0).contains(&self.health.aggression);
+        unless(aggression, "outliers.slow_start_aggression", "0.1 to 10");
+        let retries = &self.retries;
+        unless(
+            (1..=16).contains(&retries.tries),
+            "retries.tries",
+            "1 to 16",
+        );
+        unless(is_share(retries.budget), "retries.budget", all);
+        let hedge = retries
+            .hedge
+            .is_none_or(|share| (0.5..=0.99).contains(&share));
+        unless(hedge, "retries.hedge", "50% to 99%");
+        if let Policy::Hash { load } = self.balance {
+            unless(load > 1.0, "balance.load", "more than 1");
+        }
     }
+}
+
+fn is_share(part: impl Into<f64>) -> bool {
+    (0.0..=1.0).contains(&part.into())
 }
 
 /// Where a server is.
@@ -446,6 +550,9 @@ impl std::str::FromStr for Origin {
             Some(rest) => (rest.strip_suffix('/').unwrap_or(rest), true),
             None => (text, false),
         };
+        if authority.contains("://") {
+            return Err(want.to_string());
+        }
         if authority.contains('/') {
             return Err(format!(
                 "{want}, without a path: a route's proxy has its own"

@@ -47,6 +47,13 @@ impl<'d> Making<'d> {
             let instead = "write at least one, or remove the key";
             self.mistake(&at, "no address to listen on", instead);
         }
+        for (name, _) in &self.document.upstreams.0 {
+            let servers = format!("upstreams.{}.servers", name.value);
+            if let Some(at) = empty(&servers).filter(|at| *at != (0..0)) {
+                let instead = "write at least one: \"http://127.0.0.1:9000\"";
+                self.mistake(&at, "no server", instead);
+            }
+        }
         if let Some(file) = look_up(value, "log.access_file")
             && look_up(value, "log.access").is_none()
         {
@@ -172,16 +179,25 @@ impl<'d> Making<'d> {
             "accept-ranges",
             "content-encoding",
         ];
-        let title = match (&route.files, &route.redirect) {
-            (Some(_), _) if OF_FILES.contains(&lower) => "a field that `files` writes itself",
+        let remove = "remove it";
+        let (title, instead) = match (&route.files, &route.redirect) {
+            (Some(_), _) if OF_FILES.contains(&lower) => {
+                ("a field that `files` writes itself", remove)
+            }
             (Some(action), _) if lower == "cache-control" && !action.value.cache.is_empty() => {
                 let rule = &action.value.cache[0].span;
                 return self.twice("cache-control twice in one answer", rule, &name.span);
             }
-            (_, Some(_)) if lower == "location" => "a field that `redirect` writes itself",
+            (_, Some(_)) if lower == "location" => {
+                ("a field that `redirect` writes itself", remove)
+            }
+            _ if route.proxy.is_some() && OF_FILES.contains(&lower) => (
+                "a field that the server behind writes",
+                "write it into `proxy`, as one of `response.set`",
+            ),
             _ => return,
         };
-        let mistake = Mistake::new(name.span.clone(), title, "remove it");
+        let mistake = Mistake::new(name.span.clone(), title, instead);
         self.mistakes.push(match asked {
             Some(asked) => mistake.with(asked.clone(), "used here"),
             None => mistake,
@@ -274,7 +290,12 @@ impl<'d> Making<'d> {
     }
 
     /// The names in braces, which are to be those of the route's path, or another.
-    fn check_parameters(&mut self, text: &At<String>, route: &RouteSection, other: Option<&str>) {
+    pub(super) fn check_parameters(
+        &mut self,
+        text: &At<String>,
+        route: &RouteSection,
+        other: Option<&str>,
+    ) {
         let known: Vec<&str> = parameters(&route.path.value)
             .map(|name| name.trim_start_matches('*'))
             .collect();
@@ -499,14 +520,16 @@ pub(super) fn show_setting(name: &str, text: &str, value: &Value<'_>) -> Mistake
     // One that is left out is out of range because of another.
     let because = match name {
         _ if look_up(value, name).is_some() => None,
-        "limits.target" => Some("limits.head"),
-        "limits.output" | "limits.socket_output" => Some("limits.high_water"),
-        _ => None,
+        "limits.target" => Some("limits.head".to_string()),
+        "limits.output" | "limits.socket_output" => Some("limits.high_water".to_string()),
+        _ => name
+            .strip_suffix("max_ejection")
+            .map(|outliers| format!("{outliers}base_ejection")),
     };
     match because {
         Some(other) => {
             let instead = format!("set `{name}`, too: {want}");
-            Mistake::new(place_of(value, other), title, instead)
+            Mistake::new(place_of(value, &other), title, instead)
         }
         None => Mistake::new(place_of(value, name), title, format!("write {want}")),
     }

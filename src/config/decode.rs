@@ -433,3 +433,41 @@ impl<T: Decode> Decode for Named<T> {
         Json::Null
     }
 }
+
+/// A table, or in place of it a string that says all there is to say.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Short<T>(pub(super) T);
+
+/// A table for which a string can stand.
+pub(super) trait Shorthand: Decode {
+    /// What the string says.
+    type Word: Decode;
+    /// What it is, in words: "a name".
+    const WHAT: &'static str;
+    /// What it stands for.
+    fn of(word: At<Self::Word>) -> Self;
+    /// The string, if it says all there is to say.
+    fn word(&self) -> Option<Self::Word> {
+        None
+    }
+}
+
+impl<T: Shorthand> Decode for Short<T> {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Table(_) => T::decode(value, reader).map(Short),
+            DeValue::String(_) => At::decode(value, reader).map(|word| Short(T::of(word))),
+            _ => {
+                let what = T::WHAT;
+                let instead = format!("{what}, \"…\", or a table, {{ … }}");
+                reader.wrong_type(value, &format!("{what} or a table"), &instead)
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "anyOf": [T::Word::schema(), T::schema()] })
+    }
+    fn show(&self) -> Json {
+        self.0.word().map_or(Json::Null, |word| word.show())
+    }
+}

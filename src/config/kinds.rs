@@ -5,6 +5,7 @@
 use super::decode::{Decode, Reader, Value};
 use crate::proto::forwarded::Trusted;
 use crate::proto::redis::Url;
+use crate::upstream::expect::Statuses;
 use bytesize::ByteSize;
 use serde_json::{Value as Json, json};
 use std::time::Duration;
@@ -25,6 +26,28 @@ pub(super) struct Count(pub(super) usize);
 /// An HTTP status, 200 to 599.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Status(pub(super) u16);
+
+/// A share of a whole: `"20%"`, from none to all of it.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub(super) struct Percent(pub(super) f64);
+
+/// A number, with a fraction or without.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub(super) struct Factor(pub(super) f64);
+
+/// Statuses that are as good as each other: `"200-299, 304"`, or a single number.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct StatusRanges(pub(super) Statuses);
+
+/// What nobody is to see, in a log or anywhere.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(super) struct Secret(pub(super) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
 
 /// How many processes serve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -220,6 +243,103 @@ impl Decode for Status {
     }
 }
 
+impl Decode for Percent {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        const WRITE: &str = "a share with its sign, from \"0%\" to \"100%\"";
+        let text = match value.get_ref() {
+            DeValue::Integer(_) | DeValue::Float(_) => String::new(),
+            _ => reader.text(value, "a share", WRITE)?,
+        };
+        let Some(number) = text.trim().strip_suffix('%') else {
+            let title = "a share without a percent sign";
+            reader.mistake(value.span(), title, format!("write {WRITE}"));
+            return None;
+        };
+        let number = number.trim_end();
+        let is_plain = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        match number.parse::<f64>() {
+            Ok(percent) if is_plain && percent <= 100.0 => Some(Percent(percent / 100.0)),
+            _ => {
+                reader.mistake(value.span(), "not a share", format!("write {WRITE}"));
+                None
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^\s*(100(\.0*)?|[0-9]{1,2}(\.[0-9]*)?|\.[0-9]+)\s*%\s*$|\$\{" })
+    }
+    fn show(&self) -> Json {
+        // Of what has been a float of 32 bits, no more is known.
+        format!("{}%", (self.0 * 1e6).round() / 1e4).into()
+    }
+}
+
+impl Decode for Factor {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let number = match value.get_ref() {
+            DeValue::Float(number) => number.as_str().replace('_', "").parse().ok(),
+            _ => integer(value).map(|number| number as f64),
+        };
+        match number {
+            Some(number) if f64::is_finite(number) => Some(Factor(number)),
+            Some(_) => {
+                let instead = "write one that can be counted to: 1.25";
+                reader.mistake(value.span(), "not a finite number", instead);
+                None
+            }
+            None => reader.wrong_type(value, "a number", "a number, without quotes: 1.25"),
+        }
+    }
+    fn schema() -> Json {
+        json!({ "type": "number" })
+    }
+    fn show(&self) -> Json {
+        // As for a share.
+        ((self.0 * 1e6).round() / 1e6).into()
+    }
+}
+
+impl Decode for StatusRanges {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        const WRITE: &str = "statuses from 100 to 599: \"200-399\", \"200, 204\"";
+        let text = match integer(value) {
+            Some(number) => number.to_string(),
+            None => reader.text(value, "statuses", WRITE)?,
+        };
+        // Not what the parser says of it, which holds the text.
+        match text.parse() {
+            Ok(statuses) => Some(StatusRanges(statuses)),
+            Err(_) => {
+                let instead = format!("write {WRITE}");
+                reader.mistake(value.span(), "not statuses", instead);
+                None
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "anyOf": [
+            { "type": "integer", "minimum": 100, "maximum": 599 },
+            { "type": "string", "pattern": r"^[0-9 ,-]+$|\$\{" },
+        ] })
+    }
+    fn show(&self) -> Json {
+        self.0.to_string().into()
+    }
+}
+
+impl Decode for Secret {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let instead = "a string, best from elsewhere: \"${NAME}\"";
+        reader.text(value, "a secret", instead).map(Secret)
+    }
+    fn schema() -> Json {
+        String::schema()
+    }
+    fn show(&self) -> Json {
+        Json::Null
+    }
+}
+
 impl Decode for Workers {
     fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         let instead = format!("\"auto\", or a number from 1 to {MAX_WORKERS}");
@@ -335,4 +455,20 @@ macro_rules! convert {
         }
     )*};
 }
-convert!(Size <=> usize, Size <=> u64, Count <=> usize, Wait <=> Duration);
+convert!(Size <=> usize, Size <=> u64, Count <=> usize, Count <=> u32, Count <=> u64, Wait <=> Duration);
+
+macro_rules! convert_float {
+    ($($wrapper:ident <=> $inner:ty),*) => {$(
+        impl From<$wrapper> for $inner {
+            fn from(value: $wrapper) -> $inner {
+                value.0 as $inner
+            }
+        }
+        impl From<$inner> for $wrapper {
+            fn from(value: $inner) -> $wrapper {
+                $wrapper(value.into())
+            }
+        }
+    )*};
+}
+convert_float!(Percent <=> f32, Percent <=> f64, Factor <=> f32);

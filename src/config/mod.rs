@@ -12,8 +12,10 @@ mod decode;
 mod kinds;
 mod model;
 mod pages;
+mod proxy;
 mod report;
 mod site;
+mod upstreams;
 
 pub use report::Report;
 

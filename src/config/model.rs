@@ -1,8 +1,11 @@
 //! Floor 5. What may stand in a config: each section, each key, what it is. The one list from which
 //! the reader, the JSON Schema and the test of docs/config.md are made.
 
-use super::decode::{At, Named, OneOrMany, choice, table};
+use super::decode::{At, Named, OneOrMany, Short, choice, table};
 use super::kinds::{Count, Network, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
+use super::proxy::ProxyAction;
+use super::upstreams::UpstreamSection;
+use crate::proto::forwarded::Dialect;
 use crate::service::access_log::Format;
 use crate::service::bus::RedisSettings;
 use crate::{Limits, Slow, Timeouts};
@@ -19,6 +22,7 @@ pub(super) struct Document {
     pub(super) bus: BusSection,
     pub(super) headers: Named<Named<String>>,
     pub(super) errors: Named<At<PathBuf>>,
+    pub(super) upstreams: Named<At<UpstreamSection>>,
     pub(super) routes: Vec<At<RouteSection>>,
 }
 
@@ -30,6 +34,7 @@ table! { Document {
     "How publications reach other processes." bus: BusSection,
     "Sets of response fields, by a name of yours, for `use = [\"headers:NAME\"]`." headers: Named<Named<String>>,
     "Pages of your own by status (\"404\", \"405\", \"500\" …): files, read when the config is." errors: Named<At<PathBuf>>,
+    "Servers behind, by a name of yours, for `proxy = \"NAME\"`." upstreams: Named<At<UpstreamSection>>,
     "What is served. The most specific path wins, whatever the order." routes: Vec<At<RouteSection>>,
 } }
 
@@ -40,6 +45,8 @@ pub(super) struct ServerSection {
     pub(super) server_header: ServerHeader,
     pub(super) proxy_protocol: Vec<Network>,
     pub(super) middleware: Vec<At<String>>,
+    pub(super) trusted_proxies: Vec<Network>,
+    pub(super) trusted_fields: Dialect,
 }
 
 impl Default for ServerSection {
@@ -54,6 +61,8 @@ impl Default for ServerSection {
             server_header: ServerHeader(Some("loopwright".to_string())),
             proxy_protocol: Vec::new(),
             middleware: Vec::new(),
+            trusted_proxies: Vec::new(),
+            trusted_fields: Dialect::default(),
         }
     }
 }
@@ -64,6 +73,8 @@ table! { ServerSection {
     "The value of the server field; false leaves it out." server_header: ServerHeader,
     "Whose connections begin with a PROXY header, version 1 or 2, and have to: \"10.0.0.0/8\", \"::1\", \"unix\"." proxy_protocol: Vec<Network>,
     "Middleware of every answer, by name, in order: \"headers:NAME\"." middleware as "use": Vec<At<String>>,
+    "Proxies in front, whose word on a client's address, scheme and host counts: addresses, networks, \"unix\"." trusted_proxies: Vec<Network>,
+    "Which of their fields are heard: \"either\" is x-forwarded-for if it is there, else forwarded." trusted_fields: Dialect,
 } }
 
 table! { Limits {
@@ -228,6 +239,7 @@ pub(super) struct RouteSection {
     pub(super) redirect: Option<At<RedirectAction>>,
     pub(super) files: Option<At<FilesAction>>,
     pub(super) channel: Option<At<ChannelAction>>,
+    pub(super) proxy: Option<At<Short<ProxyAction>>>,
 }
 
 table! { RouteSection {
@@ -241,6 +253,7 @@ table! { RouteSection {
     "Sends the client elsewhere." redirect: Option<At<RedirectAction>>,
     "Serves the files below a folder." files: Option<At<FilesAction>>,
     "Lets clients follow a topic, and publish to it." channel: Option<At<ChannelAction>>,
+    "Passes requests on to an upstream: its name, or a table." proxy: Option<At<Short<ProxyAction>>>,
 } required ["path"] }
 
 #[derive(Clone, Debug, Default)]

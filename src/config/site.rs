@@ -13,6 +13,8 @@ use super::model::{
 };
 use super::pages::{self, Page};
 use super::report::{Mistake, Span};
+use crate::app::mistake::Place;
+use crate::proto::forwarded::Trusted;
 use crate::service::access_log::access_log;
 use crate::service::bus::{BusLimits, Redis, RedisSettings};
 use crate::service::channel::Channel;
@@ -20,6 +22,7 @@ use crate::service::files::Files;
 use crate::service::respond::{for_known_methods, redirect};
 use crate::{App, Builder, Bytes, Ctx, Listen, Request, Response, Route, Server};
 use std::path::Path;
+use std::sync::Arc;
 
 impl BusSection {
     pub(super) fn config(&self) -> BusConfig {
@@ -52,6 +55,11 @@ pub(super) fn mistakes(document: &Document, value: &Value<'_>) -> Vec<Mistake> {
     making.left_out(value);
     let found = making.builder.check(std::mem::take(&mut making.app)).err();
     for found in found.unwrap_or_default() {
+        // Each server has been looked at where it stands.
+        if matches!(&found.place, Place::Setting(name) if name.starts_with("upstreams.") && name.ends_with(".servers"))
+        {
+            continue;
+        }
         let mistake = making.show(found, value);
         if !making.mistakes.contains(&mistake) {
             making.mistakes.push(mistake);
@@ -72,10 +80,12 @@ pub(super) fn build(document: &Document) -> Result<(Builder, App), Vec<Mistake>>
 pub(super) struct Making<'d> {
     pub(super) document: &'d Document,
     builder: Builder,
-    app: App,
+    pub(super) app: App,
     /// Of each route of the App: the route of the config it comes from.
     pub(super) origins: Vec<&'d RouteSection>,
     pub(super) mistakes: Vec<Mistake>,
+    /// Whose word on clients counts.
+    pub(super) trusted: Arc<Trusted>,
     /// The sets of fields of every answer.
     pub(super) everywhere: Vec<Table<'d>>,
 }
@@ -105,6 +115,10 @@ impl<'d> Making<'d> {
             app: App::new(),
             origins: Vec::new(),
             mistakes: Vec::new(),
+            trusted: Arc::new(
+                Network::all(&document.server.trusted_proxies)
+                    .hearing(document.server.trusted_fields),
+            ),
             everywhere: Vec::new(),
         };
         making.server();
@@ -114,6 +128,7 @@ impl<'d> Making<'d> {
         for (_, set) in &document.headers.0 {
             making.check_fields(set);
         }
+        making.upstreams();
         for route in &document.routes {
             making.route(route);
         }
@@ -285,6 +300,7 @@ impl<'d> Making<'d> {
             ),
             ("files", route.files.as_ref().map(|action| &action.span)),
             ("channel", route.channel.as_ref().map(|action| &action.span)),
+            ("proxy", route.proxy.as_ref().map(|action| &action.span)),
         ];
         let is_there =
             |(name, span): &(&'static str, Option<&'d Span>)| span.map(|span| (*name, span));
@@ -292,7 +308,7 @@ impl<'d> Making<'d> {
         named.sort_by_key(|(_, span)| span.start);
         match &named[..] {
             [] => {
-                let instead = "add one of: respond, redirect, files, channel";
+                let instead = "add one of: respond, redirect, files, channel, proxy";
                 self.mistake(&route.path.span, "this route does nothing", instead);
             }
             [(first, at), more @ ..] => {
@@ -326,6 +342,8 @@ impl<'d> Making<'d> {
             self.files(action, route, &before);
         } else if let Some(action) = &route.channel {
             self.channel(&action.value, route, &before, &methods);
+        } else if let Some(action) = &route.proxy {
+            self.proxy(&action.value.0, route, &before, &methods);
         }
     }
 
@@ -505,7 +523,7 @@ impl<'d> Making<'d> {
 }
 
 /// What every route has, whatever its action.
-fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
+pub(super) fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
     for (at, host) in route.host.value.0.iter().enumerate() {
         let same = |first: &At<String>| first.value.eq_ignore_ascii_case(&host.value);
         if !route.host.value.0[..at].iter().any(same) {
@@ -515,8 +533,8 @@ fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Field]) {
     if let Some(Size(body)) = route.limits.body {
         added.body_limit(body);
     }
-    // No other action looks at it.
-    if route.channel.is_none() {
+    // No others look at it.
+    if route.channel.is_none() && route.proxy.is_none() {
         added.ignore_body();
     }
     if !fields.is_empty() {

@@ -33,7 +33,15 @@ fn version_and_help() {
     for args in [&["--help"][..], &["-h"], &["help"]] {
         let said = say(folder.path(), args);
         assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{args:?}");
-        for command in ["run", "check", "files", "schema", "completion", "manpage"] {
+        for command in [
+            "run",
+            "check",
+            "files",
+            "proxy",
+            "schema",
+            "completion",
+            "manpage",
+        ] {
             let line = format!("\n  {command} ");
             assert!(
                 said.out.contains(&line),
@@ -42,7 +50,7 @@ fn version_and_help() {
             );
         }
     }
-    for command in ["run", "check", "files"] {
+    for command in ["run", "check", "files", "proxy"] {
         let said = say(folder.path(), &[command, "--help"]);
         assert_eq!(said.code, Some(0), "{command}: {}", said.err);
         assert!(said.out.contains("Usage: loopwright "), "{}", said.out);
@@ -58,6 +66,9 @@ fn a_wrong_command_line_is_2() {
         &["check", "site.toml"],
         &["check", "--config"],
         &["files"],
+        &["proxy"],
+        &["proxy", "--to", "https://example.org"],
+        &["proxy", "--to", "localhost:1", "--balance", "hash"],
         &["completion", "cmd.exe"],
         &["completion"],
     ] {
@@ -216,6 +227,37 @@ fn a_folder_is_served_without_a_config() {
     );
 }
 
+#[test]
+fn servers_are_passed_on_to_without_a_config() {
+    let folder = folder(WRONG);
+    let start = |args: &[&str]| Running::start(&mut loopwright(folder.path(), args));
+    let files = || {
+        let mut server = start(&["files", "public", "--listen", "127.0.0.1:0"]);
+        (server.url(), server)
+    };
+    let (first, second) = (files(), files());
+    let args = ["proxy", "--to", &first.0, "--to", &second.0];
+    let more = ["--balance", "two_choices", "--health", "/index.html"];
+    let listen = ["--listen", "127.0.0.1:0"];
+    let mut proxy = start(&[&args[..], &more, &listen].concat());
+    let url = proxy.url();
+    let line = proxy.wait_for("passing requests on to ");
+    assert!(
+        line.contains(&first.0) && line.contains(&second.0),
+        "{line}"
+    );
+    let ask = || run(Command::new("curl").args(["-sSm20", "-w", "%{http_code}", &url])).out;
+    assert_eq!(ask(), "<p>home200");
+    // One that is gone is not missed.
+    assert_eq!(first.1.stop(), Some(0));
+    for _ in 0..10 {
+        assert_eq!(ask(), "<p>home200");
+    }
+    assert_eq!(second.1.stop(), Some(0));
+    assert_eq!(ask(), "Bad Gateway502");
+    assert_eq!(proxy.stop(), Some(0));
+}
+
 /// HUP takes a right config, and leaves a wrong one with a word about it.
 #[test]
 fn hup_reads_the_config_again() {
@@ -284,7 +326,15 @@ fn the_man_page() {
         "SEE ALSO",
     ];
     assert_eq!(headings, wanted);
-    for command in ["run", "check", "files", "schema", "completion", "manpage"] {
+    for command in [
+        "run",
+        "check",
+        "files",
+        "proxy",
+        "schema",
+        "completion",
+        "manpage",
+    ] {
         assert!(page.contains(&format!("\n.SS {command}\n")), "{command}");
         // There are no pages of their own.
         assert!(!page.contains(&format!("{command}(1)")), "{command}");

@@ -14,7 +14,19 @@ fn text() -> String {
 /// The keys that have no keys themselves, each with its default as the docs write it.
 fn keys(schema: &Json, path: &str, is_required: bool, found: &mut BTreeMap<String, String>) {
     let item = &schema["items"];
-    if let Some(properties) = schema["properties"].as_object() {
+    let named = &schema["additionalProperties"];
+    let others = schema["anyOf"].as_array();
+    let table = others
+        .into_iter()
+        .flatten()
+        .find(|kind| kind["properties"].is_object());
+    // What may be a table, or a word that stands for one, is documented as both.
+    if let Some(table) = table {
+        let mut word = schema.clone();
+        word["anyOf"] = Json::Null;
+        keys(&word, path, is_required, found);
+        keys(table, path, false, found);
+    } else if let Some(properties) = schema["properties"].as_object() {
         let required = schema["required"].as_array().cloned().unwrap_or_default();
         for (key, inner) in properties {
             let name = match path {
@@ -26,6 +38,10 @@ fn keys(schema: &Json, path: &str, is_required: bool, found: &mut BTreeMap<Strin
         }
     } else if item["properties"].is_object() {
         keys(item, path, false, found);
+    } else if item["anyOf"].is_array() && path.ends_with(".servers") {
+        keys(item, path, is_required, found);
+    } else if named["properties"].is_object() {
+        keys(named, &format!("{path}.NAME"), false, found);
     } else {
         let default = match schema.get("default") {
             _ if is_required => "required".to_string(),
@@ -73,7 +89,7 @@ fn every_section_has_an_example() {
             assert!(rest.contains("```toml\n"), "{title}");
         }
     }
-    for action in ["respond", "redirect", "files", "channel"] {
+    for action in ["respond", "redirect", "files", "channel", "proxy"] {
         let part = text
             .split(&format!("\n### `{action}`\n"))
             .nth(1)

@@ -4,6 +4,7 @@
 mod commands;
 mod docs;
 mod mistakes;
+mod proxy;
 mod right;
 mod schema;
 mod support;

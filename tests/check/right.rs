@@ -230,3 +230,95 @@ fn the_config_of_the_welcome_site() {
     let config = include_str!("../../src/service/welcome/sample.toml");
     passes("sample.toml", config.as_bytes());
 }
+
+/// One upstream, and a route that uses it.
+const UPSTREAM: &str = "[[routes]]\npath = \"/api/{*rest}\"\nproxy = \"api\"\n[upstreams.api]\n";
+
+#[test]
+fn upstreams() {
+    let servers = [
+        "\"http://127.0.0.1:9000\"",
+        "\"http://127.0.0.1:9000/\"",
+        "\"127.0.0.1:9000\"",
+        "\"http://example.org\"",
+        "\"example.org:9000\"",
+        "\"http://[::1]:9000\"",
+        "\"unix:/run/app.sock\"",
+        "\"srv:_http._tcp.example.org\"",
+        "\"http://127.0.0.1:${PORT}\"",
+        "{ to = \"localhost:1\" }",
+        "{ to = \"localhost:1\", weight = 1000 }",
+        "\"localhost:1\", { to = \"localhost:2\", backup = true }",
+    ];
+    for servers in servers {
+        let config = format!("{UPSTREAM}servers = [{servers}]\n");
+        passes(&config, config.as_bytes());
+    }
+    for rest in [
+        "balance = \"round_robin\"",
+        "balance = \"random\"",
+        "balance = \"least_connections\"",
+        "balance = \"two_choices\"",
+        "balance = \"latency\"",
+        "balance = \"first\"",
+        "balance = { by = \"first\" }",
+        "balance = { by = \"latency\", decay = \"1s\" }",
+        "balance = { hash = \"address\" }",
+        "balance = { hash = \"path\", load = 2 }",
+        "balance = { hash = \"header:X-User\", load = 1.05 }",
+        "balance = { hash = \"cookie:user\", load = \"none\" }",
+        "sticky = { cookie = \"a\", secret = \"0123456789abcdef\" }",
+        "proxy_protocol = \"v1\"",
+        "proxy_protocol = \"v2\"",
+        "pool = { idle = 0, queue = 0, warm = 0, jitter = \"0%\" }",
+        "pool = { idle = 2, warm = 2, connections = 2, jitter = \"100%\" }",
+        "health = { path = \"/\" }",
+        "health = { path = \"/a?b\", status = 200, jitter = \"50%\" }",
+        "health = { path = \"/\", status = \"200-299, 304\", body = \"ok\", within = \"2B\" }",
+        "outliers = { consecutive_failures = 0, interval = \"0s\", panic_threshold = \"0%\" }",
+        "outliers = { stdev_factor = 2, margin = \"2.5%\", slow_start = \"1m\" }",
+        "retries = { tries = 1, statuses = [], budget = \"0%\", floor = 0, replay = \"0B\" }",
+        "retries = { tries = 16, statuses = [429, 503], timeouts = true, hedge = \"99%\" }",
+        "timeouts = { total = \"0s\", tunnel = \"1day\" }",
+        "limits = { body = \"0B\", pending = 0, retries = 0, head = \"1MiB\", fields = 1 }",
+    ] {
+        let config = format!("{UPSTREAM}servers = [\"localhost:1\"]\n{rest}\n");
+        passes(&config, config.as_bytes());
+    }
+    for proxy in [
+        "\"api\"",
+        "{ to = \"api\" }",
+        "{ to = \"api\", strip = \"/api\" }",
+        "{ to = \"api\", strip = \"/api/\" }",
+        "{ to = \"api\", path = \"/v2/{rest}\" }",
+        "{ to = \"api\", path = \"/always\" }",
+        "{ to = \"api\", host = \"keep\" }",
+        "{ to = \"api\", host = \"upstream\" }",
+        "{ to = \"api\", host = \"example.org:81\" }",
+        "{ to = \"api\", request = { set = { x-a = \"{client_ip} {{\" }, add = { x-b = \"\" } } }",
+        "{ to = \"api\", response = { remove = [\"Server\", \"x-powered-by\"] } }",
+        "{ to = \"api\", forwarded = \"both\", via = \"edge-1.example.org:80\", visits = 1 }",
+        "{ to = \"api\", forwarded = \"none\", proxy_status = true }",
+        "{ to = \"api\", spool = { request = \"1MiB\", response = \"1MiB\" } }",
+    ] {
+        let api = "[upstreams.api]\nservers = [\"localhost:1\"]\n";
+        let route = format!("[[routes]]\npath = \"/api/{{*rest}}\"\nproxy = {proxy}\n");
+        let config = format!("{route}{api}");
+        passes(&config, config.as_bytes());
+        // And beside what every route may have.
+        let more = "methods = [\"GET\", \"POST\"]\nhost = \"example.org\"\nheaders = { x-c = \"d\" }\nlimits = { body = \"1KiB\" }\n";
+        let config = format!("{route}{more}{api}");
+        passes(&config, config.as_bytes());
+    }
+    // One that nobody uses may be there, as sets of fields may.
+    let unused = format!("{ROUTE}[upstreams.spare]\nservers = [\"localhost:1\"]\n");
+    passes("unused", unused.as_bytes());
+    let trusted = [
+        "[\"10.0.0.0/8\"]",
+        "[]",
+        "[\"unix\", \"::1\", \"fd00::/8\", \"192.0.2.1\"]",
+    ];
+    each("server", "trusted_proxies", &trusted);
+    let fields = ["\"either\"", "\"x-forwarded\"", "\"forwarded\""];
+    each("server", "trusted_fields", &fields);
+}

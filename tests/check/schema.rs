@@ -37,7 +37,11 @@ fn faults(schema: &Json, value: &Json, at: &str) -> Vec<String> {
     for (rule, want) in rules {
         match rule.as_str() {
             "$schema" | "title" | "description" | "default" | "properties" => {}
-            "type" => unless(type_of(value) == want, rule),
+            "type" => {
+                // Whole numbers are numbers, too.
+                let is_whole = type_of(value) == "integer" && want == "number";
+                unless(type_of(value) == want || is_whole, rule);
+            }
             "const" => unless(value == want, rule),
             "enum" => unless(want.as_array().expect(rule).contains(value), rule),
             "minimum" => unless(number.is_none_or(|n| n >= want.as_i64().expect(rule)), rule),
@@ -108,7 +112,7 @@ fn it_is_a_schema() {
         let rules = schema.as_object().expect(at);
         let mut count = 1;
         if let Some(kind) = rules.get("type") {
-            let kinds = ["object", "array", "string", "integer", "boolean"];
+            let kinds = ["object", "array", "string", "integer", "number", "boolean"];
             assert!(kinds.contains(&kind.as_str().expect(at)), "{at}: {kind}");
         }
         if let Some(default) = rules.get("default") {
@@ -181,7 +185,7 @@ fn it_refuses_wrong_types_and_unknown_keys() {
 
 #[test]
 fn samples_are_right_by_it() {
-    for sample in ["static", "spa", "redirects", "workers"] {
+    for sample in ["static", "spa", "redirects", "workers", "channel", "proxy"] {
         let path = in_crate(&format!("docs/samples/{sample}.toml"));
         accepts(sample, &std::fs::read_to_string(path).expect(sample));
     }

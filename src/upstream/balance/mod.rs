@@ -74,6 +74,35 @@ impl Policy {
     /// What the paper's authors use.
     pub const LOAD: f64 = 1.25;
 
+    /// Those that need nothing but their name.
+    pub const NAMED: [(&str, Policy); 6] = [
+        ("round_robin", Policy::RoundRobin),
+        ("random", Policy::Random),
+        ("least_connections", Policy::LeastConnections),
+        ("two_choices", Policy::TwoChoices),
+        (
+            "latency",
+            Policy::Latency {
+                decay: Policy::DECAY,
+            },
+        ),
+        ("first", Policy::First),
+    ];
+
+    /// The one of this name.
+    ///
+    /// ```
+    /// use loopwright::Balance;
+    /// assert_eq!(Balance::named("two_choices"), Some(Balance::TwoChoices));
+    /// assert_eq!(Balance::named("hash"), None);
+    /// ```
+    pub fn named(name: &str) -> Option<Policy> {
+        let mut known = Policy::NAMED.into_iter();
+        known
+            .find(|(known, _)| *known == name)
+            .map(|(_, policy)| policy)
+    }
+
     fn decay(self) -> Duration {
         match self {
             Policy::Latency { decay } => decay,
