@@ -18,15 +18,14 @@ a proxy.
 "nginx-large" has ones in which an answer of 100 KiB and an upload of 64 KiB fit, so that neither goes through a
 file: compare with the better. "haproxy" is one thread, http-reuse always. "sozu", if it is installed, is one worker.
 """
-import json
 import re
 import select
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import bench
@@ -129,6 +128,7 @@ def count_calls(server, scenario, scratch):
     """System calls per request, by name. To count them makes everything slow: nothing is measured meanwhile, and
     512 connections are not even open after a second."""
     scenario = scenario | dict(connections=min(64, scenario["connections"]))
+    time.sleep(0.3)  # for the connections that were measured to be gone
     command = ["strace", "-f", "-c", "-U", "name,calls", "-o", f"{scratch}/calls"]
     for pid in server.pids:
         command += ["-p", str(pid)]
@@ -136,7 +136,7 @@ def count_calls(server, scenario, scratch):
         try:
             if not select.select([strace.stderr], [], [], 5)[0] or b"attached" not in strace.stderr.readline():
                 raise bench.Failed("strace does not attach")
-            requests = bench.wrk(server, scenario, 1, scratch)["requests"]
+            requests = bench.wrk(server, scenario, 2, scratch)["requests"]
         finally:
             strace.send_signal(signal.SIGINT)
             strace.communicate(timeout=10)
