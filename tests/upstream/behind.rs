@@ -50,7 +50,9 @@ fn nginx_behind_it() {
     let server = nginx(
         site,
         address,
-        &format!("server {{ listen {address}; root {root}; index index.html; }}"),
+        &format!(
+            "server {{ listen {address}; root {root}; index index.html; if_modified_since before; }}"
+        ),
     );
     ask(
         server.address,

@@ -621,6 +621,8 @@ const FRAMING: &[Row] = &[
         &[
             Request,
             Send("HTTP/1.1 304 Same|content-length: 5||"),
+            Request,
+            Send(OK),
             Again,
         ],
         "304=",

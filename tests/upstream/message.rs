@@ -1,8 +1,6 @@
 //! HTTP/1.1 messages read to the letter, requests and answers: what a party that takes nothing for granted makes of the
 //! bytes it got.
 
-use std::collections::BTreeSet;
-
 /// One message. Bytes are characters up to U+00FF, so that a row of a table can show them.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Message {
@@ -73,12 +71,14 @@ impl Message {
     /// that are a proxy's own.
     pub(crate) fn row(&self) -> String {
         let list = |fields: &[(String, String)]| -> String {
-            let lines: BTreeSet<String> = fields
+            let others = fields
                 .iter()
-                .filter(|(name, _)| !OWN.contains(&name.as_str()))
+                .filter(|(name, _)| !OWN.contains(&name.as_str()));
+            let mut lines: Vec<String> = others
                 .map(|(name, value)| format!("{name}: {value}|"))
                 .collect();
-            lines.into_iter().collect()
+            lines.sort();
+            lines.concat()
         };
         let body = self.body.replace('|', "¦").replace("\r\n", "|");
         let trailers = match list(&self.trailers) {

@@ -88,7 +88,7 @@ fn one_of_two_is_killed_and_comes_back() {
         failed.is_empty(),
         "{} failed: {:?}",
         failed.len(),
-        &failed[0]
+        failed.first()
     );
     assert!(answered > 500, "only {answered} answered");
     assert!(shares.iter().all(|&n| n > 50), "{shares:?}");
@@ -110,7 +110,7 @@ fn connections_that_end_without_a_word() {
         failed.is_empty(),
         "{} failed: {:?}",
         failed.len(),
-        &failed[0]
+        failed.first()
     );
     assert!(answered > 300, "only {answered} answered");
 }

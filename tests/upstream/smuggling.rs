@@ -139,8 +139,8 @@ const LENGTHS: &[Row] = &[
     ),
     (
         "CL.0: a GET with a body",
-        "GET /a HTTP/1.1|host: a|content-length: 27||GET /b HTTP/1.1|host: a||..",
-        "GET /a HTTP/1.1|content-length: 27|host: a||GET /b HTTP/1.1|host: a||..",
+        "GET /a HTTP/1.1|host: a|content-length: 30||GET /b HTTP/1.1|host: a||..",
+        "GET /a HTTP/1.1|content-length: 30|host: a||GET /b HTTP/1.1|host: a||..",
         "200",
     ),
     (
@@ -555,8 +555,8 @@ const HOPS: &[Row] = &[
     ),
     (
         "connection names content-length",
-        "POST /a HTTP/1.1|host: a|connection: content-length|content-length: 27||GET /b HTTP/1.1|host: a||..",
-        "POST /a HTTP/1.1|content-length: 27|host: a||GET /b HTTP/1.1|host: a||..",
+        "POST /a HTTP/1.1|host: a|connection: content-length|content-length: 30||GET /b HTTP/1.1|host: a||..",
+        "POST /a HTTP/1.1|content-length: 30|host: a||GET /b HTTP/1.1|host: a||..",
         "200",
     ),
     (
@@ -597,14 +597,14 @@ const HOPS: &[Row] = &[
     ),
     (
         "h2c with a body",
-        "POST /a HTTP/1.1|host: a|connection: upgrade, http2-settings|upgrade: h2c|http2-settings: AAMA|content-length: 27||GET /b HTTP/1.1|host: a||..",
-        "POST /a HTTP/1.1|content-length: 27|host: a||GET /b HTTP/1.1|host: a||..",
+        "POST /a HTTP/1.1|host: a|connection: upgrade, http2-settings|upgrade: h2c|http2-settings: AAMA|content-length: 30||GET /b HTTP/1.1|host: a||..",
+        "POST /a HTTP/1.1|content-length: 30|host: a||GET /b HTTP/1.1|host: a||..",
         "200",
     ),
     (
         "a WebSocket that is none",
-        "POST /a HTTP/1.1|host: a|connection: upgrade|upgrade: websocket|content-length: 27||GET /b HTTP/1.1|host: a||..",
-        "POST /a HTTP/1.1|content-length: 27|host: a||GET /b HTTP/1.1|host: a||..",
+        "POST /a HTTP/1.1|host: a|connection: upgrade|upgrade: websocket|content-length: 30||GET /b HTTP/1.1|host: a||..",
+        "POST /a HTTP/1.1|content-length: 30|host: a||GET /b HTTP/1.1|host: a||..",
         "200",
     ),
     ("the preface of HTTP/2", "PRI * HTTP/2.0||SM||", "-", "505x"),

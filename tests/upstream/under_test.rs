@@ -148,14 +148,18 @@ pub(crate) fn proxy(config: &str) -> Running {
         }
         Ok("nginx") => {
             let (lines, address) = (servers_of(config), free_address());
-            let servers: String = lines.map(|at| format!("server {at};")).collect();
+            let servers: String = lines
+                .map(|at| format!("server {at} max_fails=0;"))
+                .collect();
             nginx(
                 folder,
                 address,
                 &format!(
                     "upstream up {{ {servers} keepalive 16; }}\n\
-                     server {{ listen {address}; location / {{ proxy_pass http://up; proxy_http_version 1.1;\n\
-                     proxy_set_header Host $http_host; proxy_set_header Connection \"\";\n\
+                     map $http_upgrade $up {{ default upgrade; '' ''; }}\n\
+                     server {{ listen {address}; client_max_body_size 0; proxy_request_buffering off;\n\
+                     location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Host $http_host;\n\
+                     proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $up;\n\
                      proxy_connect_timeout 500ms; proxy_read_timeout 1s; }} }}"
                 ),
             )
