@@ -3,6 +3,7 @@
 use loopwright::{App, Builder, Handle, Listen, Server, Timeouts};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -315,16 +316,35 @@ pub(crate) fn run(command: &mut Command) -> Output {
 
 /// Runs one case of a script in this folder; the script says which one it has run to its end.
 pub(crate) fn run_case(program: &str, script: &str, case: &str, target: &[&str]) {
-    let script = format!("{}/tests/clients/{script}", env!("CARGO_MANIFEST_DIR"));
-    let output = run(Command::new(program).arg(script).arg(case).args(target));
+    run_script(&[program], &format!("clients/{script}"), case, target);
+}
+
+/// The same for a script below `tests`, by a program with arguments of its own.
+pub(crate) fn run_script(program: &[&str], script: &str, case: &str, target: &[&str]) {
+    let script = format!("{}/tests/{script}", env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).arg(script).arg(case);
+    let output = run(command.args(target));
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && said.trim_end() == format!("ok {case}"),
-        "{program} {case}: {}\n{said}\n{}",
+        "{program:?} {case}: {}\n{said}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// A Python with `websockets`: the one that `scripts/test` has made, if it has.
+pub(crate) fn python_with_websockets() -> String {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("python/bin/python3");
+    match made.exists() {
+        true => made.display().to_string(),
+        false => "python3".into(),
+    }
+}
+
+/// A Node with a WebSocket: without the flag from 22 on, and with it from 20.10.
+pub(crate) const NODE_WITH_WEBSOCKET: [&str; 2] = ["node", "--experimental-websocket"];
 
 /// Waits until `is_so`, and says how long that took.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {

@@ -6,7 +6,7 @@
 use crate::faulty::{Faulty, HEALTHY, OK, Refusing, Step, hanging, refusing};
 use crate::message::bytes;
 use crate::raw::{End, Raw};
-use crate::under_test::{config, proxy, try_rows};
+use crate::under_test::{IMPATIENT, config, proxy, try_rows};
 use Step::*;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,7 +16,12 @@ const GET: &str = "GET /a HTTP/1.1|host: a||";
 const HEAD: &str = "HEAD /a HTTP/1.1|host: a||";
 
 /// One try, so that what it meets shows.
-const ONCE: &str = "retries = { tries = 1 }";
+const ONCE: usize = 1;
+
+/// So many tries, and little patience.
+fn tries(count: usize) -> String {
+    format!("{IMPATIENT}retries = {{ tries = {count} }}")
+}
 
 /// Name; what the client asks; what the upstream does on its first connection, later ones being healthy; what the client
 /// gets, where ` or ` parts what is allowed.
@@ -50,10 +55,10 @@ fn outcome(proxy: SocketAddr, request: &str) -> String {
     }
 }
 
-fn check(more: &str, rows: &[Row]) {
+fn check(count: usize, rows: &[Row]) {
     try_rows(rows, |(name, request, steps, want)| {
         let behind = Faulty::first(steps.to_vec());
-        let proxy = proxy(&config(&[behind.address], more));
+        let proxy = proxy(&config(&[behind.address], &tries(count)));
         let got = outcome(proxy.address, request);
         match want.split(" or ").any(|allowed| allowed == got) {
             true => Ok(()),
@@ -353,6 +358,26 @@ const GARBAGE: &[Row] = &[
                 100_000,
             ),
         ],
+        "502",
+    ),
+    (
+        "a head of 100 KiB",
+        POST,
+        &[
+            Request,
+            Send("HTTP/1.1 200 OK|content-length: 2|"),
+            Repeat(
+                "x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy|",
+                1800,
+            ),
+            Send("|ok"),
+        ],
+        "502",
+    ),
+    (
+        "fields without end",
+        POST,
+        &[Request, Send("HTTP/1.1 200 OK|"), Repeat("x:|", 10_000)],
         "502",
     ),
     (
@@ -761,11 +786,11 @@ const RETRIES: &[Row] = &[
 ];
 
 macro_rules! tables {
-    ($($name:ident $more:expr, $rows:ident;)*) => {$(
+    ($($name:ident $tries:expr, $rows:ident;)*) => {$(
         #[test]
         #[ignore = "there is no action `proxy` yet"]
         fn $name() {
-            check($more, $rows);
+            check($tries, $rows);
         }
     )*};
 }
@@ -774,7 +799,7 @@ tables! {
     deaths ONCE, DEATHS;
     garbage ONCE, GARBAGE;
     framing ONCE, FRAMING;
-    retries "retries = { tries = 2 }", RETRIES;
+    retries 2, RETRIES;
 }
 
 #[test]
@@ -782,7 +807,7 @@ tables! {
 fn connections_that_do_not_come_about() {
     let (Refusing(refused, _kept), hanging) = (refusing(), hanging());
     for (address, want) in [(refused, 502), (hanging.address, 504)] {
-        let proxy = proxy(&config(&[address], ONCE));
+        let proxy = proxy(&config(&[address], &tries(ONCE)));
         let start = Instant::now();
         let mut raw = Raw::connect(proxy.address);
         raw.send(&bytes(GET));
@@ -799,7 +824,7 @@ fn connections_that_do_not_come_about() {
 fn another_server_is_asked() {
     let (Refusing(refused, _kept), hanging, healthy) = (refusing(), hanging(), Faulty::healthy());
     let servers = [refused, hanging.address, healthy.address];
-    let proxy = proxy(&config(&servers, "retries = { tries = 3 }"));
+    let proxy = proxy(&config(&servers, &tries(3)));
     for request in [GET, POST].repeat(3) {
         assert_eq!(outcome(proxy.address, request), "200=ok", "{request}");
     }
@@ -810,7 +835,7 @@ fn another_server_is_asked() {
 #[ignore = "there is no action `proxy` yet"]
 fn a_connection_that_was_closed_while_idle_is_not_used() {
     let behind = Faulty::start(|_| vec![Request, Send(OK), Close]);
-    let proxy = proxy(&config(&[behind.address], ONCE));
+    let proxy = proxy(&config(&[behind.address], &tries(ONCE)));
     let mut raw = Raw::connect(proxy.address);
     for _ in 0..5 {
         raw.send(&bytes(POST));
@@ -829,7 +854,7 @@ fn a_connection_that_closes_under_the_next_request() {
     let script = |_| vec![Request, Send(OK), Request, Close];
     for (request, want) in [(GET, &["200"][..]), (POST, &["502"])] {
         let behind = Faulty::start(script);
-        let proxy = proxy(&config(&[behind.address], "retries = { tries = 3 }"));
+        let proxy = proxy(&config(&[behind.address], &tries(3)));
         let mut raw = Raw::connect(proxy.address);
         raw.send(&bytes(GET));
         assert_eq!(raw.answer(false).expect("an answer").status(), 200);
@@ -842,6 +867,48 @@ fn a_connection_that_closes_under_the_next_request() {
     }
 }
 
+/// A byte now and then is no progress for ever: the request has a time of its own.
+#[test]
+#[ignore = "there is no action `proxy` yet"]
+fn an_answer_in_drops_has_an_end() {
+    for row in [
+        "HTTP/1.1 200 OK|x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
+        "HTTP/1.1 200 OK|transfer-encoding: chunked||1|a|1|a|1|a|1|a|1|a|1|a|1|a|1|a",
+    ] {
+        let behind = Faulty::start(move |_| vec![Request, Drip(row, Duration::from_millis(200))]);
+        let more = "timeouts = { total = \"1500ms\" }\nretries = { tries = 1 }";
+        let proxy = proxy(&config(&[behind.address], more));
+        let start = Instant::now();
+        let mut raw = Raw::connect(proxy.address);
+        raw.send(&bytes(GET));
+        match raw.answer(false) {
+            Ok(answer) => assert_eq!(answer.status(), 504),
+            Err(why) => assert!(why.contains("HTTP/1.1 200"), "{why}"),
+        }
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(4), "it took {took:?}");
+    }
+}
+
+/// RFC 9110 §15.2: they are passed on, but for one that answers what the proxy has asked for itself.
+#[test]
+#[ignore = "there is no action `proxy` yet"]
+fn interim_answers_reach_the_client() {
+    let hints = "HTTP/1.1 103 Early Hints|link: </a>||";
+    let behind = Faulty::first(vec![Request, Send(hints), Send(OK)]);
+    let proxy = proxy(&config(&[behind.address], &tries(ONCE)));
+    let mut raw = Raw::connect(proxy.address);
+    raw.send(&bytes(GET));
+    let got = raw.rest(Duration::from_millis(300));
+    let got = String::from_utf8_lossy(&got.bytes);
+    assert!(got.starts_with("HTTP/1.1 103 "), "{got}");
+    assert!(got.contains("link: </a>\r\n"), "{got}");
+    assert!(
+        got.contains("HTTP/1.1 200 ") && got.ends_with("ok"),
+        "{got}"
+    );
+}
+
 /// A client that leaves takes its request with it: the upstream hears of it.
 #[test]
 #[ignore = "there is no action `proxy` yet"]
@@ -850,12 +917,7 @@ fn a_client_that_leaves_ends_its_request() {
         0 => vec![Request, Silence],
         _ => HEALTHY.to_vec(),
     });
-    let proxy = proxy(
-        &config(&[behind.address], "timeouts.first_byte = \"20s\"").replace(
-            "timeouts = { connect = \"500ms\", first_byte = \"1s\", read = \"1s\" }\n",
-            "",
-        ),
-    );
+    let proxy = proxy(&config(&[behind.address], ""));
     let mut raw = Raw::connect(proxy.address);
     raw.send(&bytes(GET));
     let got = raw.rest(Duration::from_millis(200));
@@ -863,10 +925,10 @@ fn a_client_that_leaves_ends_its_request() {
     crate::support::wait_until("the upstream's connection ends", || behind.open() == 0);
 }
 
-/// An upload that the server reads slowly is held back, not gathered.
+/// An answer that its client does not read is held back, not gathered.
 #[test]
 #[ignore = "there is no action `proxy` yet"]
-fn an_endless_answer_is_passed_on_at_the_pace_of_its_client() {
+fn an_answer_is_passed_on_at_the_pace_of_its_client() {
     let behind = Faulty::start(|_| {
         let head = "HTTP/1.1 200 OK|content-length: 67108864||";
         let block = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -880,4 +942,28 @@ fn an_endless_answer_is_passed_on_at_the_pace_of_its_client() {
     assert!(held < 24 << 20, "it holds {held} bytes");
     let got = raw.rest(Duration::from_secs(2));
     assert!(got.bytes.len() > 64 << 20, "{} bytes", got.bytes.len());
+}
+
+/// Nor is an upload that its server does not read.
+#[test]
+#[ignore = "there is no action `proxy` yet"]
+fn an_upload_is_passed_on_at_the_pace_of_its_server() {
+    let behind = Faulty::start(|_| vec![Head, Wait(Duration::from_secs(2)), Silence]);
+    let proxy = proxy(&config(&[behind.address], ""));
+    let mut raw = Raw::connect(proxy.address);
+    raw.send(&bytes(
+        "POST /a HTTP/1.1|host: a|content-length: 67108864||",
+    ));
+    let sender = std::thread::spawn(move || {
+        let piece = vec![b'x'; 1 << 20];
+        (0..32).for_each(|_| raw.send(&piece));
+        raw
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    let (held, passed) = (proxy.memory(), behind.received().concat().len());
+    assert!(
+        held < 24 << 20,
+        "it holds {held} bytes, {passed} have arrived"
+    );
+    drop(sender.join().expect("the sender"));
 }

@@ -62,6 +62,11 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 impl Message {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let found = self.fields.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
     pub(crate) fn status(&self) -> u16 {
         let code = self.first.split(' ').nth(1).unwrap_or_default();
         code.parse().unwrap_or(0)

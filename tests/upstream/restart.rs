@@ -17,7 +17,12 @@ fn load(proxy: SocketAddr, ends: &AtomicBool, request: &str) -> (usize, Vec<Stri
     while !ends.load(Ordering::SeqCst) {
         raw.send(&bytes(request));
         match raw.answer(false) {
-            Ok(answer) if answer.status() == 200 && answer.body == "ok" => answered += 1,
+            Ok(answer) if answer.status() == 200 && answer.body == "ok" => {
+                answered += 1;
+                if answer.field("connection") == Some("close") {
+                    raw = Raw::connect(proxy);
+                }
+            }
             Ok(answer) => failed.push(answer.first),
             Err(why) => {
                 failed.push(why);

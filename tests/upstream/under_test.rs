@@ -124,14 +124,17 @@ pub(crate) fn folder() -> TempDir {
     folder
 }
 
+/// To be told soon of what does not come.
+pub(crate) const IMPATIENT: &str =
+    "timeouts = { connect = \"500ms\", first_byte = \"1s\", read = \"1s\" }\n";
+
 /// A config of one route to these servers, with `more` lines about them.
 pub(crate) fn config(servers: &[SocketAddr], more: &str) -> String {
     let urls: Vec<String> = servers.iter().map(|a| format!("http://{a}")).collect();
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n\
          [timeouts]\ndrain = \"2s\"\ndrain_idle = \"100ms\"\n\
-         [upstreams.up]\nservers = {urls:?}\n\
-         timeouts = {{ connect = \"500ms\", first_byte = \"1s\", read = \"1s\" }}\n{more}\n\
+         [upstreams.up]\nservers = {urls:?}\n{more}\n\
          [[routes]]\npath = \"/{{*rest}}\"\nproxy = {{ to = \"up\", host = \"keep\" }}\n"
     )
 }
@@ -148,6 +151,11 @@ pub(crate) fn proxy(config: &str) -> Running {
         }
         Ok("nginx") => {
             let (lines, address) = (servers_of(config), free_address());
+            let read = if config.contains(IMPATIENT) {
+                "1s"
+            } else {
+                "20s"
+            };
             let servers: String = lines
                 .map(|at| format!("server {at} max_fails=0;"))
                 .collect();
@@ -160,7 +168,7 @@ pub(crate) fn proxy(config: &str) -> Running {
                      server {{ listen {address}; client_max_body_size 0; proxy_request_buffering off;\n\
                      location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Host $http_host;\n\
                      proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $up;\n\
-                     proxy_connect_timeout 500ms; proxy_read_timeout 1s; }} }}"
+                     proxy_connect_timeout 500ms; proxy_read_timeout {read}; }} }}"
                 ),
             )
         }

@@ -1,10 +1,10 @@
 //! WebSockets through the proxy: those of tests/websocket, with our own server behind it.
 
-use crate::support::{TestServer, local, run, serve_with};
+use crate::support::{
+    NODE_WITH_WEBSOCKET, TestServer, local, python_with_websockets, run_script, serve_with,
+};
 use crate::under_test::{config, proxy};
 use loopwright::{App, Limits};
-use std::path::Path;
-use std::process::Command;
 
 fn site() -> TestServer {
     let limits = Limits {
@@ -19,28 +19,11 @@ fn site() -> TestServer {
     })
 }
 
-fn case(program: &str, args: &[&str], script: &str, case: &str) {
+fn case(program: &[&str], script: &str, case: &str) {
     let server = site();
     let proxy = proxy(&config(&[server.tcp()], ""));
-    let script = format!("{}/tests/websocket/{script}", env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(program);
-    command.args(args).arg(script).arg(case);
-    let output = run(command.arg(proxy.address.port().to_string()));
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.trim_end() == format!("ok {case}"),
-        "{program} {case}: {said}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-/// With `websockets`: the one that `scripts/test` has made, if it has.
-fn python() -> String {
-    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("python/bin/python3");
-    match made.exists() {
-        true => made.display().to_string(),
-        false => "python3".into(),
-    }
+    let port = proxy.address.port().to_string();
+    run_script(program, &format!("websocket/{script}"), case, &[&port]);
 }
 
 macro_rules! cases {
@@ -49,14 +32,14 @@ macro_rules! cases {
             #[test]
             #[ignore = "there is no action `proxy` yet"]
             fn $name() {
-                super::case(&super::python(), &[], "client.py", stringify!($name));
+                super::case(&[&super::python_with_websockets()], "client.py", stringify!($name));
             }
         )*}
         mod node {$(
             #[test]
             #[ignore = "there is no action `proxy` yet"]
             fn $name() {
-                super::case("node", &["--experimental-websocket"], "client.mjs", stringify!($name));
+                super::case(&super::NODE_WITH_WEBSOCKET, "client.mjs", stringify!($name));
             }
         )*}
     };
