@@ -3,7 +3,6 @@
 use loopwright::{App, Builder, Handle, Listen, Server, Timeouts};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -333,18 +332,6 @@ pub(crate) fn run_script(program: &[&str], script: &str, case: &str, target: &[&
         String::from_utf8_lossy(&output.stderr)
     );
 }
-
-/// A Python with `websockets`: the one that `scripts/test` has made, if it has.
-pub(crate) fn python_with_websockets() -> String {
-    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("python/bin/python3");
-    match made.exists() {
-        true => made.display().to_string(),
-        false => "python3".into(),
-    }
-}
-
-/// A Node with a WebSocket: without the flag from 22 on, and with it from 20.10.
-pub(crate) const NODE_WITH_WEBSOCKET: [&str; 2] = ["node", "--experimental-websocket"];
 
 /// Waits until `is_so`, and says how long that took.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {

@@ -10,6 +10,8 @@ mod faults;
 mod faulty;
 mod front;
 mod message;
+#[path = "../websocket/programs.rs"]
+mod programs;
 mod raw;
 mod restart;
 #[allow(dead_code)]

@@ -153,7 +153,7 @@ fn message(bytes: &[u8], kind: Kind) -> Result<Option<(Message, usize)>, String>
             message.body = text(&rest[..length]);
             length
         }
-        ([], ["chunked"]) => match chunked(rest)? {
+        ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => match chunked(rest)? {
             Some((body, trailers, used)) => {
                 (message.body, message.trailers) = (body, trailers);
                 used

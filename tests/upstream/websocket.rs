@@ -1,8 +1,6 @@
 //! WebSockets through the proxy: those of tests/websocket, with our own server behind it.
 
-use crate::support::{
-    NODE_WITH_WEBSOCKET, TestServer, local, python_with_websockets, run_script, serve_with,
-};
+use crate::support::{TestServer, local, run_script, serve_with};
 use crate::under_test::{config, proxy};
 use loopwright::{App, Limits};
 
@@ -32,14 +30,14 @@ macro_rules! cases {
             #[test]
             #[ignore = "there is no action `proxy` yet"]
             fn $name() {
-                super::case(&[&super::python_with_websockets()], "client.py", stringify!($name));
+                super::case(&[&crate::programs::python()], "client.py", stringify!($name));
             }
         )*}
         mod node {$(
             #[test]
             #[ignore = "there is no action `proxy` yet"]
             fn $name() {
-                super::case(&super::NODE_WITH_WEBSOCKET, "client.mjs", stringify!($name));
+                super::case(&crate::programs::NODE, "client.mjs", stringify!($name));
             }
         )*}
     };

@@ -42,13 +42,13 @@ macro_rules! cases {
         mod python {$(
             #[test]
             fn $name() {
-                super::case(&[&super::python_with_websockets()], "client.py", stringify!($name));
+                super::case(&[&crate::programs::python()], "client.py", stringify!($name));
             }
         )*}
         mod node {$(
             #[test]
             fn $name() {
-                super::case(&super::NODE_WITH_WEBSOCKET, "client.mjs", stringify!($name));
+                super::case(&crate::programs::NODE, "client.mjs", stringify!($name));
             }
         )*}
     };
