@@ -6,8 +6,10 @@
 //! from memory. What a socket does not take at once is written when it has room again.
 //! It is no web server: `scripts/bench` divides the cost of real servers by the cost of this one,
 //! so that results from different machines can be compared. `floor/websocket.rs` is the same for WebSockets
-//! and `scripts/ws`.
+//! and `scripts/ws`, `floor/relay.rs` for proxies and `scripts/bench proxy`, which has this one stand behind them.
 
+#[path = "floor/relay.rs"]
+mod relay;
 #[path = "floor/websocket.rs"]
 mod websocket;
 
@@ -24,6 +26,8 @@ use socket2::{Domain, Socket, Type};
 
 const USAGE: &str = "\
 usage: floor PORT const|close CONTENT-TYPE BODY   (BODY @FILE is what the file holds)
+       floor PORT upload CONTENT-TYPE BODY LENGTH (answers a request when so many bytes behind its head are there)
+       floor PORT relay UPSTREAM-PORT             (passes on whatever arrives)
        floor PORT websocket                       (an echo at /, to all others at /topic)";
 
 /// Far more than a deep pipeline of small requests.
@@ -53,13 +57,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         [port, mode @ ("const" | "close"), content_type, body] => {
-            let body = match body.strip_prefix('@') {
-                Some(file) => std::fs::read(file)?,
-                None => body.into(),
-            };
             let close = mode == "close";
-            let response = response(content_type, &body, close);
-            Floor::new(listener(port.parse()?, close)?, &response, close)?.run()
+            let response = response(content_type, body, close)?;
+            Floor::new(listener(port.parse()?, close)?, &response, close, 0)?.run()
+        }
+        [port, "upload", content_type, body, length] => {
+            let response = response(content_type, body, false)?;
+            let listener = listener(port.parse()?, false)?;
+            Floor::new(listener, &response, false, length.parse()?)?.run()
+        }
+        [port, "relay", upstream] => {
+            relay::run(listener(port.parse()?, false)?, upstream.parse()?)?
         }
         [port, "websocket"] => websocket::run(listener(port.parse()?, false)?)?,
         // Cargo runs every benchmark with only options of its own: nothing to do then.
@@ -72,14 +80,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn response(content_type: &str, body: &[u8], close: bool) -> Vec<u8> {
+fn response(content_type: &str, body: &str, close: bool) -> std::io::Result<Vec<u8>> {
+    let body = match body.strip_prefix('@') {
+        Some(file) => std::fs::read(file)?,
+        None => body.into(),
+    };
     let head = format!(
         "HTTP/1.1 200 OK\r\nServer: floor\r\nDate: Sun, 22 Nov 2026 20:00:00 GMT\r\n\
          Content-Type: {content_type}\r\nContent-Length: {}\r\n{}\r\n",
         body.len(),
         if close { "Connection: close\r\n" } else { "" },
     );
-    [head.as_bytes(), body].concat()
+    Ok([head.as_bytes(), &body].concat())
 }
 
 fn listener(port: u16, close: bool) -> Result<OwnedFd, Box<dyn std::error::Error>> {
@@ -95,8 +107,13 @@ fn listener(port: u16, close: bool) -> Result<OwnedFd, Box<dyn std::error::Error
     Ok(socket.into())
 }
 
+/// Each at the index of its own descriptor.
+type Connected<T> = Vec<Option<T>>;
+
 struct Connection {
     socket: OwnedFd,
+    /// Bytes of its request's body that have not come yet.
+    expected: usize,
     /// Bytes of its answers that are not written yet.
     owed: usize,
     /// It has come to wait for room once, so epoll tells of room from then on.
@@ -106,20 +123,21 @@ struct Connection {
 struct Floor {
     epoll: OwnedFd,
     listener: OwnedFd,
-    /// Open connections, each at the index of its own descriptor.
-    connections: Vec<Option<Connection>>,
+    connections: Connected<Connection>,
     /// Copies of the response, one after the other.
     responses: Vec<u8>,
     /// The length of one of them.
     one: usize,
     /// Close each connection after its first answer.
     close: bool,
+    /// The length of each request's body.
+    body: usize,
     end_of_head: Finder<'static>,
     input: Vec<u8>,
 }
 
 impl Floor {
-    fn new(listener: OwnedFd, response: &[u8], close: bool) -> Result<Self, Errno> {
+    fn new(listener: OwnedFd, response: &[u8], close: bool, body: usize) -> Result<Self, Errno> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, data(&listener), READ)?;
         let copies = (OUTPUT / response.len()).clamp(1, MAX_COPIES);
@@ -130,8 +148,10 @@ impl Floor {
             responses: response.repeat(copies),
             one: response.len(),
             close,
+            body,
             end_of_head: Finder::new(b"\r\n\r\n"),
-            input: vec![0; INPUT],
+            // One read takes all of a request.
+            input: vec![0; INPUT + body],
         })
     }
 
@@ -161,6 +181,7 @@ impl Floor {
         while let Ok(socket) = accept_with(&self.listener, flags) {
             let mut connection = Connection {
                 socket,
+                expected: 0,
                 owed: 0,
                 wants_write: false,
             };
@@ -188,7 +209,10 @@ impl Floor {
             match read(&connection.socket, &mut self.input[..]) {
                 Ok(0) => return false,
                 Ok(n) => {
-                    let requests = self.end_of_head.find_iter(&self.input[..n]).count();
+                    let requests = match self.body {
+                        0 => self.end_of_head.find_iter(&self.input[..n]).count(),
+                        _ => self.uploaded(&mut connection.expected, n),
+                    };
                     connection.owed += self.one * requests;
                 }
                 Err(Errno::AGAIN) => {}
@@ -215,6 +239,24 @@ impl Floor {
             }
         }
         !self.close
+    }
+
+    /// Requests that are complete with the first `n` bytes of the input. No head comes in two pieces.
+    fn uploaded(&self, expected: &mut usize, n: usize) -> usize {
+        let (mut requests, mut rest) = (0, &self.input[..n]);
+        loop {
+            let come = rest.len().min(*expected);
+            rest = &rest[come..];
+            if *expected > 0 {
+                *expected -= come;
+                requests += usize::from(*expected == 0);
+            }
+            let Some(end) = self.end_of_head.find(rest) else {
+                return requests;
+            };
+            rest = &rest[end + 4..];
+            *expected = self.body;
+        }
     }
 
     /// Has epoll tell of room, from the first time a write falls short. False: it cannot.

@@ -315,12 +315,19 @@ pub(crate) fn run(command: &mut Command) -> Output {
 
 /// Runs one case of a script in this folder; the script says which one it has run to its end.
 pub(crate) fn run_case(program: &str, script: &str, case: &str, target: &[&str]) {
-    let script = format!("{}/tests/clients/{script}", env!("CARGO_MANIFEST_DIR"));
-    let output = run(Command::new(program).arg(script).arg(case).args(target));
+    run_script(&[program], &format!("clients/{script}"), case, target);
+}
+
+/// The same for a script below `tests`, by a program with arguments of its own.
+pub(crate) fn run_script(program: &[&str], script: &str, case: &str, target: &[&str]) {
+    let script = format!("{}/tests/{script}", env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).arg(script).arg(case);
+    let output = run(command.args(target));
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && said.trim_end() == format!("ok {case}"),
-        "{program} {case}: {}\n{said}\n{}",
+        "{program:?} {case}: {}\n{said}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );

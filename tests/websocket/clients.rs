@@ -2,8 +2,6 @@
 
 use crate::support::*;
 use loopwright::{App, Limits};
-use std::path::Path;
-use std::process::Command;
 
 fn site() -> TestServer {
     let limits = Limits {
@@ -33,31 +31,10 @@ fn site() -> TestServer {
     })
 }
 
-fn case(program: &str, args: &[&str], script: &str, case: &str) {
+fn case(program: &[&str], script: &str, case: &str) {
     let server = site();
-    let script = format!("{}/tests/websocket/{script}", env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(program);
-    let output = run(command
-        .args(args)
-        .arg(script)
-        .arg(case)
-        .arg(server.port().to_string()));
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.trim_end() == format!("ok {case}"),
-        "{program} {case}: {}\n{said}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-/// With `websockets`: the one that `scripts/test` has made, if it has.
-fn python() -> String {
-    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("python/bin/python3");
-    match made.exists() {
-        true => made.display().to_string(),
-        false => "python3".into(),
-    }
+    let port = server.port().to_string();
+    run_script(program, &format!("websocket/{script}"), case, &[&port]);
 }
 
 macro_rules! cases {
@@ -65,14 +42,13 @@ macro_rules! cases {
         mod python {$(
             #[test]
             fn $name() {
-                super::case(&super::python(), &[], "client.py", stringify!($name));
+                super::case(&[&crate::programs::python()], "client.py", stringify!($name));
             }
         )*}
         mod node {$(
             #[test]
             fn $name() {
-                // Without the flag from Node 22 on, and with it from 20.10.
-                super::case("node", &["--experimental-websocket"], "client.mjs", stringify!($name));
+                super::case(&crate::programs::NODE, "client.mjs", stringify!($name));
             }
         )*}
     };

@@ -8,6 +8,7 @@ mod limits;
 mod link;
 mod messages;
 mod peer;
+mod programs;
 mod slow;
 #[allow(dead_code)] // what the other tests need of it
 #[path = "../clients/support.rs"]
