@@ -113,7 +113,6 @@ pub(crate) struct Server {
     pub(crate) name: Rc<str>,
     /// What `host` says, where nobody says otherwise.
     host: Box<[u8]>,
-    pub(crate) origin: Origin,
     /// Where it is: a name has many addresses, or none yet.
     pub(crate) targets: Vec<Target>,
     /// Where the last connection was made to.
@@ -203,14 +202,11 @@ impl Group {
         self.pool.add_server();
         self.health
             .join(number, u16::from(backend.backup), slowly, now, rng);
-        let targets = match &origin {
-            Origin::Known(target) => vec![target.clone()],
-            Origin::Name { .. } | Origin::Srv(_) => Vec::new(),
-        };
+        let Origin::Known(target) = &origin;
+        let targets = vec![target.clone()];
         self.servers.push(Server {
             name: backend.to.as_str().into(),
             host: origin.host().into_bytes().into(),
-            origin,
             targets,
             last_good: None,
             tag: self.tag(&backend.to),
@@ -555,13 +551,6 @@ impl Group {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let health = self.health.next_deadline();
         self.pool.next_deadline().into_iter().chain(health).min()
-    }
-
-    /// Servers that may be used, of how many.
-    pub(crate) fn usable(&self, now: Instant) -> (usize, usize) {
-        let all = self.servers.len();
-        let usable = (0..all).filter(|&server| self.health.share(server, now) > 0.0);
-        (usable.count(), all)
     }
 }
 

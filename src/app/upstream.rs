@@ -80,8 +80,8 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// `http://host:port`, `host:port`, `http://host` (port 80), `[ipv6]:port`, `unix:/path`, or
-    /// `srv:_service._tcp.name`, for all that those records name.
+    /// `http://ip:port`, `ip:port`, `http://ip` (port 80), `[ipv6]:port`, `localhost:port` (127.0.0.1),
+    /// `unix:/path`. Other names are not looked up yet.
     pub fn new(to: impl Into<String>) -> Backend {
         Backend {
             to: to.into(),
@@ -501,8 +501,6 @@ fn is_share(part: impl Into<f64>) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Known(Target),
-    Name { host: String, port: u16 },
-    Srv(String),
 }
 
 impl Origin {
@@ -518,8 +516,6 @@ impl Origin {
                 std::net::SocketAddr::V6(v6) => authority(format!("[{}]", v6.ip()), v6.port()),
             },
             Origin::Known(Target::Unix(_)) => "localhost".to_string(),
-            Origin::Name { host, port } => authority(host.clone(), *port),
-            Origin::Srv(name) => name.clone(),
         }
     }
 }
@@ -528,20 +524,12 @@ impl std::str::FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Origin, String> {
-        let want =
-            "want \"http://host:port\", \"host:port\", \"unix:/path\" or \"srv:_http._tcp.name\"";
+        let want = "want \"http://ip:port\", \"ip:port\", \"localhost:port\" or \"unix:/path\"";
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
                 return Err(format!("{want}: the path of a Unix socket begins with /"));
             }
             return Ok(Origin::Known(Target::Unix(path.into())));
-        }
-        if let Some(name) = text.strip_prefix("srv:") {
-            let is_name = name.starts_with('_') && name.contains('.') && is_host(name);
-            return match is_name {
-                true => Ok(Origin::Srv(name.trim_end_matches('.').to_string())),
-                false => Err(want.to_string()),
-            };
         }
         if text.starts_with("https://") {
             return Err("upstreams over TLS are not there yet: want \"http://…\"".to_string());
@@ -573,24 +561,11 @@ impl std::str::FromStr for Origin {
             None if has_scheme => (authority, 80),
             None => return Err(format!("{want}: the port is missing")),
         };
-        if port == 0 || !is_host(host) {
-            return Err(want.to_string());
+        match host.eq_ignore_ascii_case("localhost") && port != 0 {
+            true => Ok(Origin::Known(Target::Inet(([127, 0, 0, 1], port).into()))),
+            false => Err(format!("{want}: other names are not looked up yet")),
         }
-        Ok(Origin::Name {
-            host: host.trim_end_matches('.').to_ascii_lowercase(),
-            port,
-        })
     }
-}
-
-/// RFC 1123 §2.1, and the underscore that names of services have.
-fn is_host(name: &str) -> bool {
-    let is_label = |label: &str| {
-        let is_known = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        !label.is_empty() && label.len() < 64 && label.bytes().all(is_known)
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    name.len() < 254 && name.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -606,10 +581,9 @@ mod tests {
             ("http://[::1]:81/", "[::1]:81"),
             ("http://[::1]", "[::1]"),
             ("[::1]:80", "[::1]"),
-            ("http://App.internal", "app.internal"),
-            ("app.internal.:81", "app.internal:81"),
+            ("http://Localhost", "127.0.0.1"),
+            ("localhost:81", "127.0.0.1:81"),
             ("unix:/run/a.sock", "localhost"),
-            ("srv:_http._tcp.app.internal", "_http._tcp.app.internal"),
         ] {
             let origin: Origin = text.parse().unwrap_or_else(|why| panic!("{text}: {why}"));
             assert_eq!(origin.host(), host, "{text}");

@@ -51,14 +51,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     Some(_) => self.take_body(from, Upload::Sink(sink)),
                 }
             }
-            Job::OnAbort { to, call } => match self.exchange_of(to) {
-                Some(exchange) => match exchange.served().is_some_and(|served| served.told_gone) {
-                    true => self.call("an abort callback", call),
-                    false => exchange.on_abort.push(call),
-                },
-                // Over already: answered, or told.
-                None => {}
-            },
+            Job::OnAbort { to, call } => {
+                // None: over already, answered or told.
+                if let Some(exchange) = self.exchange_of(to) {
+                    match exchange.served().is_some_and(|served| served.told_gone) {
+                        true => self.call("an abort callback", call),
+                        false => exchange.on_abort.push(call),
+                    }
+                }
+            }
             Job::OnDrain { to, call } => {
                 if let Some(exchange) = self.exchange_of(to) {
                     exchange.on_drain.push(call);

@@ -903,7 +903,7 @@ mod tests {
     #[test]
     fn all_servers_together_have_a_bound_and_a_place_goes_to_whoever_waits() {
         let mut pool: Pool<u32, &str> = Pool::new(Bounds::default()).of_at_most(2);
-        (0..2).for_each(|_| drop(pool.add_server()));
+        (0..2).for_each(|_| _ = pool.add_server());
         assert_eq!(pool.checkout(0, at(0)), Checkout::Connect);
         assert_eq!(pool.checkout(1, at(0)), Checkout::Connect);
         assert_eq!(pool.checkout(1, at(0)), Checkout::Full);

@@ -111,7 +111,7 @@ impl Sticky {
     /// # Errors
     /// The name is none, or the secret is too short.
     pub fn new(cookie: &str, secret: &[u8], max_age: Duration) -> Result<Sticky, StickyError> {
-        if !crate::proto::http::is_token(cookie.as_bytes()) {
+        if http::HeaderName::from_bytes(cookie.as_bytes()).is_err() {
             return Err(StickyError::Name);
         }
         let mac = Hmac::<Sha256>::new_from_slice(secret).ok();

@@ -482,9 +482,10 @@ impl Client {
     pub fn next_deadline(&self, waits: &ClientWaits, reading: bool) -> Option<Instant> {
         match self.rx {
             Rx::Head { begun: true, .. } => Some(self.since + waits.read),
+            // Of an answer that came early, the rest is not the request's to wait for.
+            Rx::Body(_) | Rx::UntilClose if reading => Some(self.last_input + waits.read),
             _ if self.is_sending() => None,
             Rx::Head { .. } => Some(self.since + waits.first_byte),
-            Rx::Body(_) | Rx::UntilClose if reading => Some(self.last_input + waits.read),
             _ => None,
         }
     }
