@@ -565,9 +565,8 @@ impl FetchError {
             | FetchError::FirstByteTimeout(_)
             | FetchError::WriteTimeout(_)
             | FetchError::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
-            FetchError::Connect(_) | FetchError::Closed(_) | FetchError::Protocol(_) => {
-                StatusCode::BAD_GATEWAY
-            }
+            FetchError::Protocol(error) => error.status(),
+            FetchError::Connect(_) | FetchError::Closed(_) => StatusCode::BAD_GATEWAY,
         }
     }
 

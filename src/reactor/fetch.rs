@@ -375,6 +375,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let upload = fetching.upload.take();
         if let Some(from) = upload {
             self.end_upload(fetch, from);
+            if let Some(dialled) = self.dialled(id) {
+                dialled.client.give_up_request();
+            }
         }
         let limit = self
             .core

@@ -28,14 +28,14 @@ macro_rules! cases {
     ($($name:ident)*) => {
         mod python {$(
             #[test]
-            #[ignore = "there is no action `proxy` yet"]
+            #[ignore = "12 of 64 fail: docs/testing.md says which"]
             fn $name() {
                 super::case(&[&crate::programs::python()], "client.py", stringify!($name));
             }
         )*}
         mod node {$(
             #[test]
-            #[ignore = "there is no action `proxy` yet"]
+            #[ignore = "12 of 64 fail: docs/testing.md says which"]
             fn $name() {
                 super::case(&crate::programs::NODE, "client.mjs", stringify!($name));
             }

@@ -165,6 +165,14 @@ impl Client {
         self.rx == Rx::Closed
     }
 
+    /// The rest of the present request is not sent, for its answer came early: the next wait is for the answer
+    /// alone, and the connection is not used again.
+    pub fn give_up_request(&mut self) {
+        if self.is_sending() {
+            (self.tx, self.last) = (Tx::Idle, true);
+        }
+    }
+
     /// The body of the present request is not complete.
     pub fn is_sending(&self) -> bool {
         self.tx != Tx::Idle
@@ -482,10 +490,9 @@ impl Client {
     pub fn next_deadline(&self, waits: &ClientWaits, reading: bool) -> Option<Instant> {
         match self.rx {
             Rx::Head { begun: true, .. } => Some(self.since + waits.read),
-            // Of an answer that came early, the rest is not the request's to wait for.
-            Rx::Body(_) | Rx::UntilClose if reading => Some(self.last_input + waits.read),
             _ if self.is_sending() => None,
             Rx::Head { .. } => Some(self.since + waits.first_byte),
+            Rx::Body(_) | Rx::UntilClose if reading => Some(self.last_input + waits.read),
             _ => None,
         }
     }

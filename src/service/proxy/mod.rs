@@ -146,8 +146,8 @@ impl Proxy {
         res: Response<'_>,
         body: Body,
     ) {
-        if *req.method() == Method::CONNECT {
-            // A reverse proxy stands for its servers, not for the world.
+        if [Method::CONNECT, Method::TRACE].contains(req.method()) {
+            // A reverse proxy stands for its servers, not for the world; and what it adds is not for clients.
             return res.status(405).text("Method Not Allowed");
         }
         let head = req.head;
