@@ -138,6 +138,8 @@ impl World {
             warm: if rng.u8(0..6) == 0 { 1 } else { 0 },
             ..PoolLimits::default()
         };
+        let warm = pool.warm.min(pool.idle);
+        let pool = PoolLimits { warm, ..pool };
         let checks = !is_well && rng.u8(0..4) == 0;
         let health = HealthSettings {
             checks: checks.then(|| Checks {
