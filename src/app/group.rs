@@ -1,21 +1,26 @@
 //! Floor 2. An upstream at work: its servers, their connections, who may be used, what was spent.
 //!
 //! Puts together what `crate::upstream` decides by; the loop asks it, and does what it says.
-//! Invariants: a server has the same number in `servers`, pool, balance and health, from when it joins until the
-//! group ends; every request that was `started` is `ended` once.
+//! Servers that names stand for come and go: `named.rs`.
+//! Invariants: a server has the same number in `servers`, pool, balance and health, from when it joins until it
+//! leaves, and long enough after that; every request that was `started` is `ended` once.
 
 use super::fetch::FetchError;
+use super::lookups::{Due, Lookups, Turns};
+use super::named::Source;
 use super::upstream::{
     Backend, Introduction, Origin, Retries, Settings, Upstream, UpstreamTimeouts,
 };
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, FetchId};
+use crate::base::lookup::Address;
 use crate::base::wheel::TimerId;
 use crate::net::{Peer, Target};
 use crate::proto::h1::client::ClientBounds;
 use crate::proto::h1::head::HeadLimits;
 use crate::upstream::balance::{self, Balance, Pick};
 use crate::upstream::health::{Change, Health};
+use crate::upstream::names::Names;
 use crate::upstream::pool::{Action, Pool, Ticket};
 use crate::upstream::retry::{Attempt, Budget, Quantile, Rules, Verdict, may_retry};
 use http::StatusCode;
@@ -28,6 +33,8 @@ use std::time::Duration;
 pub(crate) struct Upstreams {
     groups: Vec<Option<Group>>,
     pub(crate) rng: fastrand::Rng,
+    lookups: Lookups,
+    turns: Turns,
 }
 
 impl Upstreams {
@@ -35,7 +42,44 @@ impl Upstreams {
         Upstreams {
             groups: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
+            lookups: Lookups::default(),
+            turns: Turns::default(),
         }
+    }
+
+    /// How names are looked up.
+    pub(crate) fn lookups(&self) -> &Lookups {
+        &self.lookups
+    }
+
+    /// Other settings from now on.
+    pub(crate) fn set_lookups(&mut self, lookups: Lookups) {
+        for group in self.groups.iter_mut().flatten() {
+            group.names.set(lookups.names());
+        }
+        self.lookups = lookups;
+    }
+
+    /// Lines up what is to be looked up for a group.
+    pub(crate) fn queue_lookups(&mut self, group: usize, now: Instant) {
+        if let Some(Some(found)) = self.groups.get_mut(group) {
+            for (name, question) in found.names.due(now) {
+                self.turns.add(Due {
+                    group,
+                    name,
+                    question,
+                });
+            }
+        }
+    }
+
+    /// The next name whose turn it is. What comes of it is to be told to its group, and [`Upstreams::end_lookup`].
+    pub(crate) fn begin_lookup(&mut self) -> Option<Due> {
+        self.turns.begin(self.lookups.at_once)
+    }
+
+    pub(crate) fn end_lookup(&mut self) {
+        self.turns.end();
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
@@ -87,9 +131,21 @@ impl Upstreams {
         }
         for (name, upstream) in upstreams {
             if self.find(name).is_none() {
-                let group = Group::new(name, upstream, now, &mut self.rng);
+                let known: Vec<&Names> = self.groups.iter().flatten().map(|it| &it.names).collect();
+                let names = Names::new(self.lookups.names());
+                let group = Group::new(name, upstream, names, &known, now, &mut self.rng);
                 self.groups.push(Some(group));
             }
+        }
+        // Nobody asks for them any more; until here, others could begin with what was known.
+        let retired = self
+            .groups
+            .iter_mut()
+            .flatten()
+            .filter(|group| group.retired);
+        for group in retired {
+            group.names = Names::new(self.lookups.names());
+            group.sources.clear();
         }
         idle
     }
@@ -104,14 +160,28 @@ pub(crate) struct Server {
     pub(crate) name: Rc<str>,
     /// What `host` says, where nobody says otherwise.
     host: Box<[u8]>,
-    pub(crate) origin: Origin,
     /// Where it is: a name has many addresses, or none yet.
-    pub(crate) targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
+    /// Which choice it is: 0 is the first.
+    pub(super) tier: u16,
+    /// The one it is of many that a name stands for: name, host, address.
+    pub(super) address: Option<(usize, String, SocketAddr)>,
+    /// Since when it is none of the group any more.
+    pub(super) left: Option<Instant>,
     /// Where the last connection was made to.
     last_good: Option<SocketAddr>,
     /// What the sticky cookie calls it.
-    tag: Option<[u8; 8]>,
-    backend: Backend,
+    pub(super) tag: Option<[u8; 8]>,
+}
+
+/// A server that joins.
+pub(super) struct Newcomer<'a> {
+    pub(super) name: &'a str,
+    pub(super) host: String,
+    pub(super) weight: u32,
+    pub(super) tier: u16,
+    pub(super) targets: Vec<Target>,
+    pub(super) address: Option<(usize, &'a Address)>,
 }
 
 /// One upstream.
@@ -119,7 +189,13 @@ pub(crate) struct Group {
     name: Rc<str>,
     pub(crate) settings: Settings,
     bounds: ClientBounds,
+    /// As they were written.
+    backends: Vec<Backend>,
     pub(crate) servers: Vec<Server>,
+    pub(super) names: Names,
+    pub(super) sources: Vec<Source>,
+    /// Who has come before anything was heard of its names.
+    pub(super) awaiting: Vec<FetchId>,
     pub(crate) pool: Pool<ConnId, FetchId>,
     pub(crate) balance: Balance,
     pub(crate) health: Health,
@@ -137,6 +213,8 @@ impl Group {
     pub(crate) fn new(
         name: &str,
         upstream: &Upstream,
+        names: Names,
+        known: &[&Names],
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Group {
@@ -144,7 +222,11 @@ impl Group {
         let mut group = Group {
             name: name.into(),
             bounds: bounds(&settings),
+            backends: upstream.servers.clone(),
             servers: Vec::new(),
+            names,
+            sources: Vec::new(),
+            awaiting: Vec::new(),
             pool: Pool::new(settings.pool),
             balance: Balance::new(settings.balance),
             health: Health::new(settings.health.clone()),
@@ -156,57 +238,80 @@ impl Group {
             settings,
         };
         for backend in &upstream.servers {
-            group.join(backend, false, now, rng);
+            group.add(backend, known, now, rng);
         }
         group.balance.stagger(rng);
         group
     }
 
-    /// A server comes; one that comes late may be given its part slowly.
-    pub(crate) fn join(
-        &mut self,
-        backend: &Backend,
-        slowly: bool,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-    ) {
+    /// A server as it was written, or a name that stands for some.
+    fn add(&mut self, backend: &Backend, known: &[&Names], now: Instant, rng: &mut fastrand::Rng) {
         // It was read before.
         let Ok(origin) = backend.to.parse::<Origin>() else {
             return;
         };
-        let in_balance = balance::Server::new(&backend.to, backend.weight);
-        let in_balance = match backend.backup {
-            true => in_balance.backup(),
-            false => in_balance,
+        if let Some(question) = origin.question() {
+            return self.add_name(backend, origin, question, known, now, rng);
+        }
+        let host = origin.host();
+        let newcomer = Newcomer {
+            name: &backend.to,
+            host,
+            weight: backend.weight,
+            tier: u16::from(backend.backup),
+            targets: match origin {
+                Origin::Known(target) => vec![target],
+                _ => Vec::new(),
+            },
+            address: None,
         };
-        let Some(number) = self.balance.add(in_balance) else {
-            return;
+        self.join(newcomer, false, now, rng);
+    }
+
+    /// A server comes; one that comes late may be given its part slowly. None: there are too many.
+    pub(super) fn join(
+        &mut self,
+        new: Newcomer<'_>,
+        slowly: bool,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        let in_balance = balance::Server::new(new.name, new.weight);
+        let in_balance = match new.tier {
+            0 => in_balance,
+            _ => in_balance.backup(),
         };
-        self.pool.add_server();
-        self.health
-            .join(number, u16::from(backend.backup), slowly, now, rng);
-        let targets = match &origin {
-            Origin::Known(target) => vec![target.clone()],
-            Origin::Name { .. } | Origin::Srv(_) => Vec::new(),
-        };
-        self.servers.push(Server {
-            name: backend.to.as_str().into(),
-            host: origin.host().into_bytes().into(),
-            origin,
-            targets,
+        let number = match self.free_number(now) {
+            Some(number) => self.balance.replace(number, in_balance).then_some(number),
+            None => self.balance.add(in_balance).inspect(|_| {
+                self.pool.add_server();
+            }),
+        }?;
+        if !new.targets.is_empty() {
+            let changes = self.health.join(number, new.tier, slowly, now, rng);
+            self.tell(&changes);
+        }
+        let server = Server {
+            name: new.name.into(),
+            host: new.host.into_bytes().into(),
+            targets: new.targets,
+            tier: new.tier,
+            address: new
+                .address
+                .map(|(name, it)| (name, it.host.clone(), it.addr)),
+            left: None,
             last_good: None,
-            tag: self.tag(&backend.to),
-            backend: backend.clone(),
-        });
+            tag: self.tag(new.name),
+        };
+        match self.servers.get_mut(number) {
+            Some(place) => *place = server,
+            None => self.servers.push(server),
+        }
+        Some(number)
     }
 
     fn is(&self, upstream: &Upstream) -> bool {
-        self.settings == upstream.settings
-            && self
-                .servers
-                .iter()
-                .map(|server| &server.backend)
-                .eq(&upstream.servers)
+        self.settings == upstream.settings && self.backends == upstream.servers
     }
 
     /// Each change of a server's state is logged once.
@@ -404,15 +509,16 @@ impl Group {
 
     /// When something is due.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let health = self.health.next_deadline();
-        self.pool.next_deadline().into_iter().chain(health).min()
+        let (health, names) = (self.health.next_deadline(), self.names.next_deadline());
+        let pool = self.pool.next_deadline();
+        [pool, health, names].into_iter().flatten().min()
     }
 
     /// Servers that may be used, of how many.
     pub(crate) fn usable(&self, now: Instant) -> (usize, usize) {
-        let all = self.servers.len();
-        let usable = (0..all).filter(|&server| self.health.share(server, now) > 0.0);
-        (usable.count(), all)
+        let there = self.servers.iter().filter(|server| server.left.is_none());
+        let usable = (0..self.servers.len()).filter(|&it| self.health.share(it, now) > 0.0);
+        (usable.count(), there.count())
     }
 }
 

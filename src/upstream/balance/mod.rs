@@ -241,6 +241,14 @@ impl Balance {
         }
     }
 
+    /// Makes a server a backup, or a primary.
+    pub fn set_backup(&mut self, ix: usize, backup: bool) {
+        if let Some(server) = self.servers.get_mut(ix) {
+            server.backup = backup;
+            self.changed();
+        }
+    }
+
     /// Has round robin begin anywhere, so that of many workers not each begins with the same server.
     pub fn stagger(&mut self, rng: &mut fastrand::Rng) {
         for server in &mut self.servers {
