@@ -524,14 +524,15 @@ mod loopback {
 
     const TYPE_SRV: u16 = 33;
 
-    /// A name server (RFC 1035 §4) that answers, or is silent.
+    /// A name server (RFC 1035 §4).
     struct Dns {
         at: SocketAddr,
         zone: Zone,
     }
 
     impl Dns {
-        fn start(answers: bool) -> Dns {
+        /// One that takes so long for each answer, or is silent.
+        fn start(answers_after: Option<Duration>) -> Dns {
             let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
             let at = socket.local_addr().expect("an address");
             let zone = Zone::default();
@@ -539,7 +540,8 @@ mod loopback {
             std::thread::spawn(move || {
                 let mut query = [0; 512];
                 while let Ok((len, from)) = socket.recv_from(&mut query) {
-                    if answers {
+                    if let Some(delay) = answers_after {
+                        std::thread::sleep(delay);
                         let answer = respond(&query[..len], &of_thread);
                         let _ = socket.send_to(&answer, from);
                     }
@@ -652,11 +654,15 @@ mod loopback {
         fn start(lookups: Lookups, limits: Limits, upstreams: Vec<Upstream>) -> Running {
             let (tell, told) = mpsc::channel();
             let thread = std::thread::spawn(move || {
-                let mut all = upstreams.into_iter();
-                let mut app = app(all.next().expect("an upstream"));
-                for (n, upstream) in all.enumerate() {
-                    app.upstream(format!("other{n}"), upstream);
+                let mut app = App::new();
+                let last = upstreams.len() - 1;
+                for (n, upstream) in upstreams.into_iter().enumerate() {
+                    match n == last {
+                        true => app.upstream("api", upstream),
+                        false => app.upstream(format!("other{n}"), upstream),
+                    };
                 }
+                app.get("/", pass);
                 app.get("/work", |cx, _, res| {
                     let res = res.defer();
                     cx.offload(
@@ -732,7 +738,7 @@ mod loopback {
     #[test]
     fn of_two_families_the_one_that_answers_is_used() {
         for listens in ["127.0.0.1:0", "[::1]:0"] {
-            let dns = Dns::start(true);
+            let dns = Dns::start(Some(Duration::ZERO));
             dns.addresses("app.test", &both());
             let at = backend(listens);
             let upstream = to(&format!("app.test:{}", at.port()));
@@ -769,7 +775,7 @@ mod loopback {
     fn an_address_that_hangs_costs_no_more_than_its_head_start() {
         let (hole, _held) = black_hole();
         let at = backend(&format!("127.0.0.1:{}", hole.port()));
-        let dns = Dns::start(true);
+        let dns = Dns::start(Some(Duration::ZERO));
         dns.addresses("app.test", &both());
         let upstream = to(&format!("app.test:{}", at.port()));
         let lookups = Lookups {
@@ -798,7 +804,7 @@ mod loopback {
 
     #[test]
     fn names_come_and_go() {
-        let dns = Dns::start(true);
+        let dns = Dns::start(Some(Duration::ZERO));
         let at = backend("127.0.0.1:0");
         let upstream = to(&format!("dns:app.test:{}", at.port()));
         let running = Running::start(dns.lookups(), Limits::default(), vec![upstream]);
@@ -816,7 +822,7 @@ mod loopback {
 
     #[test]
     fn services_are_where_their_records_say() {
-        let dns = Dns::start(true);
+        let dns = Dns::start(Some(Duration::ZERO));
         let (one, two) = (backend("127.0.0.1:0"), backend("127.0.0.1:0"));
         dns.addresses("one.test", &both()[..1]);
         dns.addresses("two.test", &both()[..1]);
@@ -840,7 +846,7 @@ mod loopback {
 
     #[test]
     fn names_that_nobody_answers_leave_room_for_other_work() {
-        let dns = Dns::start(false);
+        let dns = Dns::start(None);
         let limits = Limits {
             offload_threads: 2,
             ..Limits::default()
@@ -873,17 +879,25 @@ mod loopback {
 
     #[test]
     fn a_look_up_that_is_refused_is_made_again() {
-        let dns = Dns::start(true);
-        dns.addresses("app.test", &both()[..1]);
+        let dns = Dns::start(Some(Duration::from_millis(50)));
         let at = backend("127.0.0.1:0");
-        // The one thread has something to do, and nobody may wait for it.
+        let named = |n: u32| {
+            let name = format!("app{n}.test");
+            dns.addresses(&name, &both()[..1]);
+            to(&format!("{name}:{}", at.port()))
+        };
+        // The one thread has the first, the second may wait for it; the last are refused.
         let limits = Limits {
             offload_threads: 1,
-            offload_queue: 0,
+            offload_queue: 1,
             ..Limits::default()
         };
-        let upstream = to(&format!("app.test:{}", at.port()));
-        let running = Running::start(dns.lookups(), limits, vec![upstream]);
+        let lookups = Lookups {
+            at_once: 8,
+            ..dns.lookups()
+        };
+        let running = Running::start(lookups, limits, (0..8).map(named).collect());
+        assert_eq!(running.get("/").0, 503);
         running.until("it is looked up", |got| got.0 == 200);
     }
 }
