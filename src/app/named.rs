@@ -247,7 +247,7 @@ impl Group {
         let is_over = |left: Option<Instant>| left.is_some_and(|left| now - left >= aftermath);
         (0..self.servers.len()).find(|&server| {
             let in_flight = self.balance.server(server).map_or(0, |it| it.in_flight());
-            false && in_flight == 0 && is_over(self.servers[server].left) && self.pool.renew_server(server)
+            in_flight == 0 && is_over(self.servers[server].left) && self.pool.renew_server(server)
         })
     }
 
