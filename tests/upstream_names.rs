@@ -471,14 +471,19 @@ fn whoever_waits_for_a_name_is_served_by_what_a_reload_brings() {
     let mut served = 0;
     for seed in 0..16 {
         let mut world = World::new(seed, &[], to("app.internal:80"));
+        let begun = world.now();
         let client = world.begin();
         for _ in 0..10 {
             world.server.turn_within(Duration::from_millis(1)).unwrap();
         }
+        let reloaded = world.now();
         world.server.reload(Server::builder(), app(to(B))).unwrap();
         match world.end(client) {
             (200, text) => {
                 assert_eq!(text, B);
+                // From the very moment of the reload on.
+                let waited = world.server.state().resolve[0];
+                assert!(waited <= reloaded - begun, "{waited:?}");
                 served += 1;
             }
             // It was heard before the reload that there is no such name.
@@ -503,7 +508,7 @@ fn other_settings_hold_after_a_reload() {
             app(to("dns:app.internal:80")),
         )
         .unwrap();
-    world.wait(TTL);
+    world.wait(TTL + TTL / 2);
     world.name("app.internal:80", &[B]);
     world.wait(Duration::from_millis(1200));
     assert_eq!(world.ask(), (200, B.to_string()));
@@ -601,7 +606,8 @@ mod loopback {
         for data in data {
             answer.extend([0xc0, 12]);
             answer.extend(kind.to_be_bytes());
-            answer.extend([0, 1, 0, 0, 0, 0, 0, data.len() as u8]);
+            // It holds for a second.
+            answer.extend([0, 1, 0, 0, 0, 1, 0, data.len() as u8]);
             answer.extend(data);
         }
         answer
@@ -879,7 +885,7 @@ mod loopback {
 
     #[test]
     fn a_look_up_that_is_refused_is_made_again() {
-        let dns = Dns::start(Some(Duration::from_millis(50)));
+        let dns = Dns::start(Some(Duration::from_millis(20)));
         let at = backend("127.0.0.1:0");
         let named = |n: u32| {
             let name = format!("app{n}.test");
@@ -894,6 +900,7 @@ mod loopback {
         };
         let lookups = Lookups {
             at_once: 8,
+            retry: Duration::from_millis(60),
             ..dns.lookups()
         };
         let running = Running::start(lookups, limits, (0..8).map(named).collect());
