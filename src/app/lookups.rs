@@ -170,7 +170,7 @@ mod tests {
                 question,
             });
         }
-        let mut begin = |turns: &mut Turns| turns.begin(2).map(|due| due.name);
+        let begin = |turns: &mut Turns| turns.begin(2).map(|due| due.name);
         assert_eq!(
             (begin(&mut turns), begin(&mut turns), begin(&mut turns)),
             (Some(0), Some(1), None)
