@@ -68,6 +68,7 @@ pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
 pub use app::fetch::{Fetch, FetchError, FetchHandle, Fetched, Timings};
 pub use app::handshake::{Compression, Handshake};
 pub use app::link::{Link, LinkHandle};
+pub use app::lookups::Lookups;
 pub use app::mailbox::{Handle, PostError};
 pub use app::publish::{Bus, Publication, Subscribes, Subscription, TopicError};
 pub use app::request::Request;

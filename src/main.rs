@@ -79,7 +79,7 @@ enum Command {
     ///
     /// What a config can say of a proxy, and of the servers, is in the manual of configs.
     Proxy {
-        /// A server: http://ip:port, ip:port, localhost:port or unix:/path. Several of them
+        /// A server: http://host:port, host:port, dns:host:port, srv:_http._tcp.name or unix:/path. Several of them
         /// answer for each other.
         #[arg(long, value_name = "URL", required = true, value_parser = Backend::from_str)]
         to: Vec<Backend>,

@@ -16,6 +16,7 @@ use super::stream::{BodySink, Open};
 use super::websocket::{Line, Socket, SocketSettings};
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, FetchId, RequestId, StreamRef};
+use crate::base::lookup::{Answer, Failure};
 use crate::base::topics::{TopicLimits, Topics};
 use crate::base::wheel::{TimerId as WheelId, Wheel};
 use slab::Slab;
@@ -84,6 +85,12 @@ pub(crate) enum Job<S> {
     Fetch(FetchId),
     /// Something may be due in an upstream.
     RunGroup(usize),
+    /// A name of an upstream's servers was looked up.
+    LookedUp {
+        group: usize,
+        name: usize,
+        result: Result<Answer, Failure>,
+    },
     /// The loop has begun.
     StartBus,
     /// Something was published here, for the bus to carry.

@@ -255,6 +255,8 @@ pub(crate) type Then<S> = Box<dyn for<'a> FnOnce(&mut Ctx<'_, S>, Result<Fetched
 pub(crate) enum Stage {
     /// On its way to the loop.
     Asked,
+    /// Nothing has been heard yet of the names of its servers.
+    Resolving,
     /// Every server has as many connections as it may.
     Queued(Ticket),
     /// A server is asked, or two.
@@ -293,6 +295,8 @@ pub(crate) struct Fetching<S> {
     pub(crate) body_at: Option<Instant>,
     /// When there must be an answer.
     pub(crate) deadline: Option<Instant>,
+    /// When there must be a server.
+    pub(crate) resolve_by: Option<Instant>,
     pub(crate) timer: Option<WheelId>,
     pub(crate) timings: Timings,
     /// It was asked for.
@@ -383,6 +387,7 @@ impl<S> Fetches<S> {
             hedge_at: None,
             body_at: None,
             deadline: None,
+            resolve_by: None,
             timer: None,
             timings: Timings::default(),
             begun: now,
@@ -500,7 +505,10 @@ pub struct Timings {
     pub server: Rc<str>,
     /// Waited for a free connection.
     pub queue: Duration,
-    /// Made the connection; names are resolved beforehand.
+    /// Waited for the names of its servers, of which nothing had been heard. They are looked up ahead of time, so this
+    /// is nothing but in the first moments.
+    pub resolve: Duration,
+    /// Made the connection.
     pub connect: Duration,
     /// From the request's first byte to the answer's head.
     pub first_byte: Duration,

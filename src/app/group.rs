@@ -1,16 +1,21 @@
 //! Floor 2. An upstream at work: its servers, their connections, who may be used, what was spent.
 //!
 //! Puts together what `crate::upstream` decides by; the loop asks it, and does what it says.
-//! Invariants: a server has the same number in `servers`, pool, balance and health, from when it joins until the
-//! group ends; every request that was `started` is `ended` once, every one that has `entered` is `over` once.
+//! Servers that names stand for come and go: `named.rs`.
+//! Invariants: a server has the same number in `servers`, pool, balance and health, from when it joins until it
+//! leaves, and long enough after that; every request that was `started` is `ended` once, every one that has `entered`
+//! is `over` once.
 
 use super::fetch::FetchError;
+use super::lookups::{Due, Lookups, Turns};
+use super::named::Source;
 use super::status::{ServerStatus, UpstreamStatus};
 use super::upstream::{
     Backend, Introduction, Origin, Retries, Settings, Upstream, UpstreamTimeouts,
 };
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, FetchId};
+use crate::base::lookup::Address;
 use crate::base::wheel::TimerId;
 use crate::net::{Peer, Target};
 use crate::proto::h1::client::ClientBounds;
@@ -19,6 +24,7 @@ use crate::proto::proxy_protocol::{Endpoints, write_v1, write_v2};
 use crate::upstream::balance::{self, Balance, Pick};
 use crate::upstream::circuit::{Counts, Kind};
 use crate::upstream::health::{Change, Health, State};
+use crate::upstream::names::Names;
 use crate::upstream::pool::{Action, Pool, Ticket};
 use crate::upstream::retry::{Attempt, Budget, Quantile, Rules, Verdict, may_retry};
 use http::StatusCode;
@@ -31,6 +37,8 @@ use std::time::Duration;
 pub(crate) struct Upstreams {
     groups: Vec<Option<Group>>,
     pub(crate) rng: fastrand::Rng,
+    lookups: Lookups,
+    turns: Turns,
 }
 
 impl Upstreams {
@@ -38,7 +46,44 @@ impl Upstreams {
         Upstreams {
             groups: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
+            lookups: Lookups::default(),
+            turns: Turns::default(),
         }
+    }
+
+    /// How names are looked up.
+    pub(crate) fn lookups(&self) -> &Lookups {
+        &self.lookups
+    }
+
+    /// Other settings from now on.
+    pub(crate) fn set_lookups(&mut self, lookups: Lookups) {
+        for group in self.groups.iter_mut().flatten() {
+            group.names.set(lookups.names());
+        }
+        self.lookups = lookups;
+    }
+
+    /// Lines up what is to be looked up for a group.
+    pub(crate) fn queue_lookups(&mut self, group: usize, now: Instant) {
+        if let Some(Some(found)) = self.groups.get_mut(group) {
+            for (name, question) in found.names.due(now) {
+                self.turns.add(Due {
+                    group,
+                    name,
+                    question,
+                });
+            }
+        }
+    }
+
+    /// The next name whose turn it is. What comes of it is to be told to its group, and [`Upstreams::end_lookup`].
+    pub(crate) fn begin_lookup(&mut self) -> Option<Due> {
+        self.turns.begin(self.lookups.at_once)
+    }
+
+    pub(crate) fn end_lookup(&mut self) {
+        self.turns.end();
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
@@ -90,9 +135,21 @@ impl Upstreams {
         }
         for (name, upstream) in upstreams {
             if self.find(name).is_none() {
-                let group = Group::new(name, upstream, now, &mut self.rng);
+                let known: Vec<&Names> = self.groups.iter().flatten().map(|it| &it.names).collect();
+                let names = Names::new(self.lookups.names());
+                let group = Group::new(name, upstream, names, &known, now, &mut self.rng);
                 self.groups.push(Some(group));
             }
+        }
+        // Nobody asks for them any more; until here, others could begin with what was known.
+        let retired = self
+            .groups
+            .iter_mut()
+            .flatten()
+            .filter(|group| group.retired);
+        for group in retired {
+            group.names = Names::new(self.lookups.names());
+            group.sources.clear();
         }
         idle
     }
@@ -114,12 +171,27 @@ pub(crate) struct Server {
     /// What `host` says, where nobody says otherwise.
     host: Box<[u8]>,
     /// Where it is: a name has many addresses, or none yet.
-    pub(crate) targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
+    /// Which choice it is: 0 is the first.
+    pub(super) tier: u16,
+    /// The one it is of many that a name stands for: name, host, address.
+    pub(super) address: Option<(usize, String, SocketAddr)>,
+    /// Since when it is none of the group any more.
+    pub(super) left: Option<Instant>,
     /// Where the last connection was made to.
     last_good: Option<SocketAddr>,
     /// What the sticky cookie calls it.
-    tag: Option<[u8; 8]>,
-    backend: Backend,
+    pub(super) tag: Option<[u8; 8]>,
+}
+
+/// A server that joins.
+pub(super) struct Newcomer<'a> {
+    pub(super) name: &'a str,
+    pub(super) host: String,
+    pub(super) weight: u32,
+    pub(super) tier: u16,
+    pub(super) targets: Vec<Target>,
+    pub(super) address: Option<(usize, &'a Address)>,
 }
 
 /// One upstream.
@@ -127,7 +199,13 @@ pub(crate) struct Group {
     name: Rc<str>,
     pub(crate) settings: Settings,
     bounds: ClientBounds,
+    /// As they were written.
+    backends: Vec<Backend>,
     pub(crate) servers: Vec<Server>,
+    pub(super) names: Names,
+    pub(super) sources: Vec<Source>,
+    /// Who has come before anything was heard of its names.
+    pub(super) awaiting: Vec<FetchId>,
     pub(crate) pool: Pool<ConnId, FetchId>,
     pub(crate) balance: Balance,
     pub(crate) health: Health,
@@ -151,6 +229,8 @@ impl Group {
     pub(crate) fn new(
         name: &str,
         upstream: &Upstream,
+        names: Names,
+        known: &[&Names],
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Group {
@@ -158,7 +238,11 @@ impl Group {
         let mut group = Group {
             name: name.into(),
             bounds: bounds(&settings),
+            backends: upstream.servers.clone(),
             servers: Vec::new(),
+            names,
+            sources: Vec::new(),
+            awaiting: Vec::new(),
             pool: Pool::new(settings.pool).of_at_most(settings.circuit.connections as usize),
             balance: Balance::new(settings.balance),
             health: Health::new(settings.health.clone()),
@@ -173,54 +257,80 @@ impl Group {
             settings,
         };
         for backend in &upstream.servers {
-            group.join(backend, false, now, rng);
+            group.add(backend, known, now, rng);
         }
         group.balance.stagger(rng);
         group
     }
 
-    /// A server comes; one that comes late may be given its part slowly.
-    pub(crate) fn join(
-        &mut self,
-        backend: &Backend,
-        slowly: bool,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-    ) {
+    /// A server as it was written, or a name that stands for some.
+    fn add(&mut self, backend: &Backend, known: &[&Names], now: Instant, rng: &mut fastrand::Rng) {
         // It was read before.
         let Ok(origin) = backend.to.parse::<Origin>() else {
             return;
         };
-        let in_balance = balance::Server::new(&backend.to, backend.weight);
-        let in_balance = match backend.backup {
-            true => in_balance.backup(),
-            false => in_balance,
+        if let Some(question) = origin.question() {
+            return self.add_name(backend, origin, question, known, now, rng);
+        }
+        let host = origin.host();
+        let newcomer = Newcomer {
+            name: &backend.to,
+            host,
+            weight: backend.weight,
+            tier: u16::from(backend.backup),
+            targets: match origin {
+                Origin::Known(target) => vec![target],
+                _ => Vec::new(),
+            },
+            address: None,
         };
-        let Some(number) = self.balance.add(in_balance) else {
-            return;
+        self.join(newcomer, false, now, rng);
+    }
+
+    /// A server comes; one that comes late may be given its part slowly. None: there are too many.
+    pub(super) fn join(
+        &mut self,
+        new: Newcomer<'_>,
+        slowly: bool,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        let in_balance = balance::Server::new(new.name, new.weight);
+        let in_balance = match new.tier {
+            0 => in_balance,
+            _ => in_balance.backup(),
         };
-        self.pool.add_server();
-        self.health
-            .join(number, u16::from(backend.backup), slowly, now, rng);
-        let Origin::Known(target) = &origin;
-        let targets = vec![target.clone()];
-        self.servers.push(Server {
-            name: backend.to.as_str().into(),
-            host: origin.host().into_bytes().into(),
-            targets,
+        let number = match self.free_number(now) {
+            Some(number) => self.balance.replace(number, in_balance).then_some(number),
+            None => self.balance.add(in_balance).inspect(|_| {
+                self.pool.add_server();
+            }),
+        }?;
+        if !new.targets.is_empty() {
+            let changes = self.health.join(number, new.tier, slowly, now, rng);
+            self.tell(&changes);
+        }
+        let server = Server {
+            name: new.name.into(),
+            host: new.host.into_bytes().into(),
+            targets: new.targets,
+            tier: new.tier,
+            address: new
+                .address
+                .map(|(name, it)| (name, it.host.clone(), it.addr)),
+            left: None,
             last_good: None,
-            tag: self.tag(&backend.to),
-            backend: backend.clone(),
-        });
+            tag: self.tag(new.name),
+        };
+        match self.servers.get_mut(number) {
+            Some(place) => *place = server,
+            None => self.servers.push(server),
+        }
+        Some(number)
     }
 
     fn is(&self, upstream: &Upstream) -> bool {
-        self.settings == upstream.settings
-            && self
-                .servers
-                .iter()
-                .map(|server| &server.backend)
-                .eq(&upstream.servers)
+        self.settings == upstream.settings && self.backends == upstream.servers
     }
 
     /// Each change of a server's state is logged once.
@@ -525,8 +635,8 @@ impl Group {
                 in_flight: self.balance.server(number)?.in_flight(),
                 connections: self.pool.counters(number),
                 latency: self.balance.latency(number, now),
-                weight: server.backend.weight,
-                backup: server.backend.backup,
+                weight: self.balance.server(number)?.weight(),
+                backup: server.tier > 0,
             })
         };
         let servers = self.servers.iter().enumerate();
@@ -549,8 +659,9 @@ impl Group {
 
     /// When something is due.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let health = self.health.next_deadline();
-        self.pool.next_deadline().into_iter().chain(health).min()
+        let (health, names) = (self.health.next_deadline(), self.names.next_deadline());
+        let pool = self.pool.next_deadline();
+        [pool, health, names].into_iter().flatten().min()
     }
 }
 

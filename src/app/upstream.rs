@@ -4,6 +4,7 @@
 //! in `crate::upstream`; what is going on in it, in `group.rs`.
 
 use super::mistake::{Mistake, Place};
+use crate::base::lookup::{Address, Question};
 use crate::net::Target;
 use crate::proto::h1::client::ClientWaits;
 use crate::upstream::balance::{MAX_WEIGHT, Policy};
@@ -80,8 +81,10 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// `http://ip:port`, `ip:port`, `http://ip` (port 80), `[ipv6]:port`, `localhost:port` (127.0.0.1),
-    /// `unix:/path`. Other names are not looked up yet.
+    /// `http://host:port`, `host:port`, `http://host` (port 80), `[ipv6]:port` or `unix:/path`: one server, at any
+    /// of its addresses if it has many. `dns:host:port`: each address of the name is a server.
+    /// `srv:_service._tcp.name`: each that those records name is one, with its weight (up to 1,000); those that are not
+    /// the first choice are backups. These come and go as answers change.
     pub fn new(to: impl Into<String>) -> Backend {
         Backend {
             to: to.into(),
@@ -501,22 +504,61 @@ fn is_share(part: impl Into<f64>) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Known(Target),
+    /// One server, at any of the addresses of a name.
+    Name {
+        host: String,
+        port: u16,
+    },
+    /// As many servers as a name has addresses.
+    Each {
+        host: String,
+        port: u16,
+    },
+    /// As many as the records of a service name.
+    Srv(String),
 }
 
 impl Origin {
     /// What `host` says of it.
     pub(crate) fn host(&self) -> String {
-        let authority = |host: String, port: u16| match port {
-            80 => host,
-            port => format!("{host}:{port}"),
-        };
         match self {
             Origin::Known(Target::Inet(address)) => match address {
                 std::net::SocketAddr::V4(v4) => authority(v4.ip().to_string(), v4.port()),
                 std::net::SocketAddr::V6(v6) => authority(format!("[{}]", v6.ip()), v6.port()),
             },
             Origin::Known(Target::Unix(_)) => "localhost".to_string(),
+            Origin::Name { host, port } | Origin::Each { host, port } => {
+                authority(host.clone(), *port)
+            }
+            Origin::Srv(name) => name.clone(),
         }
+    }
+
+    /// What is to be looked up for it.
+    pub(crate) fn question(&self) -> Option<Question> {
+        match self {
+            Origin::Known(_) => None,
+            Origin::Name { host, port } | Origin::Each { host, port } => Some(Question::Host {
+                name: host.clone(),
+                port: *port,
+            }),
+            Origin::Srv(name) => Some(Question::Service { name: name.clone() }),
+        }
+    }
+
+    /// What `host` says of a server that an address of its name is.
+    pub(crate) fn host_of(&self, address: &Address) -> String {
+        match self {
+            Origin::Srv(_) => authority(address.host.clone(), address.addr.port()),
+            _ => self.host(),
+        }
+    }
+}
+
+fn authority(host: String, port: u16) -> String {
+    match port {
+        80 => host,
+        port => format!("{host}:{port}"),
     }
 }
 
@@ -524,12 +566,28 @@ impl std::str::FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Origin, String> {
-        let want = "want \"http://ip:port\", \"ip:port\", \"localhost:port\" or \"unix:/path\"";
+        let want = "want \"http://host:port\", \"host:port\", \"dns:host:port\", \"unix:/path\" or \"srv:_http._tcp.name\"";
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
                 return Err(format!("{want}: the path of a Unix socket begins with /"));
             }
             return Ok(Origin::Known(Target::Unix(path.into())));
+        }
+        if let Some(name) = text.strip_prefix("srv:") {
+            let is_name = name.starts_with('_') && name.contains('.') && is_host(name);
+            return match is_name {
+                true => Ok(Origin::Srv(name.trim_end_matches('.').to_string())),
+                false => Err(want.to_string()),
+            };
+        }
+        if let Some(name) = text.strip_prefix("dns:") {
+            // A scheme is one too many; an address has no addresses.
+            return match name.parse() {
+                Ok(Origin::Name { host, port }) if !name.contains('/') => {
+                    Ok(Origin::Each { host, port })
+                }
+                _ => Err(want.to_string()),
+            };
         }
         if text.starts_with("https://") {
             return Err("upstreams over TLS are not there yet: want \"http://…\"".to_string());
@@ -561,11 +619,24 @@ impl std::str::FromStr for Origin {
             None if has_scheme => (authority, 80),
             None => return Err(format!("{want}: the port is missing")),
         };
-        match host.eq_ignore_ascii_case("localhost") && port != 0 {
-            true => Ok(Origin::Known(Target::Inet(([127, 0, 0, 1], port).into()))),
-            false => Err(format!("{want}: other names are not looked up yet")),
+        if port == 0 || !is_host(host) {
+            return Err(want.to_string());
         }
+        Ok(Origin::Name {
+            host: host.trim_end_matches('.').to_ascii_lowercase(),
+            port,
+        })
     }
+}
+
+/// RFC 1123 §2.1, and the underscore that names of services have.
+fn is_host(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_known = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        !label.is_empty() && label.len() < 64 && label.bytes().all(is_known)
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.len() < 254 && name.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -581,9 +652,11 @@ mod tests {
             ("http://[::1]:81/", "[::1]:81"),
             ("http://[::1]", "[::1]"),
             ("[::1]:80", "[::1]"),
-            ("http://Localhost", "127.0.0.1"),
-            ("localhost:81", "127.0.0.1:81"),
+            ("http://App.internal", "app.internal"),
+            ("app.internal.:81", "app.internal:81"),
             ("unix:/run/a.sock", "localhost"),
+            ("srv:_http._tcp.app.internal", "_http._tcp.app.internal"),
+            ("dns:App.internal:81", "app.internal:81"),
         ] {
             let origin: Origin = text.parse().unwrap_or_else(|why| panic!("{text}: {why}"));
             assert_eq!(origin.host(), host, "{text}");
@@ -598,6 +671,11 @@ mod tests {
             "a:b",
             "unix:a",
             "srv:a.b",
+            "dns:a.b",
+            "dns:http://a:1",
+            "dns:10.0.0.1:80",
+            "dns:dns:a:1",
+            "dns:srv:_http._tcp.a",
             "http://a/b",
             "a b:1",
             "-:x",

@@ -8,6 +8,7 @@ use crate::proto::redis::Url;
 use crate::upstream::expect::Statuses;
 use bytesize::ByteSize;
 use serde_json::{Value as Json, json};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use toml::de::DeValue;
 
@@ -60,6 +61,13 @@ pub(super) enum Workers {
 /// The value of the `server` field, or `false` for none.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ServerHeader(pub(super) Option<String>);
+
+/// Name servers: addresses, with the port if it is not 53.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct NameServers(pub(super) Vec<SocketAddr>);
+
+/// One of them.
+struct NameServer(SocketAddr);
 
 /// Where a Redis is, and as whom to speak to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -393,6 +401,58 @@ impl Decode for Network {
     }
     fn show(&self) -> Json {
         self.0.as_str().into()
+    }
+}
+
+impl Decode for NameServer {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        const WRITE: &str =
+            "an address, \"10.0.0.53\" or \"::1\", or one with a port: \"[::1]:5353\"";
+        let text = reader.text(value, "a name server", WRITE)?;
+        let with_port = |ip: IpAddr| SocketAddr::new(ip, 53);
+        let parsed = text.parse().map(with_port).or_else(|_| text.parse());
+        match parsed.ok().filter(|at: &SocketAddr| at.port() != 0) {
+            Some(at) => Some(NameServer(at)),
+            None => {
+                let instead = format!("write {WRITE}");
+                reader.mistake(value.span(), "not the address of a name server", instead);
+                None
+            }
+        }
+    }
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"[.:]|\$\{" })
+    }
+    fn show(&self) -> Json {
+        self.0.to_string().into()
+    }
+}
+
+impl Decode for NameServers {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let all = Vec::<NameServer>::decode(value, reader)?;
+        Some(NameServers(all.into_iter().map(|one| one.0).collect()))
+    }
+    fn schema() -> Json {
+        Vec::<NameServer>::schema()
+    }
+    fn show(&self) -> Json {
+        match self.0.is_empty() {
+            true => Json::Null,
+            false => self.0.iter().map(SocketAddr::to_string).collect(),
+        }
+    }
+}
+
+impl From<NameServers> for Vec<SocketAddr> {
+    fn from(servers: NameServers) -> Vec<SocketAddr> {
+        servers.0
+    }
+}
+
+impl From<Vec<SocketAddr>> for NameServers {
+    fn from(servers: Vec<SocketAddr>) -> NameServers {
+        NameServers(servers)
     }
 }
 

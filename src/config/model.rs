@@ -2,13 +2,15 @@
 //! the reader, the JSON Schema and the test of docs/config.md are made.
 
 use super::decode::{At, Named, OneOrMany, Short, choice, table};
-use super::kinds::{Count, Network, RedisUrl, ServerHeader, Size, Status, Wait, Workers};
+use super::kinds::{
+    Count, NameServers, Network, RedisUrl, ServerHeader, Size, Status, Wait, Workers,
+};
 use super::proxy::ProxyAction;
 use super::upstreams::UpstreamSection;
 use crate::proto::forwarded::Dialect;
 use crate::service::access_log::Format;
 use crate::service::bus::RedisSettings;
-use crate::{Limits, Slow, Timeouts};
+use crate::{Limits, Lookups, Slow, Timeouts};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ pub(super) struct Document {
     pub(super) server: ServerSection,
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
+    pub(super) names: Lookups,
     pub(super) log: LogSection,
     pub(super) bus: BusSection,
     pub(super) headers: Named<Named<String>>,
@@ -30,6 +33,7 @@ table! { Document {
     "Where and how to serve." server: ServerSection,
     "How much of anything there may be." limits: Limits,
     "How long anybody may take." timeouts: Timeouts,
+    "How names of upstreams' servers are looked up." names: Lookups,
     "What is logged, and where to." log: LogSection,
     "How publications reach other processes." bus: BusSection,
     "Sets of response fields, by a name of yours, for `use = [\"headers:NAME\"]`." headers: Named<Named<String>>,
@@ -122,6 +126,20 @@ table! { Timeouts {
     "How long a callback may keep the loop before the log names it; \"0s\" for never." stall: Wait,
     "For a silent peer, until the kernel asks whether it is still there; \"0s\" for never." tcp_keepalive: Wait,
     "How long accepting pauses when the process is out of descriptors or memory, or may not accept." accept_pause: Wait,
+} }
+
+table! { Lookups {
+    "Name servers that are asked in place of those of /etc/resolv.conf: \"ip\" or \"ip:port\"." servers: NameServers,
+    "An answer holds for no shorter time, whatever it says." shortest: Wait,
+    "Nor for longer." longest: Wait,
+    "How long an answer holds that does not say." unsaid: Wait,
+    "How long it holds that there is no such name." negative: Wait,
+    "How long a name that is gone keeps its addresses." hold: Wait,
+    "The longest pause before a look-up that has failed is made again." retry: Wait,
+    "Addresses of one name that are used." addresses: Count,
+    "Look-ups that are made at once, each on one of limits.offload_threads." at_once: Count,
+    "The head start of one address of a name before the next is tried beside it." delay: Wait,
+    "Whether IPv4 addresses are tried first." prefer_v4: bool,
 } }
 
 #[derive(Clone, Debug)]

@@ -111,7 +111,8 @@ impl<'d> Making<'d> {
             document,
             builder: Server::builder()
                 .limits(document.limits.clone())
-                .timeouts(document.timeouts.clone()),
+                .timeouts(document.timeouts.clone())
+                .lookups(document.names.clone()),
             app: App::new(),
             origins: Vec::new(),
             mistakes: Vec::new(),

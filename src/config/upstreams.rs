@@ -35,7 +35,7 @@ pub(super) struct UpstreamSection {
 }
 
 table! { UpstreamSection {
-    "Servers: \"http://ip:port\", \"ip:port\", \"localhost:port\", \"unix:/path\", or tables." servers: At<Vec<At<Short<ServerEntry>>>>,
+    "Servers: \"http://host:port\", \"host:port\", \"dns:host:port\", \"srv:_http._tcp.name\", \"unix:/path\", or tables." servers: At<Vec<At<Short<ServerEntry>>>>,
     "How a server is chosen." balance: Short<BalanceSection>,
     "A client stays with its server, by a signed cookie." sticky: Option<At<StickySection>>,
     "The version of the PROXY protocol that tells servers whose connection they are given; left out: none." proxy_protocol: Option<Introduction>,

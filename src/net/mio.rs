@@ -5,8 +5,12 @@
 //! options are inherited from the listener), one epoll_ctl when a connection first has to wait, one
 //! more when a write first falls short, and none ever again.
 
-use super::{ACCEPT_QUEUE, Net, Peer, Ready, Sock, Source, TURNED_AWAY, Target, Waker, Work};
+use super::resolve::resolve_by;
+use super::{
+    ACCEPT_QUEUE, Lookup, Net, Peer, Ready, Sock, Source, TURNED_AWAY, Target, Waker, Work,
+};
 use crate::base::clock::Instant;
+use crate::base::lookup::Question;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use rustix::io::Errno;
@@ -670,6 +674,11 @@ impl Net for MioNet {
 
     fn offload(&mut self, work: Work) -> bool {
         self.workers.submit(work)
+    }
+
+    fn lookup(&self, question: Question, servers: &[SocketAddr]) -> Lookup {
+        let servers = servers.to_vec();
+        Box::new(move || resolve_by(&question, &servers))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod resolve;
 pub mod sim;
 
 use crate::base::clock::Instant;
+use crate::base::lookup::{Answer, Failure, Question};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -124,6 +125,9 @@ pub type Waker = Arc<dyn Fn() + Send + Sync>;
 /// Work for another thread. It says by its own means when it is done.
 pub type Work = Box<dyn FnOnce() + Send>;
 
+/// A look-up, for another thread.
+pub type Lookup = Box<dyn FnOnce() -> Result<Answer, Failure> + Send>;
+
 /// The world outside the loop.
 pub trait Net {
     /// The monotonic clock, read anew.
@@ -177,4 +181,7 @@ pub trait Net {
     fn waker(&self) -> Waker;
     /// Runs `work` elsewhere. Refused (and dropped) when too much waits already.
     fn offload(&mut self, work: Work) -> bool;
+    /// Work that looks a name up, and blocks meanwhile. If there are `servers`, they are asked in place of the
+    /// machine's own.
+    fn lookup(&self, question: Question, servers: &[SocketAddr]) -> Lookup;
 }

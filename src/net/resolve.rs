@@ -6,6 +6,7 @@
 #[cfg(any(test, not(feature = "dns")))]
 use crate::base::lookup::Address;
 use crate::base::lookup::{Answer, Failure, Question};
+use std::net::SocketAddr;
 #[cfg(any(test, not(feature = "dns")))]
 use std::net::ToSocketAddrs;
 
@@ -19,6 +20,12 @@ use std::net::ToSocketAddrs;
 /// assert!(answer.addresses.iter().all(|address| address.addr.ip().is_loopback()));
 /// ```
 pub fn resolve(question: &Question) -> Result<Answer, Failure> {
+    resolve_by(question, &[])
+}
+
+/// The same, but if there are `servers`, they are asked in place of the machine's own; its hosts file and search
+/// domains hold all the same. Without the feature `dns`, the C library knows only its own.
+pub fn resolve_by(question: &Question, servers: &[SocketAddr]) -> Result<Answer, Failure> {
     if let Some(address) = question.literal() {
         return Ok(Answer {
             addresses: vec![address],
@@ -27,9 +34,18 @@ pub fn resolve(question: &Question) -> Result<Answer, Failure> {
         });
     }
     #[cfg(feature = "dns")]
-    return super::dns::Resolver::system().resolve(question);
+    {
+        let mut resolver = super::dns::Resolver::system();
+        if !servers.is_empty() {
+            resolver.nameservers = servers.to_vec();
+        }
+        resolver.resolve(question)
+    }
     #[cfg(not(feature = "dns"))]
-    by_libc(question)
+    {
+        let _ = servers;
+        by_libc(question)
+    }
 }
 
 #[cfg(any(test, not(feature = "dns")))]

@@ -12,18 +12,20 @@
 //! Invariant: nothing here looks at a real clock, a map's order or another source of chance than the
 //! one generator, so a seed repeats bit for bit.
 
-use super::{Net, Peer, Ready, Sock, Source, Target, Waker, Work};
+use super::{Lookup, Net, Peer, Ready, Sock, Source, Target, Waker, Work};
 use crate::base::clock::Instant;
+use crate::base::lookup::{Answer, Failure, Question};
 use fastrand::Rng;
 use rustix::io::Errno;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// What may go wrong by itself. Resets, half-closes and stalls are up to the test.
@@ -143,7 +145,7 @@ pub struct SimNet {
     wires: Vec<Wire>,
     listeners: Vec<Option<VecDeque<Client>>>,
     listener_edges: Vec<bool>,
-    dialled: VecDeque<Client>,
+    dialled: VecDeque<(Client, Target)>,
     failing_connects: u32,
     /// Accepts that still fail for want of a descriptor.
     exhausted: u32,
@@ -153,7 +155,11 @@ pub struct SimNet {
     empty_polls: usize,
     woken: Arc<AtomicBool>,
     quiet: bool,
+    /// What look-ups are answered.
+    names: Arc<Mutex<Table>>,
 }
+
+type Table = BTreeMap<Question, Result<Answer, Failure>>;
 
 impl SimNet {
     /// A world with one listener.
@@ -180,7 +186,23 @@ impl SimNet {
             empty_polls: 0,
             woken: Arc::default(),
             quiet: false,
+            names: Arc::default(),
         }
+    }
+
+    /// What a look-up of a name is answered from now on. Any other name does not exist: the machine is not asked.
+    ///
+    /// ```
+    /// use loopwright::base::lookup::{Address, Answer};
+    /// use loopwright::sim::{Faults, SimNet};
+    /// let mut net = SimNet::new(7, Faults::default());
+    /// let address = Address::new("app.internal", "10.0.0.1:8080".parse().unwrap());
+    /// let answer = Answer { addresses: vec![address], ttl: None, missing: None };
+    /// net.name("app.internal:8080".parse().unwrap(), Ok(answer));
+    /// ```
+    pub fn name(&mut self, question: Question, answer: Result<Answer, Failure>) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.insert(question, answer);
     }
 
     /// So many listeners, instead of one.
@@ -239,6 +261,11 @@ impl SimNet {
 
     /// The other end of the next connection that the server has made; [`SimNet::reset`] refuses it.
     pub fn dialled(&mut self) -> Option<Client> {
+        self.dialled_to().map(|(client, _)| client)
+    }
+
+    /// The same, with where the connection was made to.
+    pub fn dialled_to(&mut self) -> Option<(Client, Target)> {
         self.dialled.pop_front()
     }
 
@@ -722,7 +749,7 @@ impl Net for SimNet {
         };
         let client = Client(self.wires.len() as u32);
         self.wires.push(wire);
-        self.dialled.push_back(client);
+        self.dialled.push_back((client, to.clone()));
         let peer = match to {
             Target::Inet(address) => Peer::Inet(*address),
             Target::Unix(_) => Peer::Unix,
@@ -848,5 +875,25 @@ impl Net for SimNet {
         let due = self.now + Duration::from_micros(self.rng.u64(0..50_000));
         self.work.push((due, work));
         true
+    }
+
+    fn lookup(&self, question: Question, _: &[SocketAddr]) -> Lookup {
+        let names = self.names.clone();
+        Box::new(move || {
+            if let Some(address) = question.literal() {
+                let addresses = vec![address];
+                let (ttl, missing) = (None, None);
+                return Ok(Answer {
+                    addresses,
+                    ttl,
+                    missing,
+                });
+            }
+            let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+            names
+                .get(&question)
+                .cloned()
+                .unwrap_or(Err(Failure::NotFound))
+        })
     }
 }

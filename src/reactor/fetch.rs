@@ -115,7 +115,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     // There is nobody else: those that were tried may do better now.
                     continue;
                 }
-                return self.fail_fetch(id, FetchError::NoServer("all are down"));
+                return self.await_names(id, group);
             };
             let Some(upstream) = self.core.upstreams.get_mut(group) else {
                 return;
@@ -133,6 +133,54 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
                 Checkout::Connect => return self.dial(group, server, Some(id), true),
                 Checkout::Full => full.push(server),
+            }
+        }
+    }
+
+    /// There is nobody. That may be because nothing has been heard yet of the servers' names.
+    fn await_names(&mut self, id: FetchId, group: usize) {
+        let now = self.now;
+        let (Some(fetching), Some(upstream)) = (
+            self.core.fetches.get_mut(id),
+            self.core.upstreams.get_mut(group),
+        ) else {
+            return;
+        };
+        if !upstream.is_resolving() {
+            let why = upstream.why_none();
+            return self.fail_fetch(id, FetchError::NoServer(why));
+        }
+        if !upstream.await_names(id) {
+            let (setting, limit) = ("pool.queue", upstream.settings.pool.queue);
+            return self.fail_fetch(id, FetchError::Full { setting, limit });
+        }
+        if fetching.stage != Stage::Resolving {
+            (fetching.stage, fetching.since) = (Stage::Resolving, now);
+            fetching.resolve_by = Some(now + upstream.timeouts().connect);
+            self.arm_fetch(id);
+        }
+    }
+
+    /// Something was heard of a name, or its upstream is gone.
+    pub(super) fn resume_awaiting(&mut self, group: usize) {
+        let now = self.now;
+        let Some(upstream) = self.core.upstreams.get_mut(group) else {
+            return;
+        };
+        for id in upstream.take_awaiting() {
+            let Some(fetching) = self.core.fetches.get_mut(id) else {
+                continue;
+            };
+            // Another configuration may have another upstream of this name.
+            let group = self.core.upstreams.find(&fetching.name);
+            fetching.group = group.unwrap_or(fetching.group);
+            fetching.timings.resolve = now - fetching.since;
+            self.try_fetch(id);
+            if let Some(fetching) = self.core.fetches.get_mut(id)
+                && fetching.stage != Stage::Resolving
+            {
+                fetching.resolve_by = None;
+                self.arm_fetch(id);
             }
         }
     }
@@ -543,7 +591,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(fetching) = self.core.fetches.get_mut(id) else {
             return;
         };
-        let dues = [fetching.hedge_at, fetching.body_at, fetching.deadline];
+        let dues = [
+            fetching.hedge_at,
+            fetching.body_at,
+            fetching.deadline,
+            fetching.resolve_by,
+        ];
         let due = dues.into_iter().flatten().min();
         let timer = fetching.timer.take();
         if let Some(timer) = timer {
@@ -574,6 +627,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 self.stop_try(attempt);
             }
             return self.fail_fetch(id, FetchError::Deadline(now - begun));
+        }
+        if fetching.resolve_by.is_some_and(|by| by <= now) {
+            fetching.timings.resolve = now - fetching.since;
+            let why = "nothing has been heard of its name within timeouts.connect";
+            return self.fail_fetch(id, FetchError::NoServer(why));
         }
         let is_due = |at: &mut Instant| *at <= now;
         let hedges = fetching.hedge_at.take_if(is_due).is_some();

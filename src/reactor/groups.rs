@@ -1,17 +1,22 @@
-//! Floor 3. What upstreams need beside requests: their timers, looks at their servers' health, and a
-//! configuration that replaces another.
+//! Floor 3. What upstreams need beside requests: their timers, looks at their servers' health, look-ups of their
+//! names, and a configuration that replaces another.
 
 use super::Reactor;
-use crate::app::ctx::{Ctx, Timer};
+use crate::app::ctx::{Ctx, Job, OffloadError, Timer};
 use crate::app::fetch::{Fetch, FetchError, Fetched, Stage};
+use crate::app::lookups::Due;
 use crate::app::stream::Demand;
 use crate::app::upstream::Upstream;
+use crate::base::lookup::{Answer, Failure};
 use crate::net::Net;
 use crate::upstream::expect::Watch;
 use crate::upstream::pool::{Action, Checkout};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// Why a connection is not used again.
+pub(super) const MOVED: &str = "its name does not lead there any more";
 
 impl<N: Net, S: 'static> Reactor<N, S> {
     /// The upstreams of a site that begins, or replaces another. One that has not changed is left alone.
@@ -23,6 +28,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.close_upstream(conn, "its upstream is gone");
         }
         for group in self.core.upstreams.numbers() {
+            self.resume_awaiting(group);
             self.run_group(group);
         }
         self.settle();
@@ -63,7 +69,52 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let mut cx = cx!(self);
             look_at(&mut cx, group, server);
         }
+        self.core.upstreams.queue_lookups(group, now);
+        self.look_up();
         self.arm_group(group);
+    }
+
+    /// Begins look-ups that are due, as many as may be made at once.
+    fn look_up(&mut self) {
+        while let Some(due) = self.core.upstreams.begin_lookup() {
+            let Due {
+                group,
+                name,
+                question,
+            } = due;
+            let servers = &self.core.upstreams.lookups().servers;
+            let work = self.net.lookup(question, servers);
+            let mut cx = cx!(self);
+            cx.offload(work, move |cx, result| {
+                let failed = |why: OffloadError| Err(Failure::Other(why.to_string()));
+                cx.core.jobs.push_back(Job::LookedUp {
+                    group,
+                    name,
+                    result: result.unwrap_or_else(failed),
+                });
+            });
+        }
+    }
+
+    /// A look-up is over.
+    pub(super) fn looked_up(&mut self, group: usize, name: usize, result: Result<Answer, Failure>) {
+        let now = self.now;
+        self.core.upstreams.end_lookup();
+        let idle = self.core.upstreams.with(group, |upstream, rng| {
+            upstream.looked_up(name, result, now, rng)
+        });
+        for (server, conn) in idle.unwrap_or_default() {
+            let peer = self.conns.get(conn).map(|conn| conn.peer);
+            let upstream = self.core.upstreams.get(group);
+            let (Some(peer), Some(upstream)) = (peer, upstream) else {
+                continue;
+            };
+            if !upstream.leads_to(server, peer) {
+                self.end_upstream(conn, FetchError::Closed(MOVED.into()));
+            }
+        }
+        self.resume_awaiting(group);
+        self.run_group(group);
     }
 
     pub(super) fn on_group_timer(&mut self, group: usize) {
@@ -185,8 +236,6 @@ impl Looked {
             let changes = upstream.health.on_check(server, result, now, rng);
             upstream.tell(&changes);
         });
-        cx.core
-            .jobs
-            .push_back(crate::app::ctx::Job::RunGroup(self.group));
+        cx.core.jobs.push_back(Job::RunGroup(self.group));
     }
 }

@@ -8,6 +8,7 @@ use super::shutdown::Stopping;
 use super::sites::Sites;
 use super::watch::Watch;
 use crate::app::ctx::{Core, Job};
+use crate::app::lookups::Lookups;
 use crate::app::mailbox::Mailbox;
 use crate::app::mistake::{Mistake, Place};
 use crate::app::routes::App;
@@ -62,6 +63,7 @@ pub struct Builder {
     listen: Vec<String>,
     limits: Limits,
     timeouts: Timeouts,
+    lookups: Lookups,
     server_header: Option<String>,
     proxy_protocol: Trusted,
     seed: Option<u64>,
@@ -88,6 +90,12 @@ impl Builder {
     /// How long anybody may take.
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
+        self
+    }
+
+    /// How names of upstreams' servers are looked up.
+    pub fn lookups(mut self, lookups: Lookups) -> Self {
+        self.lookups = lookups;
         self
     }
 
@@ -189,6 +197,7 @@ impl Builder {
     pub(crate) fn check<S: 'static>(&self, app: App<S>) -> Result<Site<S>, Vec<Mistake>> {
         let mut mistakes = self.limits.mistakes();
         mistakes.extend(self.timeouts.mistakes());
+        mistakes.extend(self.lookups.mistakes());
         if let Some(value) = &self.server_header {
             let mut fields = FieldBlock::default();
             fields.push(b"server", value.as_bytes());
@@ -213,6 +222,7 @@ impl Builder {
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut core = Core::new(mailbox, seed);
         bound_core(&mut core, &self.limits, &self.timeouts);
+        core.upstreams.set_lookups(self.lookups);
         let bus = site.bus.take();
         core.has_bus = bus.is_some();
         if bus.is_some() {
@@ -309,6 +319,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.bounds = bounds(&builder.limits, &builder.timeouts);
         self.watch.threshold = builder.timeouts.stall;
         bound_core(&mut self.core, &builder.limits, &builder.timeouts);
+        self.core.upstreams.set_lookups(builder.lookups);
         self.outbound = Outbound::new(COMPRESSION, builder.limits.compress_from);
         self.stock = StockFields::new(builder.server_header);
         let (now, net) = (self.net.now(), &self.net);
@@ -332,6 +343,7 @@ impl Reactor<MioNet, ()> {
             listen: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            lookups: Lookups::default(),
             server_header: Some("loopwright".to_string()),
             proxy_protocol: Trusted::default(),
             seed: None,

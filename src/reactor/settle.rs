@@ -68,6 +68,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             Job::Fetch(fetch) => self.begin_fetch(fetch),
             Job::RunGroup(group) => self.run_group(group),
+            Job::LookedUp {
+                group,
+                name,
+                result,
+            } => self.looked_up(group, name, result),
             Job::StartBus => self.with_bus(|bus, cx| bus.start(cx)),
             Job::Published(publication) => {
                 self.with_bus(|bus, cx| bus.publish(cx, &publication));

@@ -13,9 +13,11 @@
 use super::Reactor;
 use super::conn::{Conn, Role};
 use super::exchange::{Exchange, Side, Upload};
+use super::groups::MOVED;
 use super::io::Stop;
 use crate::app::body::Body;
 use crate::app::fetch::{FetchError, Stage, Try};
+use crate::app::named::NO_ADDRESS;
 use crate::app::outbox::Flow;
 use crate::app::stream::Aborted;
 use crate::base::clock::Instant;
@@ -63,7 +65,7 @@ enum Race {
 }
 
 impl Race {
-    fn to(targets: &[Target], last_good: Option<SocketAddr>) -> Race {
+    fn to(targets: &[Target], last_good: Option<SocketAddr>, settings: eyeballs::Settings) -> Race {
         if let [only] = targets {
             return Race::Only(Some(only.clone()));
         }
@@ -72,7 +74,6 @@ impl Race {
             Target::Unix(_) => None,
         };
         let addresses: Vec<SocketAddr> = targets.iter().filter_map(inet).collect();
-        let settings = eyeballs::Settings::default();
         Race::Addresses(Eyeballs::new(&addresses, last_good, settings))
     }
 
@@ -110,7 +111,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let targets = upstream.targets(server);
         let why = match targets.is_empty() {
-            true => FetchError::NoServer("its name has no address"),
+            true => FetchError::NoServer(NO_ADDRESS),
             false => FetchError::Connect("no address".into()),
         };
         let dial = Dial {
@@ -118,7 +119,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             server,
             fetch,
             pooled,
-            race: Race::to(targets, upstream.last_good(server)),
+            race: Race::to(
+                targets,
+                upstream.last_good(server),
+                self.core.upstreams.lookups().eyeballs(),
+            ),
             racing: SmallVec::new(),
             began: now,
             why,
@@ -522,6 +527,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let is_clean = conn.backlog.is_empty() && !conn.eof && !conn.read_closed && !is_leaving;
+        let peer = conn.peer;
         let Some(dialled) = self.dialled(id) else {
             return;
         };
@@ -530,6 +536,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(upstream) = self.core.upstreams.get_mut(group) else {
             return;
         };
+        if !upstream.leads_to(server, peer) {
+            return self.end_upstream(id, FetchError::Closed(MOVED.into()));
+        }
         // One on which nothing has been said is anybody's: it is introduced when it is used.
         let is_free = served == 0 || upstream.shares_connections();
         if !is_clean || !is_free || upstream.is_drained(server) {

@@ -342,6 +342,14 @@ impl Health {
         self.judge_panic().into_iter().collect()
     }
 
+    /// It is another choice from now on: see [`join`](Health::join).
+    pub fn set_tier(&mut self, server: usize, tier: u16) -> Vec<Change> {
+        if let Some(Some(it)) = self.servers.get_mut(server) {
+            it.tier = tier;
+        }
+        self.judge_panic().into_iter().collect()
+    }
+
     /// What a server is at; `None`: it is not of the group.
     pub fn state(&self, server: usize) -> Option<State> {
         Some(self.get(server)?.state())

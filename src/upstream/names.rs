@@ -103,6 +103,8 @@ struct Name {
     /// Since when there has been no such name.
     lost: Option<Instant>,
     too_many: bool,
+    /// It has been answered, be it with a failure.
+    heard: bool,
 }
 
 /// The names of a group, known by the numbers that [`add`](Names::add) gives them.
@@ -146,12 +148,12 @@ impl Names {
             ..Change::default()
         };
         self.names.push(Name {
+            heard: !known.is_empty(),
             next: known.is_empty().then_some(now),
             question,
             said: known.clone(),
             known,
-            // A look-up that succeeds is a good one, however soon the next fails.
-            backoff: Backoff::new(self.settings.shortest, self.settings.retry, Duration::ZERO),
+            backoff: backoff(&self.settings),
             failing: None,
             lost: None,
             too_many: false,
@@ -167,6 +169,44 @@ impl Names {
     /// Why a name could not be looked up the last time.
     pub fn failing(&self, name: usize) -> Option<&Failure> {
         self.names.get(name)?.failing.as_ref()
+    }
+
+    /// Whether nothing has been heard of a name: neither an answer nor a failure.
+    pub fn is_new(&self, name: usize) -> bool {
+        self.names.get(name).is_some_and(|it| !it.heard)
+    }
+
+    /// Whether there is such a name.
+    pub fn has_new(&self) -> bool {
+        self.names.iter().any(|it| !it.heard)
+    }
+
+    /// What others know of the same name, for one that is new: it need not begin with nothing.
+    pub fn adopt(&mut self, name: usize, from: &Names, now: Instant) -> Change {
+        let Some(it) = self.names.get_mut(name).filter(|it| !it.heard) else {
+            return Change::default();
+        };
+        let is_it = |other: &&Name| other.question == it.question && !other.known.is_empty();
+        let Some(other) = from.names.iter().find(is_it) else {
+            return Change::default();
+        };
+        *it = Name {
+            // It may be under way there.
+            next: other.next.or(Some(now)),
+            ..other.clone()
+        };
+        Change {
+            added: it.known.clone(),
+            ..Change::default()
+        }
+    }
+
+    /// Other settings from now on; what is known holds for as long as it was said to.
+    pub fn set(&mut self, settings: Settings) {
+        for it in &mut self.names {
+            it.backoff = backoff(&settings);
+        }
+        self.settings = settings;
     }
 
     /// What is to be looked up now; each is to be [`answered`](Names::answered), be it with a failure.
@@ -198,6 +238,7 @@ impl Names {
         let Some(it) = self.names.get_mut(name) else {
             return Change::default();
         };
+        it.heard = true;
         // An answer without addresses is none.
         let result = result.and_then(|answer| match answer.addresses.is_empty() {
             true => Err(answer.missing.unwrap_or(Failure::NotFound)),
@@ -254,6 +295,11 @@ impl Names {
         change.news = news.or(many);
         change
     }
+}
+
+/// A look-up that succeeds is a good one, however soon the next fails.
+fn backoff(settings: &Settings) -> Backoff {
+    Backoff::new(settings.shortest, settings.retry, Duration::ZERO)
 }
 
 /// With ranks for priorities: 10, 10, 20 is 0, 0, 1.
@@ -507,6 +553,41 @@ mod tests {
             (change.removed.len(), change.news),
             (2, Some(News::Resolves))
         );
+    }
+
+    #[test]
+    fn what_others_know_is_taken_over_by_those_who_know_nothing() {
+        let mut old = One::new();
+        assert!(old.0.has_new() && old.0.is_new(0));
+        let question: Question = "app:80".parse().unwrap();
+        let adopt = |from: &Names, now| {
+            let mut new = Names::new(Settings::default());
+            let (name, _) = new.add(question.clone(), now);
+            let change = new.adopt(name, from, now);
+            (new, change)
+        };
+        let (new, change) = adopt(&old.0, at(5));
+        assert!(change.is_empty() && new.is_new(0), "nothing is known there");
+
+        old.hear(Ok(answer(&[(1, 0, 1)], Some(60))));
+        let (mut new, change) = adopt(&old.0, at(5));
+        assert_eq!(change.added, [address(1, 0, 1)]);
+        assert!(!new.has_new());
+        assert_eq!(new.next_deadline(), Some(at(60_000)));
+        assert!(new.adopt(0, &old.0, at(6)).is_empty(), "it knows already");
+        // One that is being asked for there is asked for here.
+        assert_eq!(old.0.due(at(60_000)).len(), 1);
+        assert_eq!(
+            adopt(&old.0, at(60_001)).0.next_deadline(),
+            Some(at(60_001))
+        );
+        // A failure is something that was heard.
+        let mut rng = fastrand::Rng::with_seed(1);
+        let (name, _) = new.add("other:80".parse().unwrap(), at(0));
+        assert!(new.has_new() && !new.is_new(0));
+        new.due(at(0));
+        new.answered(name, Err(Failure::NotFound), at(0), &mut rng);
+        assert!(!new.has_new());
     }
 
     #[test]

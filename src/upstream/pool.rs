@@ -254,6 +254,21 @@ struct Idle {
 }
 
 impl<C> Server<C> {
+    fn new() -> Server<C> {
+        Server {
+            conns: BTreeMap::new(),
+            idle: VecDeque::new(),
+            making: 0,
+            only: BTreeSet::new(),
+            retired: false,
+            warmed: (Instant::default(), 0),
+            made: 0,
+            failed: 0,
+            closed: 0,
+            reused: 0,
+        }
+    }
+
     /// Connections there are or will be.
     fn taken(&self) -> usize {
         self.conns.len() + self.making
@@ -363,21 +378,28 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         }
     }
 
-    /// Another server. Numbers count up from 0 and are not used again.
+    /// Another server. Numbers count up from 0, and are used again only by [`Pool::renew_server`].
     pub fn add_server(&mut self) -> usize {
-        self.servers.push(Server {
-            conns: BTreeMap::new(),
-            idle: VecDeque::new(),
-            making: 0,
-            only: BTreeSet::new(),
-            retired: false,
-            warmed: (Instant::default(), 0),
-            made: 0,
-            failed: 0,
-            closed: 0,
-            reused: 0,
-        });
+        self.servers.push(Server::new());
         self.servers.len() - 1
+    }
+
+    /// Gives the number of a server that has left to another. False, and nothing happens, if it has not left, or its
+    /// last connection has not.
+    pub fn renew_server(&mut self, server: usize) -> bool {
+        match self.servers.get_mut(server) {
+            Some(of) if of.retired && of.taken() == 0 => {
+                *of = Server::new();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A server's idle connections.
+    pub fn idle(&self, server: usize) -> impl Iterator<Item = C> {
+        let of = self.servers.get(server);
+        of.into_iter().flat_map(|of| &of.idle).map(|&(_, c)| c)
     }
 
     /// A server leaves: nothing is made or used again there. Answers with its idle connections, which are to be
@@ -975,6 +997,21 @@ mod tests {
         pool.connect_failed(1);
         assert_eq!(pool.poll(at(0), |_| true), Some(served("ada", 1)));
         assert_eq!(pool.checkout(0, at(0)), Checkout::Full);
+    }
+
+    #[test]
+    fn a_number_is_used_again_when_its_last_connection_is_gone() {
+        let mut pool = busy(Bounds::default(), 2);
+        assert_eq!(pool.give_back(0, 0, true, at(0)), Back::Kept);
+        assert_eq!(pool.idle(0).collect::<Vec<_>>(), [0]);
+        assert!(!pool.renew_server(0), "it has not left");
+        assert_eq!(pool.retire_server(0), [0]);
+        assert!(!pool.renew_server(0), "a connection is in use");
+        pool.closed(0, 1);
+        assert!(pool.renew_server(0));
+        assert_eq!(pool.checkout(0, at(0)), Checkout::Connect);
+        assert_eq!(pool.counters(0).made, 0);
+        assert!(!pool.renew_server(0) && !pool.renew_server(9));
     }
 
     #[test]

@@ -78,6 +78,12 @@ fn numbers_and_their_units() {
     let counts = ["1", "100", "0x40", "0o100", "0b1000000", "1_00", "+128"];
     each("limits", "fields", &counts);
     each("limits", "posts", &["0"]);
+    let servers = [
+        "[]",
+        "[\"10.0.0.53\"]",
+        "[\"::1\", \"[::1]:5353\", \"127.0.0.1:53\"]",
+    ];
+    each("names", "servers", &servers);
     each("limits", "body", &["\"0B\""]);
 }
 
@@ -240,6 +246,10 @@ fn upstreams() {
         "\"http://127.0.0.1:9000\"",
         "\"http://127.0.0.1:9000/\"",
         "\"127.0.0.1:9000\"",
+        "\"http://example.org\"",
+        "\"example.org:9000\"",
+        "\"dns:example.org:9000\"",
+        "\"srv:_http._tcp.example.org\"",
         "\"http://[::1]:9000\"",
         "\"unix:/run/app.sock\"",
         "\"http://127.0.0.1:${PORT}\"",

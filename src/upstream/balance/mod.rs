@@ -153,6 +153,11 @@ impl Server {
         Server { backup, ..self }
     }
 
+    /// Its weight, from 1 to [`MAX_WEIGHT`].
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
     /// Requests it has been given that have not ended.
     pub fn in_flight(&self) -> u32 {
         self.in_flight
@@ -266,6 +271,14 @@ impl Balance {
     pub fn set_weight(&mut self, ix: usize, weight: u32) {
         if let Some(server) = self.servers.get_mut(ix) {
             server.weight = weight.clamp(1, MAX_WEIGHT);
+            self.changed();
+        }
+    }
+
+    /// Makes a server a backup, or a primary.
+    pub fn set_backup(&mut self, ix: usize, backup: bool) {
+        if let Some(server) = self.servers.get_mut(ix) {
+            server.backup = backup;
             self.changed();
         }
     }
