@@ -79,11 +79,11 @@ combined = re.compile(
     r'(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})*)" (\d{3}) (\d+|-)'
     r' "((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" "((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" ([0-9a-f]{16}) (\d+\.\d{6}) (\d+\.\d{6})'
     r'( upstream="[ !#-\[\]-~]+" server="[ !#-\[\]-~]+" upstream_status=\d+ tries=\d+ reused=[01] upstream_queue=\d+\.\d{6}'
-    r' upstream_connect=\d+\.\d{6} upstream_first_byte=\d+\.\d{6} upstream_total=\d+\.\d{6}'
+    r' upstream_resolve=\d+\.\d{6} upstream_connect=\d+\.\d{6} upstream_first_byte=\d+\.\d{6} upstream_total=\d+\.\d{6}'
     r' error="((?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)")?')
 names = ("time request_id remote host method path query route version status bytes total_us waited_us"
          " referer user_agent aborted").split()
-of_upstream = "name server status tries reused queue_us connect_us first_byte_us total_us error".split()
+of_upstream = "name server status tries reused queue_us resolve_us connect_us first_byte_us total_us error".split()
 for line in sys.stdin.buffer.read().split(b"\n")[:-1]:
     line = line.decode("ascii")
     if line.startswith("{"):

@@ -10,6 +10,7 @@
 
 use super::ctx::{Core, Ctx, Job};
 use super::group::Tried;
+use super::named::NO_ADDRESS;
 use super::outbox::{Command, Outbox};
 use super::response::Responder;
 use super::stream::{Aborted, Incoming, Open};
@@ -606,6 +607,7 @@ impl FetchError {
     pub fn token(&self) -> &'static str {
         match self {
             FetchError::Unknown(_) | FetchError::Request(_) => "proxy_internal_error",
+            FetchError::NoServer(NO_ADDRESS) => "dns_error",
             FetchError::NoServer(_) => "destination_unavailable",
             FetchError::Full { .. } | FetchError::QueueTimeout(_) => "connection_limit_reached",
             FetchError::Connect(_) => "connection_refused",
@@ -720,5 +722,32 @@ impl<S> Core<S> {
             upstream.over(fetching.again);
         }
         Some(fetching)
+    }
+
+    /// Another configuration may have another upstream of this name: the fetch is that one's from now on, if it has
+    /// room for it.
+    pub(crate) fn regroup_fetch(&mut self, id: FetchId) -> Result<(), FetchError> {
+        let Some(fetching) = self.fetches.get_mut(id) else {
+            return Ok(());
+        };
+        let before = fetching.group;
+        let Some(group) = self
+            .upstreams
+            .find(&fetching.name)
+            .filter(|&it| it != before)
+        else {
+            return Ok(());
+        };
+        (fetching.group, fetching.tried) = (group, Tried::new());
+        if std::mem::take(&mut fetching.entered)
+            && let Some(upstream) = self.upstreams.get_mut(before)
+        {
+            upstream.over(std::mem::take(&mut fetching.again));
+        }
+        if let Some(upstream) = self.upstreams.get_mut(group) {
+            upstream.enter()?;
+            fetching.entered = true;
+        }
+        Ok(())
     }
 }

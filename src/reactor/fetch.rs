@@ -171,10 +171,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Some(fetching) = self.core.fetches.get_mut(id) else {
                 continue;
             };
-            // Another configuration may have another upstream of this name.
-            let group = self.core.upstreams.find(&fetching.name);
-            fetching.group = group.unwrap_or(fetching.group);
             fetching.timings.resolve = now - fetching.since;
+            if let Err(full) = self.core.regroup_fetch(id) {
+                self.fail_fetch(id, full);
+                continue;
+            }
             self.try_fetch(id);
             if let Some(fetching) = self.core.fetches.get_mut(id)
                 && fetching.stage != Stage::Resolving

@@ -211,9 +211,10 @@ impl Line {
 }
 
 /// The waits of a fetch, in the order in which they come; all of it last.
-fn waits(timings: &Timings) -> [(&'static str, Duration); 4] {
+fn waits(timings: &Timings) -> [(&'static str, Duration); 5] {
     [
         ("queue", timings.queue),
+        ("resolve", timings.resolve),
         ("connect", timings.connect),
         ("first_byte", timings.first_byte),
         ("total", timings.total),
@@ -497,6 +498,7 @@ mod tests {
             upstream: "api".into(),
             server: "http://10.0.0.1:80".into(),
             queue: Duration::from_micros(12),
+            resolve: Duration::from_micros(89),
             connect: Duration::from_micros(345),
             first_byte: Duration::from_micros(6_789),
             total: Duration::from_micros(1_234_567),
@@ -507,11 +509,11 @@ mod tests {
         };
         let line = line_of(Format::Combined, &went_well, "Me");
         let want = " upstream=\"api\" server=\"http://10.0.0.1:80\" upstream_status=200 tries=2 reused=1 \
-                    upstream_queue=0.000012 upstream_connect=0.000345 upstream_first_byte=0.006789 \
-                    upstream_total=1.234567 error=\"-\"";
+                    upstream_queue=0.000012 upstream_resolve=0.000089 upstream_connect=0.000345 \
+                    upstream_first_byte=0.006789 upstream_total=1.234567 error=\"-\"";
         assert!(line.ends_with(want), "{line}");
         let line = line_of(Format::Json, &went_well, "Me");
-        let want = r#""aborted":false,"upstream":{"name":"api","server":"http://10.0.0.1:80","status":200,"tries":2,"reused":true,"queue_us":12,"connect_us":345,"first_byte_us":6789,"total_us":1234567,"error":null}}"#;
+        let want = r#""aborted":false,"upstream":{"name":"api","server":"http://10.0.0.1:80","status":200,"tries":2,"reused":true,"queue_us":12,"resolve_us":89,"connect_us":345,"first_byte_us":6789,"total_us":1234567,"error":null}}"#;
         assert!(line.ends_with(want), "{line}");
 
         let said = "\"} \r\n\u{1b}[31m\u{e9}";
