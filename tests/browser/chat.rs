@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[path = "../../examples/chat.rs"]
 mod example;
 
-fn chat(builder: Builder) -> TestServer<example::Chat> {
+pub(crate) fn chat(builder: Builder) -> TestServer<example::Chat> {
     chat_with(builder, "one", |_| ())
 }
 
@@ -33,7 +33,7 @@ fn chat_with(
 }
 
 /// A browser in a room, under a name.
-fn enter(url: &str, name: &str) -> Browser {
+pub(crate) fn enter(url: &str, name: &str) -> Browser {
     let browser = Browser::start();
     browser.set_window(390, 844);
     browser.open(url);
@@ -48,13 +48,13 @@ fn knock(browser: &Browser, name: &str) {
     browser.wait_for("document.getElementById('state').classList.contains('open')");
 }
 
-fn say(browser: &Browser, text: &str) {
+pub(crate) fn say(browser: &Browser, text: &str) {
     browser.script(&format!(
         "document.getElementById('text').value = {text:?}; document.getElementById('send').click()"
     ));
 }
 
-fn wait_for_line(browser: &Browser, text: &str) {
+pub(crate) fn wait_for_line(browser: &Browser, text: &str) {
     browser.wait_for(&format!(
         "[...document.querySelectorAll('#log .text, #log .note')].some(line => line.textContent === {text:?})"
     ));

@@ -10,6 +10,7 @@ mod driver;
 #[path = "../check/support.rs"]
 #[allow(dead_code)]
 mod program;
+mod proxy;
 mod samples;
 #[path = "../clients/support.rs"]
 #[allow(dead_code)]

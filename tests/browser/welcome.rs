@@ -26,7 +26,8 @@ fn look_at(url: &str) -> Browser {
     browser
 }
 
-const HAS_FIGURES: &str = "/\\d/.test(document.querySelector('#turns-rate').textContent)";
+pub(crate) const HAS_FIGURES: &str =
+    "/\\d/.test(document.querySelector('#turns-rate').textContent)";
 
 /// Nothing on the console: no error, no warning, nothing that the policy has refused.
 fn expect_silence(browser: &Browser, where_: &str) {
