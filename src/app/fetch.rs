@@ -9,7 +9,7 @@
 //! request's, and a request's body may be sent on as it comes, both under back-pressure.
 
 use super::ctx::{Core, Ctx, Job};
-use super::group::Tried;
+use super::group::{Group, Tried};
 use super::named::NO_ADDRESS;
 use super::outbox::{Command, Outbox};
 use super::response::Responder;
@@ -256,8 +256,8 @@ pub(crate) type Then<S> = Box<dyn for<'a> FnOnce(&mut Ctx<'_, S>, Result<Fetched
 pub(crate) enum Stage {
     /// On its way to the loop.
     Asked,
-    /// Nothing has been heard yet of the names of its servers.
-    Resolving,
+    /// Nothing has been heard yet, since then, of the names of its servers; something must be by then.
+    Resolving { since: Instant, by: Instant },
     /// Every server has as many connections as it may.
     Queued(Ticket),
     /// A server is asked, or two.
@@ -273,6 +273,26 @@ pub(crate) enum Try {
     Dialling(u32),
     /// On this connection.
     Sent(StreamRef),
+}
+
+/// How far a try has come that has failed.
+#[derive(Clone, Copy)]
+pub(crate) struct Reached {
+    /// So much of the request was written.
+    pub(crate) sent: Sent,
+    /// Something of an answer has come.
+    pub(crate) seen: bool,
+    /// The connection had served before.
+    pub(crate) reused: bool,
+}
+
+impl Reached {
+    /// Not even a connection.
+    pub(crate) const NOTHING: Reached = Reached {
+        sent: Sent::Nothing,
+        seen: false,
+        reused: false,
+    };
 }
 
 /// A fetch under way.
@@ -296,16 +316,14 @@ pub(crate) struct Fetching<S> {
     pub(crate) body_at: Option<Instant>,
     /// When there must be an answer.
     pub(crate) deadline: Option<Instant>,
-    /// When there must be a server.
-    pub(crate) resolve_by: Option<Instant>,
     pub(crate) timer: Option<WheelId>,
     pub(crate) timings: Timings,
     /// It was asked for.
     pub(crate) begun: Instant,
-    /// The present wait began.
-    pub(crate) since: Instant,
     /// Not to be tried again.
     pub(crate) tried: Tried,
+    /// A connection that had been idle turned out to be closed: the next try is on one that is new.
+    pub(crate) was_stale: bool,
     /// What has come of a streamed body, for another try.
     pub(crate) replay: Replay,
     /// The request whose body is sent on, until all of it has come.
@@ -328,13 +346,20 @@ impl<S> Fetching<S> {
             body: match &self.fetch.body {
                 Outgoing::Nothing => retry::Body::None,
                 Outgoing::Whole(_) => retry::Body::Replayable,
-                Outgoing::Stream(_) if sent == Sent::Nothing => retry::Body::Replayable,
                 Outgoing::Stream(_) => self.replay.body(),
             },
             failure,
             tries: (self.timings.tries + self.unmade).max(1),
             deadline: self.deadline,
         }
+    }
+
+    /// Whom it asks, or who has answered, on a connection that has served before or not.
+    pub(crate) fn tell_server(&mut self, upstream: &Group, server: usize, reused: bool) {
+        let number = self.fetch.sticky.and_then(|tag| upstream.numbered(tag));
+        self.timings.kept_to = number == Some(server);
+        self.timings.server = upstream.name_of(server);
+        self.timings.reused = reused;
     }
 
     /// Asking two servers does no harm, and its body is at hand.
@@ -388,12 +413,11 @@ impl<S> Fetches<S> {
             hedge_at: None,
             body_at: None,
             deadline: None,
-            resolve_by: None,
             timer: None,
             timings: Timings::default(),
             begun: now,
-            since: now,
             tried: Tried::default(),
+            was_stale: false,
             replay: Replay::new(0),
             upload: None,
             only: only.map(|(_, server)| server),

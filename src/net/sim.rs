@@ -368,7 +368,7 @@ impl SimNet {
         self.wire(client).client_finished = true;
     }
 
-    /// The connection breaks: what is on the way in either direction is lost.
+    /// The connection breaks: what is on the way in either direction is lost. What has arrived can still be read.
     ///
     /// ```
     /// use loopwright::sim::{Faults, SimNet};
@@ -383,7 +383,6 @@ impl SimNet {
         wire.readable_edge = true;
         wire.writable_edge = true;
         wire.on_the_way.clear();
-        wire.arrived.clear();
         wire.send_buffer.clear();
     }
 
@@ -800,7 +799,7 @@ impl Net for SimNet {
 
     fn read(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize> {
         let wire = self.wire(Client(sock.0));
-        if wire.reset {
+        if wire.reset && wire.arrived.is_empty() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         if wire.arrived.is_empty() && !wire.end_arrived {

@@ -55,6 +55,10 @@ pub(crate) struct Conn {
     pub(crate) eof: bool,
     /// A write fell short, and no edge since.
     pub(crate) blocked: bool,
+    /// A write has failed: what has come before may still be read, and then the error.
+    pub(crate) broken: bool,
+    /// Something was written since a request began on it.
+    pub(crate) wrote: bool,
     pub(crate) registered: bool,
     pub(crate) wants_write: bool,
     /// The app does not take the body at present.
@@ -106,6 +110,11 @@ impl Conn {
         }
     }
 
+    /// What it has sent is of use though it has broken since.
+    pub(crate) fn is_read_to_the_end(&self) -> bool {
+        matches!(self.role, Role::Upstream(_) | Role::Tunnel(_))
+    }
+
     pub(crate) fn link(&self) -> Option<u32> {
         match self.role {
             Role::Link(key) => Some(key),
@@ -143,6 +152,8 @@ impl Conn {
             read_closed: false,
             eof: false,
             blocked: false,
+            broken: false,
+            wrote: false,
             registered: false,
             wants_write: false,
             held: false,

@@ -14,7 +14,7 @@ use super::Reactor;
 use super::exchange::{Exchange, Side, Upload};
 use crate::app::body::Body;
 use crate::app::ctx::Timer;
-use crate::app::fetch::{FetchError, Fetched, Outgoing, Stage, Timings, Try};
+use crate::app::fetch::{FetchError, Fetched, Outgoing, Reached, Stage, Timings, Try};
 use crate::app::group::Tried;
 use crate::app::stream::Incoming;
 use crate::base::clock::Instant;
@@ -24,7 +24,7 @@ use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::response::ResponseHead;
 use crate::proto::http::list;
 use crate::upstream::pool::Checkout;
-use crate::upstream::retry::{self, Replay, Sent, Verdict};
+use crate::upstream::retry::{self, Replay, Verdict};
 use bytes::Bytes;
 
 impl<N: Net, S: 'static> Reactor<N, S> {
@@ -48,12 +48,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         fetching.group = group;
         if let Some(upstream) = self.core.upstreams.get(group) {
             fetching.timings.upstream = upstream.name();
-            // What may have arrived is not sent again if it must not be done twice.
-            let keeps = match fetching.fetch.method.is_idempotent() {
-                true => upstream.retries().replay,
-                false => 0,
-            };
-            fetching.replay = Replay::new(keeps);
+            fetching.replay = Replay::new(upstream.retries().replay);
         }
         let is_check = fetching.only.is_some();
         if let Some(upstream) = self.core.upstreams.get_mut(group) {
@@ -120,17 +115,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Some(upstream) = self.core.upstreams.get_mut(group) else {
                 return;
             };
-            match upstream.pool.checkout(server, now) {
-                Checkout::Reuse(conn) => {
-                    // Its end may have come in the very poll whose events are being served.
-                    let is_fresh = self.conns.get(conn).is_some_and(|conn| {
-                        !conn.readable && !conn.read_closed && !conn.eof && conn.backlog.is_empty()
-                    });
-                    if is_fresh {
-                        return self.send_on(conn, id);
-                    }
-                    self.end_upstream(conn, FetchError::Closed("the server closed it".into()));
-                }
+            let out = upstream.pool.checkout(server, now);
+            match self.vet(group, server, id, out) {
+                Checkout::Reuse(conn) => return self.send_on(conn, id),
                 Checkout::Connect => return self.dial(group, server, Some(id), true),
                 Checkout::Full => full.push(server),
             }
@@ -154,9 +141,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let (setting, limit) = ("pool.queue", upstream.settings.pool.queue);
             return self.fail_fetch(id, FetchError::Full { setting, limit });
         }
-        if fetching.stage != Stage::Resolving {
-            (fetching.stage, fetching.since) = (Stage::Resolving, now);
-            fetching.resolve_by = Some(now + upstream.timeouts().connect);
+        if !matches!(fetching.stage, Stage::Resolving { .. }) {
+            let (since, by) = (now, now + upstream.timeouts().connect);
+            fetching.stage = Stage::Resolving { since, by };
             self.arm_fetch(id);
         }
     }
@@ -171,18 +158,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Some(fetching) = self.core.fetches.get_mut(id) else {
                 continue;
             };
-            fetching.timings.resolve = now - fetching.since;
+            if let Stage::Resolving { since, .. } = fetching.stage {
+                fetching.timings.resolve = now - since;
+            }
             if let Err(full) = self.core.regroup_fetch(id) {
                 self.fail_fetch(id, full);
                 continue;
             }
             self.try_fetch(id);
-            if let Some(fetching) = self.core.fetches.get_mut(id)
-                && fetching.stage != Stage::Resolving
-            {
-                fetching.resolve_by = None;
-                self.arm_fetch(id);
-            }
+            self.arm_fetch(id);
         }
     }
 
@@ -277,7 +261,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(fetching) = self.core.fetches.get_mut(id) else {
             return;
         };
-        if fetching.replay.body() != retry::Body::Gone {
+        let to = fetching.sent_on().and_then(|to| self.conns.get(to.conn));
+        if to.is_some_and(|to| to.wrote) && !fetching.fetch.method.is_idempotent() {
+            // What may have arrived is not sent again if it must not be done twice.
+            fetching.replay.give_up();
+        } else if fetching.replay.body() != retry::Body::Gone {
             fetching.replay.push(&Bytes::copy_from_slice(bytes));
         }
         // It is held while there is none.
@@ -365,12 +353,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(fetch) = self.fetch_on(id) else {
             return;
         };
-        let Some((server, stream_number)) = self
-            .dialled(id)
-            .map(|dialled| (dialled.server, dialled.client.exchange()))
-        else {
+        let Some(dialled) = self.dialled(id) else {
             return;
         };
+        let (server, asked, reused) = (dialled.server, dialled.asked, dialled.served > 1);
+        let stream_number = dialled.client.exchange();
         let Some(fetching) = self.core.fetches.get_mut(fetch) else {
             return;
         };
@@ -381,17 +368,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if fetching.stage != Stage::Trying || !fetching.tries.contains(&Try::Sent(stream)) {
             return;
         }
-        fetching.timings.first_byte = now - fetching.since;
+        fetching.timings.first_byte = now - asked;
         fetching.timings.status = head.status.as_u16();
-        let (group, since, is_check) = (fetching.group, fetching.since, fetching.only.is_some());
-        if !is_check && let Some(upstream) = self.core.upstreams.get_mut(group) {
-            let changes = upstream.answered(server, head.status, now - since, now);
-            upstream.tell(&changes);
+        let (group, is_check) = (fetching.group, fetching.only.is_some());
+        if let Some(upstream) = self.core.upstreams.get_mut(group) {
+            // It may have been asked twice.
+            fetching.tell_server(upstream, server, reused);
+            if !is_check {
+                let changes = upstream.answered(server, head.status, now - asked, now);
+                upstream.tell(&changes);
+            }
         }
         if let Some(dialled) = self.dialled(id) {
-            dialled.latency = Some(now - since);
+            dialled.latency = Some(now - asked);
         }
-        if self.tries_again_after(fetch, server, head) {
+        if self.tries_again_after(id, fetch, server, head) {
             self.let_go(id);
             if let Some(fetching) = self.core.fetches.get_mut(fetch) {
                 fetching
@@ -464,7 +455,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// Whether another server is asked, though this one has answered.
-    fn tries_again_after(&mut self, id: FetchId, server: usize, head: &ResponseHead<'_>) -> bool {
+    fn tries_again_after(
+        &mut self,
+        conn: ConnId,
+        id: FetchId,
+        server: usize,
+        head: &ResponseHead<'_>,
+    ) -> bool {
+        let sent = self.sent(conn);
         let Some(fetching) = self.core.fetches.get_mut(id) else {
             return false;
         };
@@ -475,7 +473,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return false;
         }
         let kind = retry::Failure::Status(head.status.as_u16());
-        let attempt = fetching.attempt(kind, Sent::Whole, true);
+        let attempt = fetching.attempt(kind, sent, true);
         let verdict = upstream.verdict(&attempt, &mut fetching.again, self.now);
         match verdict {
             Verdict::Retry => {
@@ -486,15 +484,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
-    /// A try has failed, with so much of its request sent; something of an answer was `seen`, or not.
+    /// A try has failed, and has come so far.
     pub(super) fn fail_try(
         &mut self,
         id: FetchId,
         which: Try,
         server: usize,
         error: FetchError,
-        sent: Sent,
-        seen: bool,
+        reached: Reached,
     ) {
         let now = self.now;
         let Some(fetching) = self.core.fetches.get_mut(id) else {
@@ -510,9 +507,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(upstream) = self.core.upstreams.get_mut(group) else {
             return;
         };
-        let attempt = fetching.attempt(error.kind(fetching.timings.reused), sent, seen);
-        // What was tried before is tried again only if there is nobody else.
-        fetching.tried.push(server);
+        let failure = error.kind(reached.reused);
+        let attempt = fetching.attempt(failure, reached.sent, reached.seen);
+        if failure == (retry::Failure::Reset { reused: true }) {
+            // It says more of the connection than of the server.
+            fetching.was_stale = true;
+        } else {
+            // What was tried before is tried again only if there is nobody else.
+            fetching.tried.push(server);
+        }
         fetching.tries.retain(|attempt| *attempt != which);
         if !fetching.tries.is_empty() {
             // The other one may do better.
@@ -592,11 +595,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(fetching) = self.core.fetches.get_mut(id) else {
             return;
         };
+        let resolve_by = match fetching.stage {
+            Stage::Resolving { by, .. } => Some(by),
+            _ => None,
+        };
         let dues = [
             fetching.hedge_at,
             fetching.body_at,
             fetching.deadline,
-            fetching.resolve_by,
+            resolve_by,
         ];
         let due = dues.into_iter().flatten().min();
         let timer = fetching.timer.take();
@@ -629,8 +636,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             return self.fail_fetch(id, FetchError::Deadline(now - begun));
         }
-        if fetching.resolve_by.is_some_and(|by| by <= now) {
-            fetching.timings.resolve = now - fetching.since;
+        if let Stage::Resolving { since, by } = fetching.stage
+            && by <= now
+        {
+            fetching.timings.resolve = now - since;
             let why = "nothing has been heard of its name within timeouts.connect";
             return self.fail_fetch(id, FetchError::NoServer(why));
         }
@@ -677,7 +686,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if upstream.may_spend(&mut fetching.again, now).is_err() {
             return;
         }
-        match upstream.pool.checkout(server, now) {
+        let out = upstream.pool.checkout(server, now);
+        match self.vet(group, server, id, out) {
             Checkout::Reuse(conn) => self.send_on(conn, id),
             Checkout::Connect => self.dial(group, server, Some(id), true),
             Checkout::Full => {}

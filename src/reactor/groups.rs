@@ -53,9 +53,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                         fetching.timings.queue += waited;
                         fetching.stage = Stage::Asked;
                     }
-                    match by {
+                    match self.vet(group, server, fetch, by) {
                         Checkout::Reuse(conn) => self.send_on(conn, fetch),
-                        _ => self.dial(group, server, Some(fetch), true),
+                        Checkout::Connect => self.dial(group, server, Some(fetch), true),
+                        // The server has left meanwhile.
+                        Checkout::Full => self.try_fetch(fetch),
                     }
                 }
             }

@@ -17,7 +17,7 @@ use crate::net::Net;
 use crate::proto::h1::head;
 use crate::proto::h1::server::Event;
 use bytes::Bytes;
-use std::io::{ErrorKind, IoSlice, Result};
+use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::time::Duration;
 
 /// Why serving a connection's input ended.
@@ -41,6 +41,8 @@ enum Got {
 
 const SLICES: usize = 16;
 
+pub(super) const BROKE: &str = "the connection broke";
+
 impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn run_connection(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
@@ -57,7 +59,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Role::Preface | Role::Http | Role::Socket(_) | Role::Tunnel(_) => true,
         };
         if !may_run {
-            return;
+            // Its timer may have fired while it was waiting to run.
+            let deadline = self.conns.get(id).and_then(|conn| conn.deadline);
+            return self.arm(id, deadline);
         }
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -230,6 +234,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return Got::Nothing;
         }
         match self.net.read(conn.sock, inbox) {
+            // Not the end of what was sent: the error was told to the write that met it first.
+            Ok(0) if conn.broken => {
+                self.cut(id, BROKE);
+                Got::Nothing
+            }
             Ok(0) => {
                 conn.readable = false;
                 conn.eof = true;
@@ -245,13 +254,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
                 Got::Bytes(n)
             }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+            Err(e) if e.kind() == ErrorKind::WouldBlock && !conn.broken => {
                 conn.readable = false;
                 Got::Nothing
             }
             Err(e) => {
                 log::debug!("{}: read: {e}", conn.peer);
-                self.cut(id, "the connection broke");
+                self.cut(id, BROKE);
                 Got::Nothing
             }
         }
@@ -289,13 +298,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !self.cork.is_empty() {
             if conn.backlog.is_empty() && !conn.blocked {
                 match self.net.write(conn.sock, &self.cork, false) {
-                    Ok(n) if n == self.cork.len() => {}
-                    Ok(n) => keep(conn, &self.cork[n..]),
+                    Ok(n) => {
+                        conn.wrote |= n > 0;
+                        if n < self.cork.len() {
+                            keep(conn, &self.cork[n..]);
+                        }
+                    }
                     Err(e) if e.kind() == ErrorKind::WouldBlock => keep(conn, &self.cork),
                     Err(e) => {
-                        log::debug!("{}: write: {e}", conn.peer);
                         self.cork.clear();
-                        return self.cut(id, "the connection broke");
+                        return self.fail_write(id, &e);
                     }
                 }
                 self.cork.clear();
@@ -325,14 +337,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 Ok(0) => return self.cut(id, "a file became shorter while it was sent"),
                 Ok(n) => {
                     conn.backlog.advance(n as u64);
-                    conn.progress = now;
+                    (conn.progress, conn.wrote) = (now, true);
                     budget = budget.saturating_sub(n);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => conn.blocked = true,
-                Err(e) => {
-                    log::debug!("{}: write: {e}", conn.peer);
-                    return self.cut(id, "the connection broke");
-                }
+                Err(e) => return self.fail_write(id, &e),
             }
         }
         let Some(conn) = self.conns.get_mut(id) else {
@@ -349,6 +358,22 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 return self.cut(id, "it cannot be waited for");
             }
         }
+        self.after_flush(id);
+    }
+
+    /// A connection takes nothing more. What a server has said before that is read first: an answer that has come
+    /// whole is whole.
+    fn fail_write(&mut self, id: ConnId, why: &Error) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        log::debug!("{}: write: {why}", conn.peer);
+        if !conn.is_read_to_the_end() {
+            return self.cut(id, BROKE);
+        }
+        conn.backlog.clear();
+        (conn.broken, conn.readable) = (true, true);
+        self.wake(id);
         self.after_flush(id);
     }
 
@@ -452,7 +477,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         // While its output waits, a client is not asked for more.
         let input = match role {
             Role::Upstream(_) => self.upstream_deadline(id),
-            Role::Tunnel(key) => self.tunnel_deadline(key),
+            Role::Tunnel(key) => self.tunnel_deadline(id, key),
             _ => input,
         };
         let deadline = match output {

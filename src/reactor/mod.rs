@@ -234,6 +234,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let goes_on = !self.is_stopped();
         if !goes_on {
             self.end_links();
+            self.end_upstreams();
             self.reap();
             // Whoever posts from now on is told that nobody reads it.
             self.core.mailbox.close();
@@ -360,8 +361,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 conn.blocked &= !(event.writable || event.broken);
                 if event.broken {
                     // One that is being made says itself why it was not.
-                    if self.is_linked(id) && self.is_connected(id) {
-                        self.cut(id, "the connection broke");
+                    if !self.is_linked(id) || !self.is_connected(id) {
+                        return;
+                    }
+                    let is_read = |conn: &Conn| conn.is_read_to_the_end();
+                    match self.conns.get(id).is_some_and(is_read) {
+                        // Reading comes to the error, behind what was sent before it.
+                        true => self.wake(id),
+                        false => self.cut(id, io::BROKE),
                     }
                     return;
                 }
@@ -588,10 +595,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if conn.linger_until.is_some() {
             return self.release(id);
         }
-        match conn.role {
-            Role::Upstream(_) => return self.on_upstream_deadline(id),
-            Role::Tunnel(_) => return self.on_tunnel_deadline(id),
-            Role::Preface | Role::Http | Role::Socket(_) | Role::Link(_) => {}
+        if conn.upstream().is_some() {
+            return self.on_upstream_deadline(id);
         }
         if !conn.backlog.is_empty() && now >= conn.progress + self.timeouts.write {
             let taken = self.net.taken(conn.sock);
@@ -602,10 +607,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             let (waits, limit) = (conn.backlog.bytes(), self.timeouts.write);
             log::info!(
-                "{}: cut: the client takes none of the {waits} bytes that wait for it within timeouts.write = {limit:?}",
+                "{}: cut: it takes none of the {waits} bytes that wait for it within timeouts.write = {limit:?}",
                 conn.peer
             );
             return self.cut(id, "timeouts.write");
+        }
+        if let Role::Tunnel(key) = conn.role {
+            return self.on_tunnel_deadline(id, key);
         }
         if let Some(key) = conn.socket() {
             return self.on_socket_deadline(id, key);

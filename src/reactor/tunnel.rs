@@ -5,11 +5,12 @@
 //!        ◄── bytes ──                                             the receiver is told ─► both ways: dead
 //! ```
 //! Invariants: a side is held exactly while more than `limits.high_water` waits for the other; an end is
-//! passed on behind the last byte, not before it.
+//! passed on behind the last byte, not before it; the server's side has its place in the pool until both are closed.
 
 use super::Reactor;
 use super::conn::{Conn, Role};
 use super::io::Stop;
+use super::upstream::Dialled;
 use crate::app::response::Tx;
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, StreamRef};
@@ -19,7 +20,10 @@ use bytes::Bytes;
 use std::time::Duration;
 
 pub(super) struct Tunnel {
+    /// The client's, and the server's.
     sides: [Side; 2],
+    /// What the server's connection was, and counts as.
+    dialled: Dialled,
     /// Either side last sent something.
     active: Instant,
     /// How long both may be silent.
@@ -40,20 +44,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn join_tunnel(&mut self, from: StreamRef, to: StreamRef, fields: &FieldBlock) {
         let is_waiting = self.is_waiting(to) && self.conns.get(to.conn).is_some();
         let group = self.dialled(from.conn).map(|dialled| dialled.group);
-        let (true, Some(group)) = (is_waiting && self.exchange_of(from).is_some(), group) else {
+        let limit = group
+            .and_then(|group| self.core.upstreams.get(group))
+            .map(|group| group.timeouts().tunnel);
+        let (true, Some(limit)) = (is_waiting && self.exchange_of(from).is_some(), limit) else {
             if self.is_asked(from) {
                 self.let_go(from.conn);
             }
             return self.abort_answer(to);
         };
-        let Some(limit) = self
-            .core
-            .upstreams
-            .get(group)
-            .map(|group| group.timeouts().tunnel)
-        else {
+        let Some(dialled) = self.take_dialled(from.conn) else {
             return;
         };
+        self.close_exchange(from.conn);
+        self.end_answered(&dialled, from.conn, None);
         let side = |id| Side {
             id,
             ended: false,
@@ -61,14 +65,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let tunnel = Tunnel {
             sides: [side(to.conn), side(from.conn)],
+            dialled,
             active: self.now,
             limit,
         };
-        if let Some((dialled, _)) = self.leave_upstream(from.conn) {
-            self.end_answered(&dialled, from.conn, None);
-        }
-        // There is room for another connection.
-        self.run_group(group);
         let key = self.tunnels.insert(tunnel) as u32;
         self.with_tx(to.conn, |tx| {
             let Tx {
@@ -88,8 +88,6 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             // What has come already is the other's.
             self.wake(id);
         }
-        // Its place is another's.
-        self.run_group(group);
     }
 
     fn side(&mut self, key: u32, id: ConnId) -> Option<(&mut Tunnel, usize)> {
@@ -111,6 +109,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         {
             conn.backlog.push(Bytes::copy_from_slice(input));
             self.drain_backlog(other);
+        }
+        let begins_to_wait = |conn: &Conn| !conn.waits && !conn.backlog.is_empty();
+        if self.conns.get(other).is_some_and(begins_to_wait) {
+            // To be given a deadline.
+            self.wake(other);
         }
         match self.output_of(other) > self.limits.high_water {
             true => {
@@ -167,16 +170,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         Some(other.backlog.bytes())
     }
 
-    pub(super) fn tunnel_deadline(&self, key: u32) -> Option<Instant> {
-        let tunnel = self.tunnels.get(key as usize)?;
-        Some(tunnel.active + tunnel.limit)
+    /// Both are silent for too long, or this one takes nothing.
+    pub(super) fn tunnel_deadline(&self, id: ConnId, key: u32) -> Option<Instant> {
+        let (tunnel, conn) = (self.tunnels.get(key as usize)?, self.conns.get(id)?);
+        let silence = tunnel.active + tunnel.limit;
+        match conn.backlog.is_empty() {
+            true => Some(silence),
+            false => Some(silence.min(conn.progress + self.timeouts.write)),
+        }
     }
 
-    pub(super) fn on_tunnel_deadline(&mut self, id: ConnId) {
-        let Some(Role::Tunnel(key)) = self.conns.get(id).map(|conn| conn.role) else {
-            return;
-        };
-        match self.tunnel_deadline(key) {
+    pub(super) fn on_tunnel_deadline(&mut self, id: ConnId, key: u32) {
+        match self.tunnel_deadline(id, key) {
             Some(deadline) if deadline > self.now => self.arm(id, Some(deadline)),
             _ => self.cut(id, "nothing has come within timeouts.tunnel"),
         }
@@ -190,11 +195,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Role::Tunnel(key) = conn.role else { return };
         conn.role = Role::Http;
         if let Some(tunnel) = self.tunnels.try_remove(key as usize) {
-            for side in tunnel.sides {
+            let Tunnel { sides, dialled, .. } = tunnel;
+            self.leave_group(&dialled, sides[1].id);
+            for side in sides {
                 if side.id != id {
                     self.cut(side.id, "the other side of its tunnel is gone");
                 }
             }
+            self.run_group(dialled.group);
         }
     }
 }

@@ -16,7 +16,7 @@ use super::exchange::{Exchange, Side, Upload};
 use super::groups::MOVED;
 use super::io::Stop;
 use crate::app::body::Body;
-use crate::app::fetch::{FetchError, Stage, Try};
+use crate::app::fetch::{FetchError, Fetching, Reached, Stage, Try};
 use crate::app::named::NO_ADDRESS;
 use crate::app::outbox::Flow;
 use crate::app::stream::Aborted;
@@ -28,7 +28,7 @@ use crate::proto::h1::client::{Client, Event};
 use crate::proto::h1::error::ClientError;
 use crate::proto::h1::head;
 use crate::upstream::eyeballs::{self, Eyeballs, Step};
-use crate::upstream::pool::Back;
+use crate::upstream::pool::{Back, Checkout};
 use crate::upstream::retry::Sent;
 use smallvec::SmallVec;
 use std::io;
@@ -45,6 +45,8 @@ pub(super) struct Dialled {
     pub(super) pooled: bool,
     /// Requests that it was sent.
     pub(super) served: u32,
+    /// When the last of them was.
+    pub(super) asked: Instant,
     /// How long the present answer took to begin, if it has.
     pub(super) latency: Option<Duration>,
 }
@@ -199,6 +201,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             is: Is::Connecting(key),
             pooled: dial.pooled,
             served: 0,
+            asked: self.now,
             latency: None,
         });
         let mut conn = Conn::ours(sock, peer, Role::Upstream(dialled as u32), self.now);
@@ -223,7 +226,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     fetching.unmade += 1;
                 }
                 let attempt = Try::Dialling(key);
-                self.fail_try(fetch, attempt, dial.server, dial.why, Sent::Nothing, false);
+                self.fail_try(fetch, attempt, dial.server, dial.why, Reached::NOTHING);
             }
             None => self.note_failure(dial.group, dial.server, &dial.why),
         }
@@ -330,12 +333,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         (dialled.is, fetching.stage) = (Is::Busy(fetch), Stage::Trying);
         fetching.tries.push(Try::Sent(stream));
-        fetching.timings.reused = dialled.served > 0;
         fetching.timings.tries += 1;
-        let number = fetching.fetch.sticky.and_then(|tag| upstream.numbered(tag));
-        fetching.timings.kept_to = number == Some(dialled.server);
-        fetching.timings.server = upstream.name_of(dialled.server);
-        fetching.since = now;
+        fetching.tell_server(upstream, dialled.server, dialled.served > 0);
         if !fetching.hedged
             && fetching.may_be_hedged()
             && let Some(after) = upstream.hedge_after()
@@ -347,6 +346,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         dialled.latency = None;
         dialled.served = dialled.served.saturating_add(1);
+        dialled.asked = now;
         let exchange = Exchange {
             stream,
             side: Side::Asked(fetch),
@@ -360,7 +360,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let exchange = self.exchanges.insert(exchange) as u32;
         if let Some(conn) = self.conns.get_mut(id) {
             conn.exchange = Some(exchange);
-            conn.held = false;
+            (conn.held, conn.wrote) = (false, false);
         }
         self.seal_spare(id);
         self.arm_fetch(fetch);
@@ -523,11 +523,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn give_back(&mut self, id: ConnId) {
         let now = self.now;
         let is_leaving = self.stopping.is_draining() && self.clients() == 0;
-        let Some(conn) = self.conns.get(id) else {
+        let is_clean = !is_leaving && self.is_fresh(id);
+        let Some(peer) = self.conns.get(id).map(|conn| conn.peer) else {
             return;
         };
-        let is_clean = conn.backlog.is_empty() && !conn.eof && !conn.read_closed && !is_leaving;
-        let peer = conn.peer;
         let Some(dialled) = self.dialled(id) else {
             return;
         };
@@ -554,6 +553,81 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             Back::Close(why) => {
                 self.close_upstream(id, why.as_str());
+            }
+        }
+    }
+
+    /// Whether nothing has come on a connection that owes nothing, as far as can be known: neither its end, which the
+    /// very poll may have told whose events are being served, nor bytes that would be taken for an answer.
+    fn is_fresh(&mut self, id: ConnId) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return false;
+        };
+        if conn.read_closed || conn.eof || conn.broken || !conn.backlog.is_empty() {
+            return false;
+        }
+        if !conn.readable {
+            return true;
+        }
+        let read = self.net.read(conn.sock, &mut [0]);
+        conn.readable = !matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock);
+        !conn.readable
+    }
+
+    /// What the pool has handed out for a fetch, or something else in its place: every way out of the pool leads
+    /// through here, but for the one from an exchange straight to the next.
+    pub(super) fn vet(
+        &mut self,
+        group: usize,
+        server: usize,
+        fetch: FetchId,
+        mut out: Checkout<ConnId>,
+    ) -> Checkout<ConnId> {
+        let now = self.now;
+        // Where one was found to be closed, those that have been idle as long are not to be trusted either.
+        let is_shy = |fetching: &mut Fetching<S>| fetching.was_stale;
+        let is_shy = self.core.fetches.get_mut(fetch).is_some_and(is_shy);
+        while let Checkout::Reuse(id) = out {
+            if !is_shy && self.is_fresh(id) {
+                break;
+            }
+            self.close_upstream(id, "it is stale, or may be");
+            let Some(upstream) = self.core.upstreams.get_mut(group) else {
+                return Checkout::Full;
+            };
+            out = match is_shy {
+                true => upstream.pool.renew(server, id),
+                false => upstream.pool.replace(server, id, now),
+            };
+        }
+        out
+    }
+
+    /// How much of the request on a connection has been written.
+    pub(super) fn sent(&mut self, id: ConnId) -> Sent {
+        let Some(Is::Busy(fetch)) = self.dialled(id).map(|dialled| dialled.is) else {
+            return Sent::Nothing;
+        };
+        let is_uploaded = |fetching: &mut Fetching<S>| fetching.upload.is_none();
+        let is_uploaded = self.core.fetches.get_mut(fetch).is_none_or(is_uploaded);
+        let waits = self.running == Some(id) && !self.cork.is_empty();
+        match self.conns.get(id) {
+            Some(conn) if conn.wrote => {
+                let is_out = conn.backlog.is_empty() && !waits && !conn.broken;
+                match is_out && is_uploaded {
+                    true => Sent::Whole,
+                    false => Sent::Partly,
+                }
+            }
+            _ => Sent::Nothing,
+        }
+    }
+
+    /// Those that are left when the server leaves.
+    pub(super) fn end_upstreams(&mut self) {
+        for id in self.conns.ids() {
+            if self.dialled(id).is_some() {
+                self.close_upstream(id, "the server leaves");
             }
         }
     }
@@ -673,10 +747,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// Takes a connection from its group; its exchange goes, too.
-    pub(super) fn leave_upstream(&mut self, id: ConnId) -> Option<(Dialled, Option<Exchange<S>>)> {
-        let now = self.now;
+    fn leave_upstream(&mut self, id: ConnId) -> Option<(Dialled, Option<Exchange<S>>)> {
         let dialled = self.take_dialled(id)?;
         let exchange = self.close_exchange(id);
+        self.leave_group(&dialled, id);
+        Some((dialled, exchange))
+    }
+
+    /// Its group counts a connection no longer.
+    pub(super) fn leave_group(&mut self, dialled: &Dialled, id: ConnId) {
+        let now = self.now;
         if let Some(upstream) = self
             .core
             .upstreams
@@ -688,7 +768,6 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 upstream.ended(dialled.server, dialled.latency, now);
             }
         }
-        Some((dialled, exchange))
     }
 
     /// Closes a connection in the middle of an answer that nobody wants.
@@ -724,7 +803,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// Takes a connection's record; the pool has forgotten it already, or never knew it.
-    fn take_dialled(&mut self, id: ConnId) -> Option<Dialled> {
+    pub(super) fn take_dialled(&mut self, id: ConnId) -> Option<Dialled> {
         let key = self.conns.get(id)?.upstream()?;
         self.dialled.try_remove(key as usize)
     }
@@ -742,6 +821,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Ends a connection, whatever it was doing; whoever waits for it is told.
     pub(super) fn end_upstream(&mut self, id: ConnId, error: FetchError) {
         let peer = self.conns.get(id).map_or(Peer::Unix, |conn| conn.peer);
+        let sent = self.sent(id);
         let Some((dialled, exchange)) = self.leave_upstream(id) else {
             return;
         };
@@ -762,7 +842,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 conn: id,
                 stream: dialled.client.exchange(),
             };
-            let seen = dialled.client.has_seen();
+            let reached = Reached {
+                sent,
+                seen: dialled.client.has_seen(),
+                reused: dialled.served > 1,
+            };
             let is_answered = self.end_answered(&dialled, id, Some(error.clone()));
             if is_answered {
                 self.note_failure(group, server, &error);
@@ -772,7 +856,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             if !is_answered {
                 let attempt = Try::Sent(stream);
-                self.fail_try(fetch, attempt, server, error, Sent::Whole, seen);
+                self.fail_try(fetch, attempt, server, error, reached);
             }
         }
         self.run_group(group);

@@ -450,6 +450,12 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         self.take(server, now)
     }
 
+    /// The same, but what is idle is not taken: the place is for a connection that is new.
+    pub fn renew(&mut self, server: usize, c: C) -> Checkout<C> {
+        self.closed(server, c);
+        self.grow(server)
+    }
+
     /// A connection that was to be made is there, and in use by whoever asked for it.
     pub fn connected(&mut self, server: usize, c: C, now: Instant, rng: &mut Rng) {
         let ends = self.bounds.end_of_life(now, rng);
@@ -718,18 +724,23 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         let found = self.freshest(server, now);
         let of = &mut self.servers[server];
         let Some((_, c)) = found.and_then(|place| of.idle.remove(place)) else {
-            let may_grow = self.may_grow(server) && self.taken() < self.total;
-            self.servers[server].making += usize::from(may_grow);
-            return match may_grow {
-                true => Checkout::Connect,
-                false => Checkout::Full,
-            };
+            return self.grow(server);
         };
         if let Some(conn) = of.conns.get_mut(&c) {
             conn.idle = None;
         }
         of.reused += 1;
         Checkout::Reuse(c)
+    }
+
+    /// Takes room for another connection.
+    fn grow(&mut self, server: usize) -> Checkout<C> {
+        let may_grow = self.may_grow(server) && self.taken() < self.total;
+        self.servers[server].making += usize::from(may_grow);
+        match may_grow {
+            true => Checkout::Connect,
+            false => Checkout::Full,
+        }
     }
 
     /// The first waiter for whom there is room; of several servers, the one least in use.

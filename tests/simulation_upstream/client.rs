@@ -381,11 +381,6 @@ impl Client {
         if self.excused || faults.is_some() && (ask.upgrades || self.used < self.looked) {
             return Ok(());
         }
-        // All bytes of the answer before may be there, and its end not: then the connection is over with it.
-        let before = self.answered.checked_sub(1).map(|n| &self.asks[n].token);
-        if before.is_some_and(|token| record.faults.contains_key(token)) {
-            return Ok(());
-        }
         if self.answered < self.asking {
             return Err(format!(
                 "{} {}: no answer, and the connection is over",

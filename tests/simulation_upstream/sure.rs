@@ -5,27 +5,31 @@ use loopwright::sim::{Client, Faults, SimNet};
 use loopwright::{App, PoolLimits, Retries, Server, Target, Upstream, UpstreamTimeouts};
 use std::time::Duration;
 
-const CALM: Faults = Faults {
+pub(crate) const CALM: Faults = Faults {
     accept_errors: 0,
     send_buffer: (1 << 20, 1 << 20),
     segment: 1 << 20,
 };
 
-struct World(Server<(), SimNet>);
+pub(crate) struct World(pub(crate) Server<(), SimNet>);
 
 impl World {
-    fn of(upstream: Upstream) -> World {
+    pub(crate) fn of(upstream: Upstream) -> World {
+        World::with(upstream, 1, CALM)
+    }
+
+    pub(crate) fn with(upstream: Upstream, seed: u64, faults: Faults) -> World {
         let mut app = App::new();
         app.upstream("app", upstream);
         Proxy::to("app").on(&mut app, "/{*rest}");
-        World(Server::simulate(SimNet::new(1, CALM), app, ()).expect("a server"))
+        World(Server::simulate(SimNet::new(seed, faults), app, ()).expect("a server"))
     }
 
-    fn net(&mut self) -> &mut SimNet {
+    pub(crate) fn net(&mut self) -> &mut SimNet {
         self.0.net_mut()
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         let until = self.net().now() + time;
         while self.net().now() < until {
             self.net().wake_at(until);
@@ -33,26 +37,26 @@ impl World {
         }
     }
 
-    fn ask(&mut self, bytes: &str) -> Client {
+    pub(crate) fn ask(&mut self, bytes: &str) -> Client {
         let client = self.net().connect(0);
         self.net().send(client, bytes.as_bytes());
         self.pass(Duration::from_millis(10));
         client
     }
 
-    fn say(&mut self, wire: Client, bytes: &str) {
+    pub(crate) fn say(&mut self, wire: Client, bytes: &str) {
         self.net().send(wire, bytes.as_bytes());
         self.pass(Duration::from_millis(10));
     }
 
-    fn heard(&mut self, wire: Client) -> String {
+    pub(crate) fn heard(&mut self, wire: Client) -> String {
         String::from_utf8_lossy(self.net().received(wire)).into_owned()
     }
 }
 
-const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
-const TWO: [&str; 2] = ["10.0.0.0:80", "10.0.0.1:80"];
+pub(crate) const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+pub(crate) const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+pub(crate) const TWO: [&str; 2] = ["10.0.0.0:80", "10.0.0.1:80"];
 
 #[test]
 fn closed_before_the_answer_is_tried_again() {
@@ -90,28 +94,6 @@ fn connections_that_fail_at_once_are_no_more_than_tries() {
     assert!(world.heard(client).starts_with("HTTP/1.1 502 "));
     let left = world.net().connects_failing();
     assert_eq!(left, 998, "retries.tries");
-}
-
-#[test]
-fn a_tunnel_leaves_room_for_who_waits() {
-    let pool = PoolLimits {
-        most: 1,
-        ..PoolLimits::default()
-    };
-    let mut world = World::of(Upstream::new(["10.0.0.0:80"]).pool(pool));
-    let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
-    let first = world.ask(upgrade);
-    let waiting = world.ask(GET);
-    let tunnel = world.net().dialled().expect("a connection");
-    assert!(world.net().dialled().is_none(), "there is room for one");
-    world.say(
-        tunnel,
-        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
-    );
-    assert!(world.heard(first).starts_with("HTTP/1.1 101 "));
-    let next = world.net().dialled().expect("room for the next");
-    world.say(next, ANSWER);
-    assert!(world.heard(waiting).starts_with("HTTP/1.1 200 "));
 }
 
 #[test]

@@ -223,9 +223,13 @@ impl Upstream {
         }
         if self.reader.is_whole() {
             let is_well = self.plan.as_ref().is_some_and(|plan| plan.what == "well");
+            // Whose answer that was, which nobody has asked for, cannot be told.
+            let is_well = is_well && record.poisoned.is_empty();
             if is_well && all.len() > self.reader.used {
+                let said = self.describe(net).unwrap_or_default();
+                let all = net.received(self.wire);
                 return Err(format!(
-                    "before the answer was out: {}",
+                    "before the answer was out: {}; {said}",
                     text(&all[self.reader.used..])
                 ));
             }
@@ -308,7 +312,6 @@ impl Upstream {
             // Something at once, some of the time.
             plan.bytes.extend(body(&token, 16 * rng.usize(0..3)));
             plan.then = Then::Tunnel;
-            self.is_apart = true;
             record.tunnels += 1;
             if is_bad {
                 self.dies = true;

@@ -7,8 +7,11 @@ mod client;
 mod config;
 mod connection;
 mod files;
+mod forwarded;
 mod framing;
 mod machine;
+mod proxy_fields;
+mod proxy_protocol;
 mod request;
 mod resp;
 mod routes;
@@ -19,14 +22,17 @@ mod world;
 pub(crate) type Target = fn(&[u8]);
 
 /// All there are; `tests/fuzz/corpus` has a folder for each.
-pub(crate) const TARGETS: [(&str, Target); 12] = [
+pub(crate) const TARGETS: [(&str, Target); 15] = [
     ("access_log", access_log::run),
     ("chunked", chunked::run),
     ("client", client::run),
     ("config", config::run),
     ("connection", connection::run),
     ("files", files::run),
+    ("forwarded", forwarded::run),
     ("framing", framing::run),
+    ("proxy_fields", proxy_fields::run),
+    ("proxy_protocol", proxy_protocol::run),
     ("request", request::run),
     ("resp", resp::run),
     ("routes", routes::run),
