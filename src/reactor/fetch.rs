@@ -21,8 +21,9 @@ use crate::base::clock::Instant;
 use crate::base::id::{ConnId, FetchId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
+use crate::proto::h1::body::Trailers;
 use crate::proto::h1::response::ResponseHead;
-use crate::proto::http::list;
+use crate::proto::http::{list, names_fields};
 use crate::upstream::pool::Checkout;
 use crate::upstream::retry::{self, Replay, Sent, Verdict};
 use bytes::Bytes;
@@ -239,11 +240,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// A body that is sent on is complete.
-    pub(super) fn fed(&mut self, id: FetchId) {
+    pub(super) fn fed(&mut self, id: FetchId, trailers: Trailers<'_>) {
         let Some(fetching) = self.core.fetches.get_mut(id) else {
             return;
         };
         fetching.upload = None;
+        if fetching.fetch.sends_trailers {
+            fetching.trailers = trailers.passing();
+        }
         fetching.replay.finish();
         if let Some(to) = fetching.sent_on() {
             self.end_request(to);
@@ -358,6 +362,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         fetching.stage = Stage::Answered(stream);
+        fetching.drops_trailers = names_fields(&head.fields);
         (fetching.deadline, fetching.hedge_at, fetching.body_at) = (None, None, None);
         let losers = std::mem::take(&mut fetching.tries);
         fetching.tries.push(Try::Sent(stream));
@@ -371,10 +376,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let (timings, then) = (fetching.timings.clone(), fetching.then.take());
-        // What is still to come of the request is of no use to anybody.
-        let upload = fetching.upload.take();
-        if let Some(from) = upload {
+        // It is not sent a second time.
+        fetching.replay = Replay::new(0);
+        let upload = fetching.upload;
+        if let Some(from) = upload
+            && !(head.status.is_success() && self.is_fed(fetch, from))
+        {
+            // It was refused: what is still to come of the request is of no use to anybody (RFC 9112 §9.5). A server
+            // that answers while it reads goes on with both.
             self.end_upload(fetch, from);
+            if let Some(fetching) = self.core.fetches.get_mut(fetch) {
+                fetching.upload = None;
+            }
             if let Some(dialled) = self.dialled(id) {
                 dialled.client.give_up_request();
             }
@@ -402,6 +415,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 });
         }
         self.settle();
+    }
+
+    /// What follows the answer on this connection is not for others.
+    pub(super) fn drops_trailers(&mut self, id: ConnId) -> bool {
+        let fetch = self.fetch_on(id);
+        let fetching = fetch.and_then(|fetch| self.core.fetches.get_mut(fetch));
+        fetching.is_some_and(|fetching| fetching.drops_trailers)
+    }
+
+    /// A fetch is over with the end of its answer: whole, or broken off.
+    pub(super) fn end_fetched(&mut self, id: FetchId) {
+        let upload = self.core.end_fetch(id).and_then(|fetching| fetching.upload);
+        if let Some(from) = upload {
+            self.end_upload(id, from);
+        }
     }
 
     /// Nobody takes the rest of a request's body.

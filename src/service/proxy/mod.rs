@@ -17,6 +17,7 @@ pub mod proxy_status;
 use crate::proto::forwarded::Trusted;
 use crate::proto::h1::error::ClientError;
 use crate::proto::h1::head::Framing;
+use crate::proto::http::names_fields;
 use crate::{
     App, Ctx, Fetch, FetchError, Fetched, Incoming as Body, Method, Peer, Request, Responder,
     Response, Route,
@@ -175,6 +176,7 @@ impl Proxy {
         let mut fetch = Fetch::ready(method, out, framing, upgrade.is_some());
         fetch.peer = Some(introduced(req.remote(), incoming.client.address));
         fetch.expects_continue = towards.expects_continue;
+        fetch.sends_trailers = !names_fields(&head.fields);
         if let Some(key) = key {
             fetch = fetch.key(&key);
         }
