@@ -104,9 +104,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             let (key, sticky) = (fetching.fetch.key, fetching.fetch.sticky);
             let passed: Tried = fetching.tried.iter().chain(&full).copied().collect();
+            let is_last_resort = full.is_empty() && !fetching.tried.is_empty();
             let chosen = self.core.upstreams.with(group, |upstream, rng| {
                 let sticky = sticky.and_then(|tag| upstream.numbered(tag));
-                upstream.choose(key, sticky, &passed, now, rng)
+                match upstream.choose(key, sticky, &passed, now, rng) {
+                    None if is_last_resort => upstream.choose_ejected(key, &passed, now, rng),
+                    chosen => chosen,
+                }
             });
             let Some(server) = chosen.flatten() else {
                 if !full.is_empty() {
@@ -457,7 +461,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let attempt = fetching.attempt(kind, Sent::Whole, true);
         let verdict = upstream.verdict(&attempt, &mut fetching.again, self.now);
         match verdict {
-            Verdict::Retry => {
+            Verdict::Retry | Verdict::Free => {
                 fetching.tried.push(server);
                 true
             }
@@ -502,7 +506,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             false => upstream.verdict(&attempt, &mut fetching.again, now),
         };
         match verdict {
-            Verdict::Retry => {
+            Verdict::Retry | Verdict::Free => {
                 log::debug!(
                     "upstream {}: tried again: {error}",
                     fetching.timings.upstream
