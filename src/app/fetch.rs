@@ -72,6 +72,8 @@ pub struct Fetch {
     pub(crate) upgrades: bool,
     /// The body is sent when the upstream says so (RFC 9110 §10.1.1).
     pub(crate) expects_continue: bool,
+    /// It ends when the client of its answer closes its sending side: that has left, most likely.
+    pub(crate) aborts_on_close: bool,
     /// What follows a streamed body is sent on, too.
     pub(crate) sends_trailers: bool,
     pub(crate) peer: Option<crate::net::Peer>,
@@ -121,6 +123,7 @@ impl Fetch {
             sticky: None,
             upgrades: false,
             expects_continue: false,
+            aborts_on_close: false,
             sends_trailers: true,
             peer: None,
             fault: (!is_target).then_some("its target is no path"),

@@ -80,10 +80,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             fetching.upload = Some(body.take_source());
         }
         if let Some(to) = fetching.fetch.answer {
-            match self.exchange_of(to).and_then(Exchange::served) {
-                Some(served) => served.fetch = Some(id),
+            let has_left = match self.exchange_of(to).and_then(Exchange::served) {
+                Some(served) => {
+                    served.fetch = Some(id);
+                    served.told_gone
+                }
                 // Nobody waits any more.
                 None => return self.cancel_fetch(id),
+            };
+            if has_left && self.aborts_on_close(id) {
+                return self.give_up(to.conn, "the client left before it was answered");
             }
         }
         self.try_fetch(id);
@@ -426,6 +432,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let fetch = self.fetch_on(id);
         let fetching = fetch.and_then(|fetch| self.core.fetches.get_mut(fetch));
         fetching.is_some_and(|fetching| fetching.drops_trailers)
+    }
+
+    /// Whether it ends with what its client has to say.
+    pub(super) fn aborts_on_close(&mut self, id: FetchId) -> bool {
+        let fetching = self.core.fetches.get_mut(id);
+        fetching.is_some_and(|fetching| fetching.fetch.aborts_on_close)
     }
 
     /// A fetch is over with the end of its answer: whole, or broken off.

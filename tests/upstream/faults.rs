@@ -921,6 +921,37 @@ fn a_client_that_leaves_ends_its_request() {
     crate::support::wait_until("the upstream's connection ends", || behind.open() == 0);
 }
 
+/// One that only has nothing more to say looks the same; whether it is answered is for the config to say.
+#[test]
+fn a_client_that_closes_its_sending_side() {
+    for (aborts, want) in [(true, "x"), (false, "200x")] {
+        let behind =
+            Faulty::start(|_| vec![Request, Wait(Duration::from_millis(400)), Send(OK), Again]);
+        let config = config(&[behind.address], "").replace(
+            "host = \"keep\"",
+            &format!("host = \"keep\", abort_on_close = {aborts}"),
+        );
+        let proxy = proxy(&config);
+        // Together with its request, and later.
+        for pause in [0, 100] {
+            let mut raw = Raw::connect(proxy.address);
+            raw.send(&bytes(GET));
+            std::thread::sleep(Duration::from_millis(pause));
+            raw.finish();
+            let start = Instant::now();
+            let got = raw.rest(Duration::from_secs(2));
+            assert_eq!(
+                (got.outcome(false).as_str(), got.end),
+                (want, End::Closed),
+                "{aborts} {pause}"
+            );
+            if aborts {
+                assert!(start.elapsed() < Duration::from_millis(300), "{pause}");
+            }
+        }
+    }
+}
+
 /// An answer that its client does not read is held back, not gathered.
 #[test]
 fn an_answer_is_passed_on_at_the_pace_of_its_client() {

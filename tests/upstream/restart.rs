@@ -46,10 +46,7 @@ fn under_load(
         .map(|_| Faulty::start(move |_| script()))
         .collect();
     let addresses: Vec<SocketAddr> = servers.iter().map(|s| s.address).collect();
-    let proxy = proxy(&config(
-        &addresses,
-        "retries = { tries = 3, budget = \"100%\" }",
-    ));
+    let proxy = proxy(&config(&addresses, ""));
     let ends = AtomicBool::new(false);
     let (answered, failed) = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
