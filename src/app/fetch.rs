@@ -17,6 +17,7 @@ use super::stream::{Aborted, Incoming, Open};
 use crate::base::clock::Instant;
 use crate::base::id::{FetchId, StreamRef};
 use crate::base::wheel::TimerId as WheelId;
+use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::error::{ClientError, Cut};
 use crate::proto::h1::head::Framing;
 use crate::proto::h1::response::{Asked, ResponseFraming, ResponseHead};
@@ -72,6 +73,10 @@ pub struct Fetch {
     pub(crate) upgrades: bool,
     /// The body is sent when the upstream says so (RFC 9110 §10.1.1).
     pub(crate) expects_continue: bool,
+    /// It ends when the client of its answer closes its sending side: that has left, most likely.
+    pub(crate) aborts_on_close: bool,
+    /// What follows a streamed body is sent on, too.
+    pub(crate) sends_trailers: bool,
     pub(crate) peer: Option<crate::net::Peer>,
     pub(crate) fault: Option<&'static str>,
 }
@@ -119,6 +124,8 @@ impl Fetch {
             sticky: None,
             upgrades: false,
             expects_continue: false,
+            aborts_on_close: false,
+            sends_trailers: true,
             peer: None,
             fault: (!is_target).then_some("its target is no path"),
         }
@@ -328,6 +335,10 @@ pub(crate) struct Fetching<S> {
     pub(crate) replay: Replay,
     /// The request whose body is sent on, until all of it has come.
     pub(crate) upload: Option<StreamRef>,
+    /// What follows it.
+    pub(crate) trailers: FieldBlock,
+    /// The answer's are for us alone.
+    pub(crate) drops_trailers: bool,
     /// No other server will do: a look at its health.
     pub(crate) only: Option<usize>,
     /// It counts among its upstream's requests, until it is over.
@@ -420,6 +431,8 @@ impl<S> Fetches<S> {
             was_stale: false,
             replay: Replay::new(0),
             upload: None,
+            trailers: FieldBlock::default(),
+            drops_trailers: false,
             only: only.map(|(_, server)| server),
             entered: false,
             again: false,

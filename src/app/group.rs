@@ -451,6 +451,27 @@ impl Group {
         balance.choose(&pick, |server| health.share(server, now), rng)
     }
 
+    /// A server that is ejected, for a request that all others have failed.
+    pub(crate) fn choose_ejected(
+        &mut self,
+        key: Option<u64>,
+        passed: &[usize],
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        let pick = Pick {
+            key,
+            sticky: None,
+            tried: passed,
+            now,
+        };
+        let Group {
+            balance, health, ..
+        } = self;
+        let share = |server| f32::from(matches!(health.state(server), Some(State::Ejected(_))));
+        balance.choose(&pick, share, rng)
+    }
+
     /// The number of the server of this name, for a cookie that says it.
     pub(crate) fn numbered(&self, tag: [u8; 8]) -> Option<usize> {
         self.servers
@@ -527,6 +548,10 @@ impl Group {
                 Ok(()) => Verdict::Retry,
                 Err(why) => Verdict::No(why),
             },
+            Verdict::Free => {
+                self.retried += 1;
+                Verdict::Free
+            }
             verdict => verdict,
         }
     }

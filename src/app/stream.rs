@@ -11,7 +11,7 @@ use super::ctx::{Ctx, Job};
 use super::outbox::{Command, Flow, Outbox};
 use crate::base::id::StreamRef;
 use crate::proto::h1::answer::FieldBlock;
-use crate::proto::h1::body::Trailers;
+use crate::proto::h1::body::{Trailers, may_follow};
 use bytes::Bytes;
 use std::fmt;
 use std::rc::Rc;
@@ -182,7 +182,7 @@ impl Incoming {
     }
 
     /// Sends the body to a client as it arrives, without a callback: read only as fast as it is
-    /// taken. If the body does not arrive whole, the answer is cut off, so that nobody takes a part
+    /// taken. Trailers follow, but for those that must not (RFC 9110 §6.5.1). If the body does not arrive whole, the answer is cut off, so that nobody takes a part
     /// for the whole.
     ///
     /// ```
@@ -332,7 +332,7 @@ impl BodyWriter {
         self.open = false;
         let mut fields = FieldBlock::default();
         for (name, value) in trailers {
-            if !NO_TRAILERS.iter().any(|no| no.eq_ignore_ascii_case(name)) {
+            if may_follow(name) {
                 fields.push(name.as_bytes(), value.as_bytes());
             }
         }
@@ -353,24 +353,6 @@ impl BodyWriter {
         self.to
     }
 }
-
-/// RFC 9110 §6.5.1: fields that frame, route, authenticate or describe a message come before it.
-const NO_TRAILERS: [&str; 14] = [
-    "authorization",
-    "cache-control",
-    "content-encoding",
-    "content-length",
-    "content-range",
-    "content-type",
-    "host",
-    "location",
-    "proxy-authenticate",
-    "set-cookie",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "www-authenticate",
-];
 
 impl Drop for BodyWriter {
     fn drop(&mut self) {

@@ -27,6 +27,7 @@ pub(super) struct ProxyAction {
     visits: At<Count>,
     spool: SpoolSection,
     proxy_status: bool,
+    abort_on_close: bool,
 }
 
 impl Default for ProxyAction {
@@ -46,6 +47,7 @@ impl Default for ProxyAction {
             visits: at(MAX_VISITS.into()),
             spool: SpoolSection::default(),
             proxy_status: false,
+            abort_on_close: true,
         }
     }
 }
@@ -62,6 +64,7 @@ table! { ProxyAction {
     "How often a request may have come here before; 508 past it." visits: At<Count>,
     "What is gathered, so that a slow client does not keep a server." spool: SpoolSection,
     "Whether the `proxy-status` field says what went wrong." proxy_status: bool,
+    "Whether a request ends when its client closes its sending side, as one does that leaves." abort_on_close: bool,
 } required ["to"] }
 
 impl Shorthand for ProxyAction {
@@ -183,6 +186,7 @@ impl<'d> Making<'d> {
             .rules(rules)
             .trusted(self.trusted.clone())
             .status_field(action.proxy_status)
+            .abort_on_close(action.abort_on_close)
             .spool_request(action.spool.request.into())
             .spool_response(ahead.value.into());
         if let Some(key) = upstream.and_then(|(_, section)| section.value.key()) {

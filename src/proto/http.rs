@@ -87,6 +87,13 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|member| !member.is_empty())
 }
 
+/// Whether a message's `Connection` names fields of its own, which are not for others, be they trailers (RFC 9110 §7.6.1).
+pub fn names_fields(fields: &Fields<'_>) -> bool {
+    const KNOWN: [&[u8]; 5] = [b"close", b"keep-alive", b"te", b"trailer", b"upgrade"];
+    let mut options = fields.get_all("connection").flat_map(list);
+    options.any(|option| !KNOWN.iter().any(|known| option.eq_ignore_ascii_case(known)))
+}
+
 /// RFC 3986 §3.2.2: the bytes of a registered name or an IPv4 address, as a table, for every request
 /// has one to check.
 const HOST_BYTES: [bool; 256] = {

@@ -233,10 +233,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         served.told_gone = true;
+        let fetch = served.fetch;
         for call in std::mem::take(&mut exchange.on_abort) {
             self.call("an abort callback", call);
         }
         self.settle();
+        if fetch.is_some_and(|fetch| self.aborts_on_close(fetch)) {
+            self.give_up(id, "the client left before it was answered");
+        }
     }
 
     /// The same for an exchange that has outlived its request's bytes.

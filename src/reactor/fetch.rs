@@ -21,8 +21,9 @@ use crate::base::clock::Instant;
 use crate::base::id::{ConnId, FetchId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
+use crate::proto::h1::body::Trailers;
 use crate::proto::h1::response::ResponseHead;
-use crate::proto::http::list;
+use crate::proto::http::{list, names_fields};
 use crate::upstream::pool::Checkout;
 use crate::upstream::retry::{self, Replay, Verdict};
 use bytes::Bytes;
@@ -74,10 +75,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             fetching.upload = Some(body.take_source());
         }
         if let Some(to) = fetching.fetch.answer {
-            match self.exchange_of(to).and_then(Exchange::served) {
-                Some(served) => served.fetch = Some(id),
+            let has_left = match self.exchange_of(to).and_then(Exchange::served) {
+                Some(served) => {
+                    served.fetch = Some(id);
+                    served.told_gone
+                }
                 // Nobody waits any more.
                 None => return self.cancel_fetch(id),
+            };
+            if has_left && self.aborts_on_close(id) {
+                return self.give_up(to.conn, "the client left before it was answered");
             }
         }
         self.try_fetch(id);
@@ -98,9 +105,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             let (key, sticky) = (fetching.fetch.key, fetching.fetch.sticky);
             let passed: Tried = fetching.tried.iter().chain(&full).copied().collect();
+            let is_last_resort = full.is_empty() && !fetching.tried.is_empty();
             let chosen = self.core.upstreams.with(group, |upstream, rng| {
                 let sticky = sticky.and_then(|tag| upstream.numbered(tag));
-                upstream.choose(key, sticky, &passed, now, rng)
+                match upstream.choose(key, sticky, &passed, now, rng) {
+                    None if is_last_resort => upstream.choose_ejected(key, &passed, now, rng),
+                    chosen => chosen,
+                }
             });
             let Some(server) = chosen.flatten() else {
                 if !full.is_empty() {
@@ -276,11 +287,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// A body that is sent on is complete.
-    pub(super) fn fed(&mut self, id: FetchId) {
+    pub(super) fn fed(&mut self, id: FetchId, trailers: Trailers<'_>) {
         let Some(fetching) = self.core.fetches.get_mut(id) else {
             return;
         };
         fetching.upload = None;
+        if fetching.fetch.sends_trailers {
+            fetching.trailers = trailers.passing();
+        }
         fetching.replay.finish();
         if let Some(to) = fetching.sent_on() {
             self.end_request(to);
@@ -398,6 +412,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         fetching.stage = Stage::Answered(stream);
+        fetching.drops_trailers = names_fields(&head.fields);
         (fetching.deadline, fetching.hedge_at, fetching.body_at) = (None, None, None);
         let losers = std::mem::take(&mut fetching.tries);
         fetching.tries.push(Try::Sent(stream));
@@ -411,10 +426,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let (timings, then) = (fetching.timings.clone(), fetching.then.take());
-        // What is still to come of the request is of no use to anybody.
-        let upload = fetching.upload.take();
-        if let Some(from) = upload {
+        // It is not sent a second time.
+        fetching.replay = Replay::new(0);
+        let upload = fetching.upload;
+        if let Some(from) = upload
+            && !(head.status.is_success() && self.is_fed(fetch, from))
+        {
+            // It was refused: what is still to come of the request is of no use to anybody (RFC 9112 §9.5). A server
+            // that answers while it reads goes on with both.
             self.end_upload(fetch, from);
+            if let Some(fetching) = self.core.fetches.get_mut(fetch) {
+                fetching.upload = None;
+            }
             if let Some(dialled) = self.dialled(id) {
                 dialled.client.give_up_request();
             }
@@ -442,6 +465,27 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 });
         }
         self.settle();
+    }
+
+    /// What follows the answer on this connection is not for others.
+    pub(super) fn drops_trailers(&mut self, id: ConnId) -> bool {
+        let fetch = self.fetch_on(id);
+        let fetching = fetch.and_then(|fetch| self.core.fetches.get_mut(fetch));
+        fetching.is_some_and(|fetching| fetching.drops_trailers)
+    }
+
+    /// Whether it ends with what its client has to say.
+    pub(super) fn aborts_on_close(&mut self, id: FetchId) -> bool {
+        let fetching = self.core.fetches.get_mut(id);
+        fetching.is_some_and(|fetching| fetching.fetch.aborts_on_close)
+    }
+
+    /// A fetch is over with the end of its answer: whole, or broken off.
+    pub(super) fn end_fetched(&mut self, id: FetchId) {
+        let upload = self.core.end_fetch(id).and_then(|fetching| fetching.upload);
+        if let Some(from) = upload {
+            self.end_upload(id, from);
+        }
     }
 
     /// Nobody takes the rest of a request's body.
@@ -476,7 +520,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let attempt = fetching.attempt(kind, sent, true);
         let verdict = upstream.verdict(&attempt, &mut fetching.again, self.now);
         match verdict {
-            Verdict::Retry => {
+            Verdict::Retry | Verdict::Free => {
                 fetching.tried.push(server);
                 true
             }
@@ -526,7 +570,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             false => upstream.verdict(&attempt, &mut fetching.again, now),
         };
         match verdict {
-            Verdict::Retry => {
+            Verdict::Retry | Verdict::Free => {
                 log::debug!(
                     "upstream {}: tried again: {error}",
                     fetching.timings.upstream

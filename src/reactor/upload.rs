@@ -107,14 +107,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Upload::Collect(collect) => self.on_collected(id, *collect),
             Upload::Sink(sink) => self.end_body(sink, Ok(trailers)),
             Upload::Pipe(to) => {
-                let trailers = FieldBlock::default();
+                let trailers = match self.drops_trailers(id) {
+                    true => FieldBlock::default(),
+                    false => trailers.passing(),
+                };
                 if self.outbox.is_empty() {
                     self.end_answer(to, &trailers);
                 } else {
                     self.outbox.push(Command::End { to, trailers });
                 }
             }
-            Upload::Fetch(fetch) => self.fed(fetch),
+            Upload::Fetch(fetch) => self.fed(fetch, trailers),
             Upload::Undecided | Upload::Discard | Upload::Done => {}
         }
     }

@@ -503,7 +503,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         self.note_end(fetch, None);
         self.on_body_end(id, trailers);
-        self.core.end_fetch(fetch);
+        self.end_fetched(fetch);
         if let Some(exchange) = self.close_exchange(id) {
             self.dissolve(exchange, Aborted::Answered);
         }
@@ -689,9 +689,14 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(dialled) = self.dialled.get_mut(key as usize) else {
             return;
         };
+        let fetching = match dialled.is {
+            Is::Busy(fetch) => self.core.fetches.get_mut(fetch),
+            _ => None,
+        };
+        let trailers = fetching.map_or(&b""[..], |fetching| fetching.trailers.lines());
         let own = self.running == Some(id);
         let is_whole = dialled.client.end_request(
-            b"",
+            trailers,
             match own {
                 true => &mut self.cork,
                 false => &mut self.spare,
@@ -797,7 +802,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let is_answered = fetching.is_some_and(|fetching| came_here(fetching.stage));
         if is_answered {
             self.note_end(fetch, error);
-            self.core.end_fetch(fetch);
+            self.end_fetched(fetch);
         }
         is_answered
     }

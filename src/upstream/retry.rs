@@ -117,6 +117,8 @@ impl Default for Rules {
 pub enum Verdict {
     /// It may be asked again, if the budget has something left.
     Retry,
+    /// It may be asked again, whatever the budget says: no server has had work of it.
+    Free,
     /// It may not; why.
     No(&'static str),
 }
@@ -125,8 +127,15 @@ pub enum Verdict {
 struct Row {
     when: &'static str,
     holds: Holds,
-    retry: bool,
+    again: Again,
     why: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    No,
+    Paid,
+    Free,
 }
 
 /// Whether a row holds.
@@ -136,14 +145,21 @@ const fn no(when: &'static str, why: &'static str, holds: Holds) -> Row {
     Row {
         when,
         holds,
-        retry: false,
+        again: Again::No,
         why,
     }
 }
 
 const fn yes(when: &'static str, why: &'static str, holds: Holds) -> Row {
     Row {
-        retry: true,
+        again: Again::Paid,
+        ..no(when, why, holds)
+    }
+}
+
+const fn free(when: &'static str, why: &'static str, holds: Holds) -> Row {
+    Row {
+        again: Again::Free,
         ..no(when, why, holds)
     }
 }
@@ -194,7 +210,7 @@ const ROWS: [Row; 17] = [
         "it was larger than what is kept for that",
         |a, _, _| a.body == Body::Gone,
     ),
-    yes(
+    free(
         "nothing of the request was sent",
         "no server knows of it, so any method is safe",
         |a, _, _| a.sent == Sent::Nothing,
@@ -204,7 +220,7 @@ const ROWS: [Row; 17] = [
         "it may have been done, and must not be done twice (RFC 9110, 9.2.2)",
         |a, _, _| !a.idempotent,
     ),
-    yes(
+    free(
         "a reused connection ended before an answer",
         "the server had closed it for being idle (RFC 9112, 9.3.1)",
         |a, _, _| a.failure == Failure::Reset { reused: true },
@@ -257,16 +273,17 @@ fn row(attempt: &Attempt, rules: &Rules, now: Instant) -> usize {
 ///     deadline: None,
 /// };
 /// let (rules, now) = (Rules::default(), Instant::default());
-/// assert_eq!(may_retry(&post, &rules, now), Verdict::Retry);
+/// assert_eq!(may_retry(&post, &rules, now), Verdict::Free);
 /// let failure = Failure::Reset { reused: true };
 /// let sent = Attempt { sent: Sent::Partly, failure, ..post };
 /// assert!(matches!(may_retry(&sent, &rules, now), Verdict::No(_)));
 /// ```
 pub fn may_retry(attempt: &Attempt, rules: &Rules, now: Instant) -> Verdict {
     let row = &ROWS[row(attempt, rules, now)];
-    match row.retry {
-        true => Verdict::Retry,
-        false => Verdict::No(row.why),
+    match row.again {
+        Again::Paid => Verdict::Retry,
+        Again::Free => Verdict::Free,
+        Again::No => Verdict::No(row.why),
     }
 }
 
@@ -277,7 +294,11 @@ pub fn may_retry(attempt: &Attempt, rules: &Rules, now: Instant) -> Verdict {
 /// ```
 pub fn table() -> String {
     let rows = ROWS.iter().enumerate().map(|(at, row)| {
-        let verdict = if row.retry { "**yes**" } else { "no" };
+        let verdict = match row.again {
+            Again::Paid => "**yes**",
+            Again::Free => "**yes**, free",
+            Again::No => "no",
+        };
         format!("| {} | {} | {verdict} | {} |\n", at + 1, row.when, row.why)
     });
     let head = "| | when | asked again? | because |\n| --- | --- | --- | --- |\n";
@@ -714,10 +735,15 @@ mod tests {
                             tries: 1 + u32::from(bit(2)),
                             deadline: bit(3).then(|| at(1)),
                         };
-                        if may_retry(&attempt, &rules(), at(1)) != Verdict::Retry {
+                        let verdict = may_retry(&attempt, &rules(), at(1));
+                        if matches!(verdict, Verdict::No(_)) {
                             continue;
                         }
                         retried += 1;
+                        // Only what no server has had work of costs nothing.
+                        let is_stale = failure == Failure::Reset { reused: true };
+                        let is_free = sent == Sent::Nothing || is_stale;
+                        assert_eq!(verdict == Verdict::Free, is_free, "{attempt:?}");
                         assert!(attempt.idempotent || sent == Sent::Nothing);
                         assert!(!attempt.answered || failure == Failure::Status(503));
                         assert!(body != Body::Gone && attempt.tries == 1);

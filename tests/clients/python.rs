@@ -23,7 +23,7 @@ macro_rules! cases {
 }
 
 cases! {
-    keep_alive methods json_both_ways forms_and_queries cookies percent_encoding redirects deferred
+    keep_alive methods json_both_ways forms_and_queries cookies percent_encoding dots_in_a_path redirects deferred
     chunked_uploads large_bodies pausing_reader http_1_0 many_threads
 }
 

@@ -53,6 +53,7 @@ pub(crate) struct Client {
     pub(crate) statuses: Vec<u16>,
     /// The last answer was cut off, or the connection closed behind it by right.
     excused: bool,
+    aborts_on_close: bool,
     pub(crate) stats: [usize; 3],
 }
 
@@ -60,6 +61,8 @@ pub(crate) struct Habits {
     pub(crate) longest: usize,
     /// Of a hundred, so many do what clients should not.
     pub(crate) bad: u32,
+    /// Who closes its sending side has left.
+    pub(crate) aborts_on_close: bool,
 }
 
 impl Client {
@@ -104,6 +107,7 @@ impl Client {
             continued: false,
             statuses: Vec::new(),
             excused: false,
+            aborts_on_close: habits.aborts_on_close,
             stats: [0; 3],
         }
     }
@@ -223,6 +227,7 @@ impl Client {
         let wants_end = self.end == End::Finishes && is_all_said && !is_tunnel;
         if !self.has_ended && (wants_end || is_satisfied || self.excused) {
             self.has_ended = true;
+            self.excused |= self.aborts_on_close && !is_satisfied;
             net.finish(self.wire);
         }
     }
@@ -302,7 +307,8 @@ impl Client {
             }
             let faults = record.faults.get(&ask.token);
             if !answer.is_whole {
-                if is_over && faults.is_none() && record.poisoned.is_empty() {
+                let has_left = self.aborts_on_close && self.has_ended;
+                if is_over && faults.is_none() && record.poisoned.is_empty() && !has_left {
                     return Err(say(format!(
                         "cut off, and nobody is to blame: {} of {:?} bytes",
                         answer.body.len(),

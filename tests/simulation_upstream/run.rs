@@ -197,9 +197,11 @@ impl World {
         }
         let mut app = App::new();
         app.upstream("app", upstream);
+        let aborts_on_close = seed % 2 == 1;
         let spool = *rng.choice(&[0, 0, 1 << 20]).expect("some");
         Proxy::to("app")
             .spool_request(spool)
+            .abort_on_close(aborts_on_close)
             .on(&mut app, "/{*rest}");
         let mut server = Server::builder()
             .limits(limits)
@@ -210,6 +212,7 @@ impl World {
         let habits = Habits {
             longest,
             bad: if is_well { 0 } else { rng.u32(0..60) },
+            aborts_on_close,
         };
         let clients =
             (0..rng.usize(1..7)).map(|n| Client::connect(server.net_mut(), n, &habits, &mut rng));

@@ -43,7 +43,6 @@ fn ask(server: SocketAddr, rows: &[(&str, u16, Option<&str>)]) {
 }
 
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn nginx_behind_it() {
     let (site, address, large) = (site(), free_address(), large());
     let root = site.path().display().to_string();
@@ -82,7 +81,6 @@ fn nginx_behind_it() {
 }
 
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn node_behind_it() {
     let (address, large) = (free_address(), large());
     let mut command = Command::new("node");
@@ -116,7 +114,6 @@ fn node_behind_it() {
 
 /// HTTP/1.0: the end of a connection is the end of an answer without a length.
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn python_behind_it() {
     let (site, address, large) = (site(), free_address(), large());
     let mut command = Command::new("python3");

@@ -792,7 +792,6 @@ const RETRIES: &[Row] = &[
 macro_rules! tables {
     ($($name:ident $tries:expr, $rows:ident;)*) => {$(
         #[test]
-        #[ignore = "12 of 64 fail: docs/testing.md says which"]
         fn $name() {
             check($tries, $rows);
         }
@@ -807,7 +806,6 @@ tables! {
 }
 
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn connections_that_do_not_come_about() {
     let (Refusing(refused, _kept), hanging) = (refusing(), hanging());
     for (address, want) in [(refused, 502), (hanging.address, 504)] {
@@ -824,7 +822,6 @@ fn connections_that_do_not_come_about() {
 
 /// Another server is asked instead, if there is one.
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn another_server_is_asked() {
     let (Refusing(refused, _kept), hanging, healthy) = (refusing(), hanging(), Faulty::healthy());
     let servers = [refused, hanging.address, healthy.address];
@@ -836,7 +833,6 @@ fn another_server_is_asked() {
 
 /// One that closes after each answer without a word: what comes next finds that out in time, POST as well.
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn a_connection_that_was_closed_while_idle_is_not_used() {
     let behind = Faulty::start(|_| vec![Request, Send(OK), Close]);
     let proxy = proxy(&config(&[behind.address], &tries(ONCE)));
@@ -853,7 +849,6 @@ fn a_connection_that_was_closed_while_idle_is_not_used() {
 /// The worst moment: the next request is on its way when the upstream closes. What may be repeated is; the rest is a 502,
 /// and never asked twice.
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn a_connection_that_closes_under_the_next_request() {
     let script = |_| vec![Request, Send(OK), Request, Close];
     for (request, want) in [(GET, &["200"][..]), (POST, &["502"])] {
@@ -873,7 +868,6 @@ fn a_connection_that_closes_under_the_next_request() {
 
 /// A byte now and then is no progress for ever: the request has a time of its own.
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn an_answer_in_drops_has_an_end() {
     for row in [
         "HTTP/1.1 200 OK|x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
@@ -896,7 +890,6 @@ fn an_answer_in_drops_has_an_end() {
 
 /// RFC 9110 §15.2: they are passed on, but for one that answers what the proxy has asked for itself.
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn interim_answers_reach_the_client() {
     let hints = "HTTP/1.1 103 Early Hints|link: </a>||";
     let behind = Faulty::first(vec![Request, Send(hints), Send(OK)]);
@@ -915,7 +908,6 @@ fn interim_answers_reach_the_client() {
 
 /// A client that leaves takes its request with it: the upstream hears of it.
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn a_client_that_leaves_ends_its_request() {
     let behind = Faulty::start(|number| match number {
         0 => vec![Request, Silence],
@@ -929,9 +921,39 @@ fn a_client_that_leaves_ends_its_request() {
     crate::support::wait_until("the upstream's connection ends", || behind.open() == 0);
 }
 
+/// One that only has nothing more to say looks the same; whether it is answered is for the config to say.
+#[test]
+fn a_client_that_closes_its_sending_side() {
+    for (aborts, want) in [(true, "x"), (false, "200x")] {
+        let behind =
+            Faulty::start(|_| vec![Request, Wait(Duration::from_millis(400)), Send(OK), Again]);
+        let config = config(&[behind.address], "").replace(
+            "host = \"keep\"",
+            &format!("host = \"keep\", abort_on_close = {aborts}"),
+        );
+        let proxy = proxy(&config);
+        // Together with its request, and later.
+        for pause in [0, 100] {
+            let mut raw = Raw::connect(proxy.address);
+            raw.send(&bytes(GET));
+            std::thread::sleep(Duration::from_millis(pause));
+            raw.finish();
+            let start = Instant::now();
+            let got = raw.rest(Duration::from_secs(2));
+            assert_eq!(
+                (got.outcome(false).as_str(), got.end),
+                (want, End::Closed),
+                "{aborts} {pause}"
+            );
+            if aborts {
+                assert!(start.elapsed() < Duration::from_millis(300), "{pause}");
+            }
+        }
+    }
+}
+
 /// An answer that its client does not read is held back, not gathered.
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn an_answer_is_passed_on_at_the_pace_of_its_client() {
     let behind = Faulty::start(|_| {
         let head = "HTTP/1.1 200 OK|content-length: 67108864||";
@@ -950,7 +972,6 @@ fn an_answer_is_passed_on_at_the_pace_of_its_client() {
 
 /// Nor is an upload that its server does not read.
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn an_upload_is_passed_on_at_the_pace_of_its_server() {
     let behind = Faulty::start(|_| vec![Head, Wait(Duration::from_secs(2)), Silence]);
     let proxy = proxy(&config(&[behind.address], ""));
@@ -970,4 +991,70 @@ fn an_upload_is_passed_on_at_the_pace_of_its_server() {
         "it holds {held} bytes, {passed} have arrived"
     );
     drop(sender.join().expect("the sender"));
+}
+
+/// Trailers pass, but for those that must not; none do where `connection` names fields.
+#[test]
+fn trailers_of_an_answer() {
+    for (trailers, fields, want) in [
+        ("x-sum: 1|y: 2|", "", vec!["x-sum: 1", "y: 2"]),
+        (
+            "set-cookie: a=b|x_forwarded_for: b|connection: close|keep-alive: 5|location: /b|x-sum: 1|",
+            "trailer: x-sum|",
+            vec!["x-sum: 1"],
+        ),
+        ("x-sum: 1|", "connection: x-sum|", vec![]),
+    ] {
+        let answer =
+            format!("HTTP/1.1 200 OK|transfer-encoding: chunked|{fields}|2|ok|0|{trailers}|");
+        let answer: &'static str = answer.leak();
+        let behind = Faulty::start(move |_| vec![Request, Send(answer), Again]);
+        let proxy = proxy(&config(&[behind.address], ""));
+        let mut raw = Raw::connect(proxy.address);
+        for _ in 0..2 {
+            raw.send(&bytes(GET));
+            let answer = raw.answer(false).expect("an answer");
+            let got = answer
+                .trailers
+                .iter()
+                .map(|(name, value)| format!("{name}: {value}"));
+            assert_eq!(
+                (answer.body.as_str(), got.collect::<Vec<_>>()),
+                ("ok", want.iter().map(|s| s.to_string()).collect())
+            );
+        }
+    }
+}
+
+/// A server that answers while it reads is sent the rest; one that refuses is not.
+#[test]
+fn an_answer_before_the_end_of_its_request() {
+    for (status, goes_on) in [("200 OK", true), ("403 Forbidden", false)] {
+        let head = format!("HTTP/1.1 {status}|transfer-encoding: chunked||1|a|");
+        let (head, last): (&'static str, _) = (head.leak(), "1|b|0||");
+        let behind = Faulty::start(move |_| {
+            vec![
+                Head,
+                Send(head),
+                Wait(Duration::from_millis(400)),
+                Send(last),
+                Silence,
+            ]
+        });
+        let proxy = proxy(&config(&[behind.address], IMPATIENT));
+        let mut raw = Raw::connect(proxy.address);
+        raw.send(&bytes(
+            "POST /a HTTP/1.1|host: a|transfer-encoding: chunked||3|abc|",
+        ));
+        std::thread::sleep(Duration::from_millis(200));
+        raw.send(&bytes("3|def|0|x-sum: 1||"));
+        let answer = raw.answer(false).expect("an answer");
+        assert_eq!(
+            (answer.first.as_str(), answer.body.as_str()),
+            (&*format!("HTTP/1.1 {status}"), "ab")
+        );
+        let received = behind.received().concat();
+        let is_whole = received.ends_with(&bytes("3|def|0|x-sum: 1||"));
+        assert_eq!(is_whole, goes_on, "{}", String::from_utf8_lossy(&received));
+    }
 }

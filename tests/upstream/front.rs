@@ -17,7 +17,6 @@ macro_rules! cases {
     ($program:ident $script:literal $($name:ident)*) => {
         mod $program {$(
             #[test]
-            #[ignore = "12 of 64 fail: docs/testing.md says which"]
             fn $name() {
                 super::case(stringify!($program), $script, stringify!($name));
             }
@@ -39,7 +38,6 @@ cases! {
 }
 
 #[test]
-#[ignore = "12 of 64 fail: docs/testing.md says which"]
 fn curl() {
     let server = serve(site);
     let proxy = proxy(&config(&[server.tcp()], ""));

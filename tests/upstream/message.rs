@@ -75,10 +75,11 @@ impl Message {
     /// As a row of a table has it: `GET / HTTP/1.1|host: a||`, fields in the order of their names, without those
     /// that are a proxy's own.
     pub(crate) fn row(&self) -> String {
-        let list = |fields: &[(String, String)]| -> String {
+        // What a proxy says of itself, it says in front.
+        let list = |fields: &[(String, String)], own: &[&str]| -> String {
             let others = fields
                 .iter()
-                .filter(|(name, _)| !OWN.contains(&name.as_str()));
+                .filter(|(name, _)| !own.contains(&name.as_str()));
             let mut lines: Vec<String> = others
                 .map(|(name, value)| format!("{name}: {value}|"))
                 .collect();
@@ -86,11 +87,15 @@ impl Message {
             lines.concat()
         };
         let body = self.body.replace('|', "¦").replace("\r\n", "|");
-        let trailers = match list(&self.trailers) {
+        let trailers = match list(&self.trailers, &[]) {
             none if none.is_empty() => none,
             some => format!("+{some}"),
         };
-        format!("{}|{}|{body}{trailers}", self.first, list(&self.fields))
+        format!(
+            "{}|{}|{body}{trailers}",
+            self.first,
+            list(&self.fields, &OWN)
+        )
     }
 }
 

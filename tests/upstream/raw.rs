@@ -47,6 +47,11 @@ impl Raw {
         let _ = self.stream.write_all(bytes);
     }
 
+    /// Says that nothing more will be sent.
+    pub(crate) fn finish(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
     /// Reads until something comes, or for so long. False: nothing came.
     fn read(&mut self, patience: Duration) -> bool {
         if self.end != End::Open {

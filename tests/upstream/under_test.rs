@@ -133,7 +133,7 @@ pub(crate) fn config(servers: &[SocketAddr], more: &str) -> String {
     let urls: Vec<String> = servers.iter().map(|a| format!("http://{a}")).collect();
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n\
-         [timeouts]\ndrain = \"2s\"\ndrain_idle = \"100ms\"\n\
+         [limits]\nbody = \"64MiB\"\n[timeouts]\ndrain = \"2s\"\ndrain_idle = \"100ms\"\n\
          [upstreams.up]\nservers = {urls:?}\n{more}\n\
          [[routes]]\npath = \"/{{*rest}}\"\nproxy = {{ to = \"up\", host = \"keep\" }}\n"
     )

@@ -28,14 +28,12 @@ macro_rules! cases {
     ($($name:ident)*) => {
         mod python {$(
             #[test]
-            #[ignore = "12 of 64 fail: docs/testing.md says which"]
             fn $name() {
                 super::case(&[&crate::programs::python()], "client.py", stringify!($name));
             }
         )*}
         mod node {$(
             #[test]
-            #[ignore = "12 of 64 fail: docs/testing.md says which"]
             fn $name() {
                 super::case(&crate::programs::NODE, "client.mjs", stringify!($name));
             }

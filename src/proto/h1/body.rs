@@ -11,6 +11,7 @@
 //! servers that differ on them disagree about where the next request begins.
 
 use super::Error;
+use super::answer::FieldBlock;
 use crate::proto::http::{Fields, is_token_byte, is_value_byte};
 use std::io::Write;
 
@@ -281,6 +282,17 @@ impl<'a> Trailers<'a> {
         }
     }
 
+    /// Those that may be passed on behind a body: see [`may_follow`].
+    pub(crate) fn passing(&self) -> FieldBlock {
+        let mut passing = FieldBlock::default();
+        self.with(|fields| {
+            for (name, value) in fields.iter().filter(|(name, _)| may_follow(name)) {
+                passing.push(name.as_bytes(), value);
+            }
+        });
+        passing
+    }
+
     /// The value of the first trailer with this name.
     ///
     /// ```
@@ -291,6 +303,67 @@ impl<'a> Trailers<'a> {
         self.with(|fields| fields.get(name).map(<[u8]>::to_vec))
             .flatten()
     }
+}
+
+/// Whether a field may follow a body (RFC 9110 §6.5.1): not one that frames or routes the message, authorizes it, changes
+/// what is asked, says who asks, or is of one connection. Who reads a trailer may put it among the fields in front, and
+/// take an underscore for a hyphen.
+pub(crate) fn may_follow(name: &str) -> bool {
+    const NEVER: [&str; 39] = [
+        "age",
+        "authentication-info",
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-location",
+        "content-range",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "expires",
+        "forwarded",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "location",
+        "max-forwards",
+        "origin",
+        "pragma",
+        "proxy",
+        "range",
+        "referer",
+        "retry-after",
+        "set-cookie",
+        "status",
+        "strict-transport-security",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "vary",
+        "via",
+        "warning",
+        "www-authenticate",
+        "x-http-method-override",
+        "x-real-ip",
+    ];
+    const FAMILIES: [&str; 4] = ["if-", "proxy-", "sec-", "x-forwarded-"];
+    let fold = |b: u8| {
+        if b == b'_' {
+            b'-'
+        } else {
+            b.to_ascii_lowercase()
+        }
+    };
+    let begins = |start: &str| {
+        let its = name.bytes().map(fold);
+        name.len() >= start.len() && its.zip(start.bytes()).all(|(a, b)| a == b)
+    };
+    let is = |other: &str| name.len() == other.len() && begins(other);
+    !NEVER.into_iter().any(is) && !FAMILIES.into_iter().any(begins)
 }
 
 /// A body on its way out.

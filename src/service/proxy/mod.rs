@@ -17,6 +17,7 @@ pub mod proxy_status;
 use crate::proto::forwarded::Trusted;
 use crate::proto::h1::error::ClientError;
 use crate::proto::h1::head::Framing;
+use crate::proto::http::names_fields;
 use crate::{
     App, Ctx, Fetch, FetchError, Fetched, Incoming as Body, Method, Peer, Request, Responder,
     Response, Route,
@@ -57,6 +58,7 @@ pub struct Proxy {
     trusted: Arc<Trusted>,
     key: Option<Key>,
     status_field: bool,
+    abort_on_close: bool,
     spool_request: usize,
     spool_response: usize,
 }
@@ -70,6 +72,7 @@ impl Proxy {
             trusted: Arc::default(),
             key: None,
             status_field: false,
+            abort_on_close: true,
             spool_request: 0,
             spool_response: 0,
         }
@@ -96,6 +99,17 @@ impl Proxy {
     pub fn status_field(self, status_field: bool) -> Proxy {
         Proxy {
             status_field,
+            ..self
+        }
+    }
+
+    /// Whether a request ends, with what was asked for it, when its client closes its sending side: nearly always
+    /// that client has left, and a server would work for nobody. On by default. Off, such a client is answered all the
+    /// same, as one that has only said all it had to say (`nc -N`); one that breaks the connection ends its request
+    /// either way.
+    pub fn abort_on_close(self, abort_on_close: bool) -> Proxy {
+        Proxy {
+            abort_on_close,
             ..self
         }
     }
@@ -175,6 +189,8 @@ impl Proxy {
         let mut fetch = Fetch::ready(method, out, framing, upgrade.is_some());
         fetch.peer = Some(introduced(req.remote(), incoming.client.address));
         fetch.expects_continue = towards.expects_continue;
+        fetch.aborts_on_close = self.abort_on_close;
+        fetch.sends_trailers = !names_fields(&head.fields);
         if let Some(key) = key {
             fetch = fetch.key(&key);
         }
