@@ -557,7 +557,7 @@ pub enum FetchError {
     NoServer(&'static str),
     /// A limit of the upstream: which setting, and its value.
     Full {
-        /// As `pool.queue`.
+        /// As `limits.pending`.
         setting: &'static str,
         /// Its value.
         limit: usize,

@@ -19,7 +19,7 @@ use crate::proto::proxy_protocol::{Endpoints, write_v1, write_v2};
 use crate::upstream::balance::{self, Balance, Pick};
 use crate::upstream::circuit::{Counts, Kind};
 use crate::upstream::health::{Change, Health, State};
-use crate::upstream::pool::{Action, Pool, Ticket};
+use crate::upstream::pool::{Action, Pool, QueueFull, Ticket};
 use crate::upstream::retry::{Attempt, Budget, Quantile, Rules, Verdict, may_retry};
 use http::StatusCode;
 use smallvec::SmallVec;
@@ -159,7 +159,10 @@ impl Group {
             name: name.into(),
             bounds: bounds(&settings),
             servers: Vec::new(),
-            pool: Pool::new(settings.pool).of_at_most(settings.circuit.connections as usize),
+            pool: Pool::new(settings.pool).of_at_most(
+                settings.circuit.connections as usize,
+                settings.circuit.pending as usize,
+            ),
             balance: Balance::new(settings.balance),
             health: Health::new(settings.health.clone()),
             rules: settings.retries.rules(),
@@ -362,10 +365,9 @@ impl Group {
         only: Option<usize>,
         now: Instant,
     ) -> Result<Ticket, FetchError> {
-        self.room_for(Kind::Pending)?;
-        let limit = self.settings.pool.queue;
-        let full = |_| FetchError::Full {
-            setting: "pool.queue",
+        let limit = self.settings.circuit.pending as usize;
+        let full = |_: QueueFull| FetchError::Full {
+            setting: Kind::Pending.setting(),
             limit,
         };
         self.pool.wait(fetch, only, now).map_err(full)
