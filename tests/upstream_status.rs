@@ -440,7 +440,7 @@ fn however_a_request_ends_nothing_of_it_is_counted_any_more() {
 }
 
 #[test]
-fn a_tunnel_is_no_request_and_its_place_goes_to_whoever_waits() {
+fn a_tunnel_is_a_connection_until_it_ends_and_no_request() {
     let one = PoolLimits {
         most: 1,
         ..PoolLimits::default()
@@ -458,8 +458,12 @@ fn a_tunnel_is_no_request_and_its_place_goes_to_whoever_waits() {
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     );
     assert_eq!(client.head().status, 101);
-    wait_until("it is over", || used(&gateway) == [0; 3]);
-    assert_eq!(status(&gateway).used.connections, 0);
-    assert_eq!(gateway.get("/").status, 200);
+    wait_until("the request is over", || used(&gateway) == [0; 3]);
+    assert_eq!(status(&gateway).used.connections, 1);
+    // Whoever comes now waits for its place.
+    let mut other = gateway.connect();
+    other.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    wait_until("one waits", || used(&gateway) == [1, 1, 0]);
     drop(client);
+    assert_eq!(other.head().status, 200);
 }

@@ -576,7 +576,7 @@ pub enum FetchError {
     NoServer(&'static str),
     /// A limit of the upstream: which setting, and its value.
     Full {
-        /// As `pool.queue`.
+        /// As `limits.pending`.
         setting: &'static str,
         /// Its value.
         limit: usize,
@@ -753,10 +753,13 @@ impl<S> Core<S> {
         if let Some(timer) = fetching.timer {
             self.timers.cancel(timer);
         }
-        if fetching.entered
-            && let Some(upstream) = self.upstreams.get_mut(fetching.group)
-        {
-            upstream.over(fetching.again);
+        if let Some(upstream) = self.upstreams.get_mut(fetching.group) {
+            if let Stage::Resolving { .. } = fetching.stage {
+                upstream.leave_names(id);
+            }
+            if fetching.entered {
+                upstream.over(fetching.again);
+            }
         }
         Some(fetching)
     }

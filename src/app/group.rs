@@ -25,7 +25,7 @@ use crate::upstream::balance::{self, Balance, Pick};
 use crate::upstream::circuit::{Counts, Kind};
 use crate::upstream::health::{Change, Health, State};
 use crate::upstream::names::Names;
-use crate::upstream::pool::{Action, Pool, Ticket};
+use crate::upstream::pool::{Action, Pool, QueueFull, Ticket};
 use crate::upstream::retry::{Attempt, Budget, Quantile, Rules, Verdict, may_retry};
 use http::StatusCode;
 use smallvec::SmallVec;
@@ -243,7 +243,10 @@ impl Group {
             names,
             sources: Vec::new(),
             awaiting: Vec::new(),
-            pool: Pool::new(settings.pool).of_at_most(settings.circuit.connections as usize),
+            pool: Pool::new(settings.pool).of_at_most(
+                settings.circuit.connections as usize,
+                settings.circuit.pending as usize,
+            ),
             balance: Balance::new(settings.balance),
             health: Health::new(settings.health.clone()),
             rules: settings.retries.rules(),
@@ -493,10 +496,9 @@ impl Group {
         only: Option<usize>,
         now: Instant,
     ) -> Result<Ticket, FetchError> {
-        self.room_for(Kind::Pending)?;
-        let limit = self.settings.pool.queue;
-        let full = |_| FetchError::Full {
-            setting: "pool.queue",
+        let limit = self.settings.circuit.pending as usize;
+        let full = |_: QueueFull| FetchError::Full {
+            setting: Kind::Pending.setting(),
             limit,
         };
         self.pool.wait(fetch, only, now).map_err(full)
@@ -589,7 +591,7 @@ impl Group {
         self.again = self.again.saturating_sub(u32::from(again));
     }
 
-    fn room_for(&self, kind: Kind) -> Result<(), FetchError> {
+    pub(super) fn room_for(&self, kind: Kind) -> Result<(), FetchError> {
         let limit = self.settings.circuit.of(kind);
         match self.used(kind) < limit {
             true => Ok(()),
@@ -604,7 +606,7 @@ impl Group {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         match kind {
             Kind::Connections => count(self.pool.taken()),
-            Kind::Pending => count(self.pool.queue().waiting),
+            Kind::Pending => count(self.pool.queue().waiting + self.awaiting.len()),
             Kind::Requests => self.requests,
             Kind::Retries => self.again,
         }

@@ -9,12 +9,14 @@
 //! Invariants: a named server is known to `health` exactly while it has an address, so nobody is sent to one that has
 //! none; one that has left gives its number to another only when nothing of it is left (see [`Group::free_number`]).
 
+use super::fetch::FetchError;
 use super::group::{Group, Newcomer};
 use super::upstream::{Backend, Origin};
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, FetchId};
 use crate::base::lookup::{Address, Answer, Failure, Question};
 use crate::net::{Peer, Target};
+use crate::upstream::circuit::Kind;
 use crate::upstream::names::{Change, Names, News};
 use std::time::Duration;
 
@@ -264,15 +266,16 @@ impl Group {
         self.names.has_new()
     }
 
-    /// Has a fetch wait for a name. `false`: too many do.
-    pub(crate) fn await_names(&mut self, fetch: FetchId) -> bool {
-        // As many as there may be with one server.
-        let pool = self.pool.bounds();
-        let has_room = self.awaiting.len() < pool.most.saturating_add(pool.queue);
-        if has_room {
-            self.awaiting.push(fetch);
-        }
-        has_room
+    /// Has a fetch wait for a name, as others wait for a connection.
+    pub(crate) fn await_names(&mut self, fetch: FetchId) -> Result<(), FetchError> {
+        self.room_for(Kind::Pending)?;
+        self.awaiting.push(fetch);
+        Ok(())
+    }
+
+    /// It does not any more.
+    pub(super) fn leave_names(&mut self, fetch: FetchId) {
+        self.awaiting.retain(|&waits| waits != fetch);
     }
 
     /// Those that wait for a name: something was heard.

@@ -127,8 +127,8 @@ pub struct Timeouts {
     pub body_rate: u64,
     /// How long a body, or a message, is given before its rate counts. Default 10 s.
     pub body_grace: Duration,
-    /// For a client to take some of its answer; then close. Whether it has is looked at when that has
-    /// passed, so one that stops in between may stay for up to twice that. Default 30 s.
+    /// For a client, or a side of a tunnel, to take some of what waits for it; then close. Whether it has is
+    /// looked at when that has passed, so one that stops in between may stay for up to twice that. Default 30 s.
     pub write: Duration,
     /// Between two requests on a kept connection; then close. Default 75 s.
     pub idle: Duration,

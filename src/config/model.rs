@@ -114,7 +114,7 @@ table! { Timeouts {
     "Between two pieces of a request's body; then 408." body: Wait,
     "The least rate of a request's body, and of a WebSocket message, per second; below it 408, or 1008." body_rate: Size,
     "How long a body, or a message, is given before its rate counts." body_grace: Wait,
-    "For a client to take some of its answer; then the connection closes." write: Wait,
+    "For a client, or a side of a tunnel, to take some of what waits for it; then the connection closes." write: Wait,
     "Between two requests on a kept connection; then it closes." idle: Wait,
     "For anything from a WebSocket client; then it is asked with a ping." socket_idle: Wait,
     "For the answer to that ping; then the socket is closed." pong: Wait,

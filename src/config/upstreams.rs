@@ -248,8 +248,7 @@ table! { PoolLimits {
     "How old one may be when it is used again." lifetime: Wait,
     "By how much of it, at the most, a lifetime is shorter, so that they do not end together." jitter: Percent,
     "Connections to a server that are made ahead of need." warm: Count,
-    "Requests that may wait for a connection; 503 past it." queue: Count,
-    "How long; then 503." queue_wait: Wait,
+    "How long a request may wait for a connection; then 503." queue_wait: Wait,
 } }
 
 #[derive(Clone, Debug)]
@@ -390,7 +389,7 @@ table! { UpstreamTimeouts {
     "From the end of the request to the first byte of the answer; 504 past it." first_byte: Wait,
     "Between two pieces of the answer, or of the request being taken." read: Wait,
     "For everything up to the answer's head, with all tries; 504 past it. \"0s\" for no limit." total: Wait,
-    "How long a tunnel, a WebSocket that is passed through, may be silent in both directions." tunnel: Wait,
+    "How long a tunnel, a WebSocket that is passed through, may be silent in both directions; one that takes nothing for `timeouts.write` ends it, too." tunnel: Wait,
 } }
 
 #[derive(Clone, Debug)]
@@ -426,8 +425,8 @@ table! { LimitSection {
     "Field lines of one answer; 502 past it. At most 128." fields: Count,
     "An answer's body; broken off past it. \"0B\" for no limit." body: Size,
     "An answer's body that a program collects in memory." collect: Size,
-    "Connections to all servers together; 503 past it." connections: Count,
-    "Requests that wait for a connection; 503 past it." pending: Count,
+    "Connections to all servers together, tunnels included; past it, requests wait." connections: Count,
+    "Requests that wait for a connection (Envoy: max_pending_requests); 503 past it." pending: Count,
     "Requests at the servers; 503 past it." requests: Count,
     "Tries again at the servers; past it there are none." retries: Count,
 } }

@@ -148,9 +148,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let why = upstream.why_none();
             return self.fail_fetch(id, FetchError::NoServer(why));
         }
-        if !upstream.await_names(id) {
-            let (setting, limit) = ("pool.queue", upstream.settings.pool.queue);
-            return self.fail_fetch(id, FetchError::Full { setting, limit });
+        if let Err(full) = upstream.await_names(id) {
+            return self.fail_fetch(id, full);
         }
         if !matches!(fetching.stage, Stage::Resolving { .. }) {
             let (since, by) = (now, now + upstream.timeouts().connect);

@@ -57,9 +57,7 @@ pub struct Bounds {
     pub lifetime: Duration,
     /// By which share of it, at the most, a connection's lifetime is shorter: 0 to 1.
     pub jitter: f64,
-    /// Who may wait, over all servers.
-    pub queue: usize,
-    /// How long.
+    /// How long one may wait for a connection.
     pub queue_wait: Duration,
 }
 
@@ -72,7 +70,6 @@ impl Default for Bounds {
             idle_for: Duration::from_secs(50),
             lifetime: Duration::from_secs(3600),
             jitter: 0.1,
-            queue: 1024,
             queue_wait: Duration::from_secs(3),
         }
     }
@@ -164,14 +161,11 @@ pub struct Ticket(u64);
 pub struct QueueFull {
     /// How many wait.
     pub waiting: usize,
-    /// The setting that bounds them.
-    pub setting: &'static str,
 }
 
 impl fmt::Display for QueueFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let QueueFull { waiting, setting } = self;
-        write!(f, "{waiting} wait for a connection ({setting})")
+        write!(f, "{} wait for a connection", self.waiting)
     }
 }
 
@@ -327,6 +321,8 @@ pub struct Pool<C, W> {
     queue: QueueCounters,
     /// Connections there may be over all servers.
     total: usize,
+    /// Who may wait, over all servers.
+    room: usize,
 }
 
 impl<C: Copy + Ord, W> Pool<C, W> {
@@ -335,6 +331,7 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         Pool {
             bounds,
             total: usize::MAX,
+            room: usize::MAX,
             servers: Vec::new(),
             deadlines: BTreeSet::new(),
             waiting: BTreeMap::new(),
@@ -345,9 +342,13 @@ impl<C: Copy + Ord, W> Pool<C, W> {
         }
     }
 
-    /// The same, with no more than so many connections over all servers.
-    pub fn of_at_most(self, total: usize) -> Pool<C, W> {
-        Pool { total, ..self }
+    /// The same, with no more than so many connections over all servers, and so many who wait.
+    pub fn of_at_most(self, total: usize, room: usize) -> Pool<C, W> {
+        Pool {
+            total,
+            room,
+            ..self
+        }
     }
 
     /// The bounds in force.
@@ -478,11 +479,10 @@ impl<C: Copy + Ord, W> Pool<C, W> {
     /// # Errors
     /// As many wait as may.
     pub fn wait(&mut self, who: W, only: Option<usize>, now: Instant) -> Result<Ticket, QueueFull> {
-        if self.waiting.len() >= self.bounds.queue {
+        if self.waiting.len() >= self.room {
             self.queue.refused += 1;
             return Err(QueueFull {
                 waiting: self.waiting.len(),
-                setting: "pool.queue",
             });
         }
         let ticket = Ticket(self.next_ticket);
@@ -935,7 +935,7 @@ mod tests {
 
     #[test]
     fn all_servers_together_have_a_bound_and_a_place_goes_to_whoever_waits() {
-        let mut pool: Pool<u32, &str> = Pool::new(Bounds::default()).of_at_most(2);
+        let mut pool: Pool<u32, &str> = Pool::new(Bounds::default()).of_at_most(2, usize::MAX);
         (0..2).for_each(|_| _ = pool.add_server());
         assert_eq!(pool.checkout(0, at(0)), Checkout::Connect);
         assert_eq!(pool.checkout(1, at(0)), Checkout::Connect);
@@ -972,16 +972,33 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_not_trusted_makes_room_for_a_new_one() {
+        let mut pool = busy(
+            Bounds {
+                most: 2,
+                ..Bounds::default()
+            },
+            2,
+        );
+        assert_eq!(pool.give_back(0, 0, true, at(0)), Back::Kept);
+        assert_eq!(pool.give_back(0, 1, true, at(0)), Back::Kept);
+        assert_eq!(pool.checkout(0, at(1)), Checkout::Reuse(1));
+        // Not the other one that is idle.
+        assert_eq!(pool.renew(0, 1), Checkout::Connect);
+        let counters = pool.counters(0);
+        assert_eq!((counters.idle, counters.making, counters.open), (1, 1, 1));
+    }
+
+    #[test]
     fn the_queue_is_bounded_and_so_is_the_wait() {
         let bounds = Bounds {
             most: 0,
-            queue: 1,
             ..Bounds::default()
         };
-        let mut pool = busy(bounds, 0);
+        let mut pool = busy(bounds, 0).of_at_most(usize::MAX, 1);
         let ticket = pool.wait("ada", Some(0), at(0)).unwrap();
         let full = pool.wait("grace", None, at(0)).unwrap_err();
-        assert_eq!(full.to_string(), "1 wait for a connection (pool.queue)");
+        assert_eq!(full.to_string(), "1 wait for a connection");
         assert_eq!(pool.next_deadline(), Some(at(3_000)));
         assert_eq!(pool.poll(at(2_999), |_| true), None);
         let expired = pool.poll(at(3_000), |_| true);
@@ -1238,22 +1255,22 @@ mod tests {
         Poll,
     }
 
+    const ROOM: usize = 3;
+
     fn bounds() -> impl Strategy<Value = Bounds> {
         (
             0usize..5,
             0usize..4,
             0usize..3,
-            0usize..6,
             0u64..40,
             0u64..90,
             1u64..30,
         )
             .prop_map(
-                |(most, idle, warm, queue, idle_for, lifetime, queue_wait)| Bounds {
+                |(most, idle, warm, idle_for, lifetime, queue_wait)| Bounds {
                     most,
                     idle,
                     warm,
-                    queue,
                     idle_for: Duration::from_millis(idle_for * 100),
                     lifetime: Duration::from_millis(lifetime * 100),
                     queue_wait: Duration::from_millis(queue_wait * 100),
@@ -1301,10 +1318,11 @@ mod tests {
         fn new(bounds: Bounds) -> Pair {
             let model = Model {
                 bounds,
+
                 ..Model::default()
             };
             let mut pair = Pair {
-                pool: Pool::new(bounds),
+                pool: Pool::new(bounds).of_at_most(usize::MAX, ROOM),
                 model,
                 usable: Vec::new(),
                 now: at(0),
@@ -1425,11 +1443,11 @@ mod tests {
                             let only = only.filter(|&server| !self.model.retired[server]);
                             self.tickets.push(ticket);
                             self.model.waiters.push((who, only, now));
-                            assert!(self.model.waiters.len() <= self.model.bounds.queue);
+                            assert!(self.model.waiters.len() <= ROOM);
                         }
                         Err(full) => {
                             assert_eq!(full.waiting, self.model.waiters.len());
-                            assert!(full.waiting >= self.model.bounds.queue);
+                            assert!(full.waiting >= ROOM);
                         }
                     }
                 }

@@ -277,7 +277,7 @@ fn upstreams() {
         "sticky = { cookie = \"a\", secret = \"0123456789abcdef\" }",
         "proxy_protocol = \"v1\"",
         "proxy_protocol = \"v2\"",
-        "pool = { idle = 0, queue = 0, warm = 0, jitter = \"0%\" }",
+        "pool = { idle = 0, warm = 0, jitter = \"0%\" }",
         "pool = { idle = 2, warm = 2, connections = 2, jitter = \"100%\" }",
         "health = { path = \"/\" }",
         "health = { path = \"/a?b\", status = 200, jitter = \"50%\" }",

@@ -8,8 +8,8 @@ use loopwright::service::proxy::Proxy;
 use loopwright::sim::{Faults, SimNet};
 use loopwright::upstream::health::{Checks, Outliers};
 use loopwright::{
-    App, Balance, HealthSettings, Limits, PoolLimits, Retries, Server, Target, Timeouts, Upstream,
-    UpstreamTimeouts,
+    App, Balance, CircuitLimits, HealthSettings, Limits, PoolLimits, Retries, Server, Target,
+    Timeouts, Upstream, UpstreamTimeouts,
 };
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -55,6 +55,7 @@ struct World {
     rng: Rng,
     manner: Manner,
     pool: PoolLimits,
+    pending: usize,
     high_water: usize,
     /// Servers are looked after, on connections of their own.
     checks: bool,
@@ -129,7 +130,6 @@ impl World {
             lifetime: *rng
                 .choice(&[Duration::from_millis(300), Duration::from_secs(3600)])
                 .expect("some"),
-            queue: if is_well { 1000 } else { rng.usize(0..6) },
             queue_wait: if is_well {
                 Duration::from_secs(600)
             } else {
@@ -138,6 +138,7 @@ impl World {
             warm: if rng.u8(0..6) == 0 { 1 } else { 0 },
             ..PoolLimits::default()
         };
+        let pending = if is_well { 1000 } else { rng.u32(0..6) };
         let warm = pool.warm.min(pool.idle);
         let pool = PoolLimits { warm, ..pool };
         let checks = !is_well && rng.u8(0..4) == 0;
@@ -181,6 +182,10 @@ impl World {
         let upstream = Upstream::new(servers)
             .balance(balance)
             .pool(pool)
+            .circuit(CircuitLimits {
+                pending,
+                ..CircuitLimits::default()
+            })
             .health(health)
             .check("/check", loopwright::upstream::expect::Expect::default())
             .retries(retries)
@@ -229,6 +234,7 @@ impl World {
             rng,
             manner,
             pool,
+            pending: pending as usize,
             high_water,
             checks,
             trace: DefaultHasher::new(),
@@ -325,7 +331,7 @@ impl World {
         }
         let under_way = self.server.under_way();
         for (queue, servers) in &under_way.pools {
-            if queue.waiting > self.pool.queue {
+            if queue.waiting > self.pending {
                 wrong.get_or_insert(format!("{} wait", queue.waiting));
             }
             for (server, counters) in servers.iter().enumerate() {
