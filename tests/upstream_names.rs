@@ -5,8 +5,8 @@ use loopwright::base::lookup::{Address, Answer, Failure, Question};
 use loopwright::sim::{Client, Faults, SimNet};
 use loopwright::upstream::health;
 use loopwright::{
-    App, Ctx, Fetch, FetchError, Fetched, HealthSettings, Instant, Lookups, Request, Response,
-    Server, Upstream, UpstreamTimeouts,
+    App, Ctx, Fetch, FetchError, Fetched, HealthSettings, Instant, Lookups, PoolLimits, Request,
+    Response, Server, Upstream, UpstreamTimeouts,
 };
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -491,6 +491,35 @@ fn whoever_waits_for_a_name_is_served_by_what_a_reload_brings() {
         }
     }
     assert!(served >= 4, "{served}");
+}
+
+/// And so is whoever waits for a connection.
+#[test]
+fn whoever_is_in_the_queue_is_served_by_what_a_reload_brings() {
+    let one = || PoolLimits {
+        most: 1,
+        ..PoolLimits::default()
+    };
+    for seed in SEEDS {
+        let mut world = World::new(seed, &[], to(A).pool(one()));
+        world.silent = Some(A);
+        let [first, second] = [(); 2].map(|()| {
+            let client = world.begin();
+            world.wait(Duration::from_millis(100));
+            client
+        });
+        let before = world.now();
+        world
+            .server
+            .reload(Server::builder(), app(to(B).pool(one())))
+            .unwrap();
+        assert_eq!(world.end(second), (200, B.to_string()));
+        let took = world.now() - before;
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        // What has begun ends where it has begun.
+        world.silent = None;
+        assert_eq!(world.end(first), (200, A.to_string()));
+    }
 }
 
 #[test]

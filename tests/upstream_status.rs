@@ -5,14 +5,18 @@
 mod support;
 
 use loopwright::service::proxy::Proxy;
+use loopwright::upstream::expect::Expect;
+use loopwright::upstream::health::Checks;
 use loopwright::{
-    App, Backend, CircuitLimits, Ctx, Fetch, HealthState, PoolLimits, Retries, Upstream,
-    UpstreamStatus, UpstreamTimeouts,
+    App, Backend, CircuitLimits, Ctx, Fetch, HealthSettings, HealthState, PoolLimits, Retries,
+    Upstream, UpstreamStatus, UpstreamTimeouts,
 };
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::ops::Deref;
-use std::sync::mpsc;
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use support::{Answer, Client, PATIENCE, TestServer, serve, wait_until};
 
@@ -466,4 +470,131 @@ fn a_tunnel_is_a_connection_until_it_ends_and_no_request() {
     wait_until("one waits", || used(&gateway) == [1, 1, 0]);
     drop(client);
     assert_eq!(other.head().status, 200);
+}
+
+/// Asks so often at once; what came of it, each with how often.
+fn ask_at_once(gateway: &TestServer, times: usize) -> mpsc::Receiver<Result<u16, String>> {
+    let (tell, told) = mpsc::channel();
+    on_loop(gateway, move |cx| {
+        for _ in 0..times {
+            let tell = tell.clone();
+            cx.fetch("api", Fetch::get("/"), move |_, answer| {
+                let came = answer.map(|answer| answer.status().as_u16());
+                let _ = tell.send(came.map_err(|why| why.to_string()));
+            });
+        }
+    });
+    told
+}
+
+const CROWD: usize = 6000;
+
+fn crowded(upstream: Upstream) -> Upstream {
+    upstream.circuit(CircuitLimits {
+        connections: CROWD as u32,
+        pending: CROWD as u32,
+        requests: CROWD as u32,
+        ..CircuitLimits::default()
+    })
+}
+
+/// Each of them once was told from within the telling of the one before, until the stack had no room.
+#[test]
+fn a_server_that_is_gone_is_told_to_all_who_wait_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server");
+    let listener = UnixListener::bind(&path).unwrap();
+    let one = PoolLimits {
+        most: 1,
+        ..PoolLimits::default()
+    };
+    let gateway = gateway(crowded(Upstream::new([format!("unix:{}", path.display())])).pool(one));
+    let told = ask_at_once(&gateway, CROWD);
+    let first = listener.accept().unwrap();
+    wait_until("all the others wait", || {
+        used(&gateway)[0] as usize == CROWD - 1
+    });
+    std::fs::remove_file(&path).unwrap();
+    drop((listener, first));
+    for _ in 0..CROWD {
+        let came = told.recv_timeout(PATIENCE).unwrap();
+        assert!(came.is_err(), "{came:?}");
+    }
+    assert_eq!(used(&gateway), [0; 3]);
+}
+
+#[test]
+fn connections_that_cannot_be_made_ahead_are_no_more_than_tried() {
+    let warm = PoolLimits {
+        most: CROWD,
+        idle: CROWD,
+        warm: CROWD,
+        ..PoolLimits::default()
+    };
+    let gateway = gateway(crowded(Upstream::new(["unix:/no/such/server"])).pool(warm));
+    let told = ask_at_once(&gateway, 1);
+    assert!(told.recv_timeout(PATIENCE).unwrap().is_err());
+}
+
+/// A Unix socket refuses nobody while its queue is full: it says "again".
+#[test]
+fn a_busy_unix_socket_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server");
+    let listener = UnixListener::bind(&path).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let gateway = gateway(Upstream::new([format!("unix:{}", path.display())]));
+    let told = ask_at_once(&gateway, 40);
+    std::thread::sleep(Duration::from_millis(50));
+    let _server = std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut seen = [0; 1024];
+            let _ = stream.read(&mut seen);
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    for _ in 0..40 {
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Ok(200));
+    }
+}
+
+/// Of an answer without end, a look at a server's health takes what it has to see.
+#[test]
+fn a_check_reads_no_more_than_it_needs() {
+    let sent = Arc::new(AtomicU64::new(0));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap().to_string();
+    let count = sent.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nok");
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(500)
+                && stream.write_all(&[b'x'; 4096]).is_ok()
+            {
+                count.fetch_add(4096, Ordering::Relaxed);
+            }
+        }
+    });
+    let checks = Some(Checks {
+        interval: Duration::from_secs(60),
+        ..Checks::default()
+    });
+    let health = HealthSettings {
+        checks,
+        ..HealthSettings::default()
+    };
+    let expect = Expect {
+        body: Some("ok".into()),
+        ..Expect::default()
+    };
+    let _gateway = gateway(Upstream::new([server]).health(health).check("/", expect));
+    wait_until("it is looked at", || sent.load(Ordering::Relaxed) > 0);
+    std::thread::sleep(Duration::from_millis(600));
+    let sent = sent.load(Ordering::Relaxed);
+    assert!(sent < 16 << 20, "{sent} bytes were read");
 }

@@ -40,6 +40,8 @@ pub(crate) enum Timer {
     Call { slot: u32, generation: u32 },
     /// Something is due in an upstream.
     Group(u32),
+    /// A server was too busy to be connected to: the number of the dial.
+    Dial(u32),
     /// A fetch has taken too long, or may be hedged.
     Fetch(FetchId),
     /// Accepting may go on.

@@ -28,6 +28,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use slab::Slab;
 use smallvec::SmallVec;
+use std::collections::HashSet;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -401,6 +402,25 @@ impl<S> Fetches<S> {
         Fetches { slab, generations }
     }
 
+    /// The groups that they are of.
+    pub(crate) fn groups(&self) -> HashSet<usize> {
+        self.slab
+            .iter()
+            .map(|(_, fetching)| fetching.group)
+            .collect()
+    }
+
+    /// Those that wait for a connection.
+    pub(crate) fn queued(&self) -> Vec<FetchId> {
+        let queued = |fetching: &Fetching<S>| matches!(fetching.stage, Stage::Queued(_));
+        let all = self.slab.iter().filter(|(_, fetching)| queued(fetching));
+        all.map(|(slot, fetching)| FetchId {
+            slot: slot as u32,
+            generation: fetching.generation,
+        })
+        .collect()
+    }
+
     pub(crate) fn insert(
         &mut self,
         name: &str,
@@ -771,11 +791,10 @@ impl<S> Core<S> {
             return Ok(());
         };
         let before = fetching.group;
-        let Some(group) = self
-            .upstreams
-            .find(&fetching.name)
-            .filter(|&it| it != before)
-        else {
+        // A look at a server's health is about that server.
+        let is_retired = fetching.only.is_none()
+            && (self.upstreams.get(before)).is_some_and(|group| group.is_retired());
+        let Some(group) = self.upstreams.find(&fetching.name).filter(|_| is_retired) else {
             return Ok(());
         };
         (fetching.group, fetching.tried) = (group, Tried::new());

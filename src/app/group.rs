@@ -29,13 +29,15 @@ use crate::upstream::pool::{Action, Pool, QueueFull, Ticket};
 use crate::upstream::retry::{Attempt, Budget, Quantile, Rules, Verdict, may_retry};
 use http::StatusCode;
 use smallvec::SmallVec;
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Every upstream of a server, by number; a number is never given anew.
+/// Every upstream of a server, by number; a number is never given anew. One that a configuration has not any more goes
+/// at the next configuration that finds it without anything under way.
 pub(crate) struct Upstreams {
-    groups: Vec<Option<Group>>,
+    groups: Vec<Option<Box<Group>>>,
     pub(crate) rng: fastrand::Rng,
     lookups: Lookups,
     turns: Turns,
@@ -87,7 +89,7 @@ impl Upstreams {
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
-        let is_it = |group: &Option<Group>| {
+        let is_it = |group: &Option<Box<Group>>| {
             group
                 .as_ref()
                 .is_some_and(|group| !group.retired && &*group.name == name)
@@ -96,11 +98,11 @@ impl Upstreams {
     }
 
     pub(crate) fn get(&self, group: usize) -> Option<&Group> {
-        self.groups.get(group)?.as_ref()
+        self.groups.get(group)?.as_deref()
     }
 
     pub(crate) fn get_mut(&mut self, group: usize) -> Option<&mut Group> {
-        self.groups.get_mut(group)?.as_mut()
+        self.groups.get_mut(group)?.as_deref_mut()
     }
 
     /// With the source of chance, which is another field.
@@ -115,12 +117,16 @@ impl Upstreams {
 
     /// What is configured from now on. An upstream that has not changed goes on as it is; one that has gone
     /// ends with its last fetch.
-    /// Connections that nobody will use any more come back.
+    /// Connections that nobody will use any more come back. `in_use`: groups that fetches name.
     pub(crate) fn replace(
         &mut self,
         upstreams: &[(String, Upstream)],
+        in_use: &HashSet<usize>,
         now: Instant,
     ) -> Vec<ConnId> {
+        for (number, group) in self.groups.iter_mut().enumerate() {
+            group.take_if(|group| group.is_over() && !in_use.contains(&number));
+        }
         let mut idle = Vec::new();
         for group in self.groups.iter_mut().flatten() {
             let same = upstreams
@@ -138,7 +144,7 @@ impl Upstreams {
                 let known: Vec<&Names> = self.groups.iter().flatten().map(|it| &it.names).collect();
                 let names = Names::new(self.lookups.names());
                 let group = Group::new(name, upstream, names, &known, now, &mut self.rng);
-                self.groups.push(Some(group));
+                self.groups.push(Some(Box::new(group)));
             }
         }
         // Nobody asks for them any more; until here, others could begin with what was known.
@@ -160,8 +166,11 @@ impl Upstreams {
         groups.filter_map(|group| group.status(now)).collect()
     }
 
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = usize> + use<> {
-        0..self.groups.len()
+    pub(crate) fn numbers(&self) -> Vec<usize> {
+        let there = self.groups.iter().enumerate();
+        there
+            .filter_map(|(n, group)| group.is_some().then_some(n))
+            .collect()
     }
 }
 
@@ -217,6 +226,8 @@ pub(crate) struct Group {
     pub(crate) timer: Option<(TimerId, Instant)>,
     /// A new configuration has it not: it ends with its last fetch.
     retired: bool,
+    /// Somebody has said that something may be due in it.
+    pub(crate) is_due: bool,
     /// Fetches under way, looks at its servers' health aside.
     requests: u32,
     /// Those of them that were sent more than once.
@@ -254,6 +265,7 @@ impl Group {
             latencies: settings.retries.hedge.map(Quantile::new),
             timer: None,
             retired: false,
+            is_due: false,
             requests: 0,
             again: 0,
             retried: 0,
@@ -330,6 +342,16 @@ impl Group {
             None => self.servers.push(server),
         }
         Some(number)
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Retired, with nothing left: no connection, nobody who waits.
+    fn is_over(&self) -> bool {
+        let nobody = self.awaiting.is_empty() && self.pool.queue().waiting == 0;
+        self.retired && self.requests == 0 && self.pool.taken() == 0 && nobody
     }
 
     fn is(&self, upstream: &Upstream) -> bool {

@@ -93,6 +93,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Finds a server and a connection, or a place in the queue.
     pub(super) fn try_fetch(&mut self, id: FetchId) {
         let now = self.now;
+        if let Err(full) = self.core.regroup_fetch(id) {
+            return self.fail_fetch(id, full);
+        }
         // Those that have as many connections as they may.
         let mut full = Tried::new();
         loop {
@@ -171,12 +174,22 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if let Stage::Resolving { since, .. } = fetching.stage {
                 fetching.timings.resolve = now - since;
             }
-            if let Err(full) = self.core.regroup_fetch(id) {
-                self.fail_fetch(id, full);
-                continue;
-            }
             self.try_fetch(id);
             self.arm_fetch(id);
+        }
+    }
+
+    /// Its upstream may have been replaced: it waits for the new one then, if that has no connection for it.
+    pub(super) fn requeue_fetch(&mut self, id: FetchId) {
+        let Some(fetching) = self.core.fetches.get_mut(id) else {
+            return;
+        };
+        if let Stage::Queued(ticket) = fetching.stage
+            && let Some(upstream) = self.core.upstreams.get_mut(fetching.group)
+            && upstream.is_retired()
+        {
+            upstream.pool.cancel(ticket);
+            self.try_fetch(id);
         }
     }
 

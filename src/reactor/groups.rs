@@ -3,7 +3,7 @@
 
 use super::Reactor;
 use crate::app::ctx::{Ctx, Job, OffloadError, Timer};
-use crate::app::fetch::{Fetch, FetchError, Fetched, Stage};
+use crate::app::fetch::{Fetch, FetchError, FetchHandle, Fetched, Stage};
 use crate::app::lookups::Due;
 use crate::app::stream::Demand;
 use crate::app::upstream::Upstream;
@@ -23,9 +23,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     pub(super) fn set_upstreams(&mut self, upstreams: &[(String, Upstream)]) {
         let now = self.net.now();
         (self.now, self.core.now) = (now, now);
-        let idle = self.core.upstreams.replace(upstreams, now);
+        let in_use = self.core.fetches.groups();
+        let idle = self.core.upstreams.replace(upstreams, &in_use, now);
         for conn in idle {
             self.close_upstream(conn, "its upstream is gone");
+        }
+        for fetch in self.core.fetches.queued() {
+            self.requeue_fetch(fetch);
         }
         for group in self.core.upstreams.numbers() {
             self.resume_awaiting(group);
@@ -38,13 +42,24 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// whom there is room, a look at a server's health.
     pub(super) fn run_group(&mut self, group: usize) {
         let now = self.now;
-        while let Some(upstream) = self.core.upstreams.get_mut(group)
-            && let Some(action) = upstream.poll_pool(now)
-        {
+        if let Some(upstream) = self.core.upstreams.get_mut(group) {
+            upstream.is_due = false;
+        }
+        loop {
+            // Where no connection can be made, there are as many who are told so as wait.
+            if self.commands_left == 0 {
+                return self.run_group_soon(group);
+            }
+            let Some(action) = self.core.upstreams.with(group, |it, _| it.poll_pool(now)) else {
+                return;
+            };
+            let Some(action) = action else { break };
+            self.commands_left -= 1;
             match action {
                 Action::Close(_, conn) => self.close_upstream(conn, "it has grown old"),
                 Action::Expired(fetch) => {
-                    let limit = upstream.queue_wait();
+                    let upstream = self.core.upstreams.get(group);
+                    let limit = upstream.map(|it| it.queue_wait()).unwrap_or_default();
                     self.fail_fetch(fetch, FetchError::QueueTimeout(limit));
                 }
                 Action::Connect(server) => self.dial(group, server, None, true),
@@ -74,6 +89,16 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.core.upstreams.queue_lookups(group, now);
         self.look_up();
         self.arm_group(group);
+    }
+
+    /// The same once what is being done is done: it may be a part of this very thing.
+    pub(super) fn run_group_soon(&mut self, group: usize) {
+        if let Some(upstream) = self.core.upstreams.get_mut(group)
+            && !std::mem::replace(&mut upstream.is_due, true)
+        {
+            self.core.jobs.push_back(Job::RunGroup(group));
+        }
+        self.settle();
     }
 
     /// Begins look-ups that are due, as many as may be made at once.
@@ -173,12 +198,12 @@ fn look_at<S: 'static>(cx: &mut Ctx<'_, S>, group: usize, server: usize) {
     let watch = Watch::new(check.expect.clone());
     let agent = "loopwright health check";
     let fetch = Fetch::get(&check.path).header("user-agent", agent);
-    let told = Rc::new(Cell::new(false));
+    let look = Rc::new(Look::default());
     let mut verdict = Looked {
         group,
         server,
         watch,
-        told: told.clone(),
+        look: look.clone(),
     };
     let then = move |cx: &mut Ctx<'_, S>, answer: Result<Fetched<'_>, FetchError>| match answer {
         Err(why) => verdict.tell(cx, Err(why.to_string())),
@@ -204,19 +229,27 @@ fn look_at<S: 'static>(cx: &mut Ctx<'_, S>, group: usize, server: usize) {
         },
     };
     let handle = cx.ask(&name, fetch, Some((group, server)), Box::new(then));
+    look.fetch.set(Some(handle));
     let mut late = Looked {
         group,
         server,
         watch: Watch::new(Arc::default()),
-        told,
+        look,
     };
     cx.after(timeout, move |cx| {
         late.tell(
             cx,
             Err(format!("not answered within health.timeout = {timeout:?}")),
         );
-        handle.cancel();
     });
+}
+
+/// What those who may end a look at a server share.
+#[derive(Default)]
+struct Look {
+    /// What came of it has been told.
+    told: Cell<bool>,
+    fetch: Cell<Option<FetchHandle>>,
 }
 
 /// One look at a server's health.
@@ -224,14 +257,17 @@ struct Looked {
     group: usize,
     server: usize,
     watch: Watch,
-    /// What came of it has been told.
-    told: Rc<Cell<bool>>,
+    look: Rc<Look>,
 }
 
 impl Looked {
     fn tell<S: 'static>(&mut self, cx: &mut Ctx<'_, S>, result: Result<(), String>) {
-        if self.told.replace(true) {
+        if self.look.told.replace(true) {
             return;
+        }
+        // Nobody reads the rest.
+        if let Some(fetch) = self.look.fetch.take() {
+            fetch.cancel();
         }
         let (now, server) = (cx.core.now, self.server);
         cx.core.upstreams.with(self.group, |upstream, rng| {

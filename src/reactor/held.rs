@@ -40,7 +40,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     #[doc(hidden)]
     pub fn under_way(&self) -> UnderWay {
         let upstreams = &self.core.upstreams;
-        let groups = upstreams.numbers().filter_map(|group| upstreams.get(group));
+        let groups = upstreams
+            .numbers()
+            .into_iter()
+            .filter_map(|group| upstreams.get(group));
         let pools = groups.map(|group| {
             let servers = 0..group.servers.len();
             let counters = servers.map(|server| group.pool.counters(server));

@@ -470,6 +470,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             match timer {
                 Timer::Conn(id) => self.on_deadline(id),
                 Timer::Call { slot, generation } => self.call_timer(slot, generation),
+                Timer::Dial(key) => self.race(key),
                 Timer::Group(group) => self.on_group_timer(group as usize),
                 Timer::Fetch(fetch) => self.on_fetch_timer(fetch),
                 Timer::Accept => self.accept_paused = false,

@@ -202,7 +202,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     self.cut(side.id, "the other side of its tunnel is gone");
                 }
             }
-            self.run_group(dialled.group);
+            self.run_group_soon(dialled.group);
         }
     }
 }

@@ -16,6 +16,7 @@ use super::exchange::{Exchange, Side, Upload};
 use super::groups::MOVED;
 use super::io::Stop;
 use crate::app::body::Body;
+use crate::app::ctx::Timer;
 use crate::app::fetch::{FetchError, Fetching, Reached, Stage, Try};
 use crate::app::named::NO_ADDRESS;
 use crate::app::outbox::Flow;
@@ -58,6 +59,9 @@ pub(super) enum Is {
     Idle,
     Busy(FetchId),
 }
+
+/// How long a server that is too busy to be connected to is left alone.
+const BUSY: Duration = Duration::from_millis(10);
 
 /// What is tried, and when.
 enum Race {
@@ -140,7 +144,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     }
 
     /// Begins with the next address, if it is time, or gives up.
-    fn race(&mut self, key: u32) {
+    pub(super) fn race(&mut self, key: u32) {
         loop {
             let now = self.now;
             let Some(dial) = self.dials.get_mut(key as usize) else {
@@ -149,12 +153,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Some(upstream) = self.core.upstreams.get(dial.group) else {
                 return;
             };
-            let limit = dial.began + upstream.timeouts().connect;
+            let patience = upstream.timeouts().connect;
+            let limit = dial.began + patience;
             let step = match &mut dial.race {
                 Race::Addresses(eyeballs) => eyeballs.next(now),
                 Race::Only(target) => match target.take() {
                     Some(target) => {
-                        self.connect_to(key, target);
+                        if !self.connect_to(key, target.clone()) {
+                            return self.try_later(key, target, patience);
+                        }
                         continue;
                     }
                     None if dial.racing.is_empty() => Step::Exhausted,
@@ -162,7 +169,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 },
             };
             match step {
-                Step::Start(address) => self.connect_to(key, Target::Inet(address)),
+                Step::Start(address) => {
+                    self.connect_to(key, Target::Inet(address));
+                }
                 Step::WaitUntil(at) => return self.arm_race(key, at.min(limit)),
                 Step::Wait => return self.arm_race(key, limit),
                 Step::Exhausted => return self.give_up_dial(key),
@@ -181,17 +190,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
-    fn connect_to(&mut self, key: u32, target: Target) {
+    /// `false`: the server is there, and too busy to be connected to.
+    fn connect_to(&mut self, key: u32, target: Target) -> bool {
         let made = self.net.connect(&target);
         let Some(dial) = self.dials.get_mut(key as usize) else {
-            return;
+            return true;
         };
         let (sock, peer) = match made {
             Ok(made) => made,
+            // Of a Unix socket: as many wait to be accepted there as may (unix(7)).
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
             Err(e) => {
                 dial.race.failed(&target);
                 dial.why = FetchError::Connect(format!("{target}: {e}").into());
-                return;
+                return true;
             }
         };
         let dialled = self.dialled.insert(Dialled {
@@ -209,6 +221,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let id = self.conns.insert(conn);
         dial.racing.push(id);
         self.await_connection(id);
+        true
+    }
+
+    /// Tries again in a moment, as long as there is time for it.
+    fn try_later(&mut self, key: u32, target: Target, limit: Duration) {
+        let again = self.now + BUSY;
+        let Some(dial) = self.dials.get_mut(key as usize) else {
+            return;
+        };
+        if again >= dial.began + limit {
+            dial.why = FetchError::ConnectTimeout(limit);
+            return self.give_up_dial(key);
+        }
+        dial.race = Race::Only(Some(target));
+        self.core.timers.insert(again, Timer::Dial(key));
     }
 
     fn give_up_dial(&mut self, key: u32) {
@@ -230,7 +257,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
             None => self.note_failure(dial.group, dial.server, &dial.why),
         }
-        self.run_group(dial.group);
+        self.run_group_soon(dial.group);
     }
 
     pub(super) fn dialled(&mut self, id: ConnId) -> Option<&mut Dialled> {
@@ -543,7 +570,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !is_clean || !is_free || upstream.is_drained(server) {
             return self.end_upstream(id, FetchError::Closed("it cannot be used again".into()));
         }
-        match upstream.pool.give_back(server, id, true, now) {
+        let usable = upstream.health.share(server, now) > 0.0;
+        match upstream.pool.give_back(server, id, usable, now) {
             Back::Kept => self.arm_group(group),
             Back::Next(fetch, waited) => {
                 if let Some(fetching) = self.core.fetches.get_mut(fetch) {
@@ -783,7 +811,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             if let Some(exchange) = exchange {
                 self.dissolve(exchange, Aborted::Connection);
             }
-            self.run_group(dialled.group);
+            self.run_group_soon(dialled.group);
         }
     }
 
@@ -864,6 +892,6 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 self.fail_try(fetch, attempt, server, error, reached);
             }
         }
-        self.run_group(group);
+        self.run_group_soon(group);
     }
 }
