@@ -951,7 +951,13 @@ mod tests {
 
     #[test]
     fn one_that_is_not_trusted_makes_room_for_a_new_one() {
-        let mut pool = busy(Bounds { most: 2, ..Bounds::default() }, 2);
+        let mut pool = busy(
+            Bounds {
+                most: 2,
+                ..Bounds::default()
+            },
+            2,
+        );
         assert_eq!(pool.give_back(0, 0, true, at(0)), Back::Kept);
         assert_eq!(pool.give_back(0, 1, true, at(0)), Back::Kept);
         assert_eq!(pool.checkout(0, at(1)), Checkout::Reuse(1));

@@ -4,6 +4,7 @@
 use crate::sure::{ANSWER, CALM, GET, TWO, World};
 use loopwright::service::proxy::Proxy;
 use loopwright::sim::{Client, Faults, SimNet};
+use loopwright::upstream::sticky::Sticky;
 use loopwright::{App, Balance, PoolLimits, Retries, Server, Timeouts, Upstream, UpstreamTimeouts};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -307,6 +308,36 @@ fn an_answer_that_has_come_whole_is_whole_though_its_connection_breaks() {
         assert!(heard.ends_with(&body), "seed {seed}: {} bytes", heard.len());
         assert!(!world.net().was_reset(client), "seed {seed}");
     }
+}
+
+#[test]
+fn who_waits_waits_for_any_server_whatever_his_cookie_says() {
+    let sticky = Sticky::new("server", b"0123456789abcdef", Duration::from_secs(60));
+    let upstream = Upstream::new(TWO).pool(most(1)).balance(Balance::First);
+    let mut world = World::of(upstream.sticky(sticky.expect("a cookie")));
+    let (client, first) = world.idle();
+    let heard = world.heard(client);
+    let cookie = heard.split("set-cookie: ").nth(1).expect("a cookie");
+    let cookie = cookie.split(';').next().expect("its value");
+    let kept = format!("GET / HTTP/1.1\r\nhost: a\r\ncookie: {cookie}\r\n\r\n");
+    let asked = |world: &mut World, server| world.heard(server).matches("GET / ").count();
+    // His server; the other one, as his has as many connections as it may; and a place in the queue.
+    let clients = [(); 3].map(|()| world.ask(&kept));
+    let second = world.net().dialled().expect("a connection");
+    assert_eq!(
+        (asked(&mut world, first), asked(&mut world, second)),
+        (2, 1)
+    );
+    assert_eq!(world.0.under_way().pools[0].0.waiting, 1);
+    let drained = world.0.handle().post(|cx| {
+        assert!(cx.drain_server("app", TWO[0]));
+    });
+    drained.expect("a loop that reads");
+    world.say(second, ANSWER);
+    assert!(world.heard(clients[1]).ends_with("hi"));
+    assert_eq!(asked(&mut world, second), 2);
+    world.say(second, ANSWER);
+    assert!(world.heard(clients[2]).ends_with("hi"));
 }
 
 #[test]
