@@ -440,7 +440,7 @@ fn however_a_request_ends_nothing_of_it_is_counted_any_more() {
 }
 
 #[test]
-fn a_tunnel_is_no_request_and_its_place_goes_to_whoever_waits() {
+fn a_tunnel_is_no_request_but_has_its_place_until_it_ends() {
     let one = PoolLimits {
         most: 1,
         ..PoolLimits::default()
@@ -459,7 +459,13 @@ fn a_tunnel_is_no_request_and_its_place_goes_to_whoever_waits() {
     );
     assert_eq!(client.head().status, 101);
     wait_until("it is over", || used(&gateway) == [0; 3]);
-    assert_eq!(status(&gateway).used.connections, 0);
-    assert_eq!(gateway.get("/").status, 200);
+    let now = status(&gateway);
+    let server = &now.servers[0];
+    let (open, in_flight) = (server.connections.in_use, server.in_flight);
+    assert_eq!((now.used.connections, open, in_flight), (1, 1, 1));
     drop(client);
+    wait_until("its place is free", || {
+        status(&gateway).used.connections == 0
+    });
+    assert_eq!(gateway.get("/").status, 200);
 }
