@@ -357,3 +357,46 @@ fn nothing_that_is_idle_holds_up_a_stop() {
     assert_eq!(world.0.connections(), 0);
     assert!(world.net().is_released(server));
 }
+
+#[test]
+fn what_was_said_before_a_tunnel_broke_is_heard() {
+    let faults = Faults {
+        send_buffer: (1000, 1000),
+        ..CALM
+    };
+    let mut world = World::with(Upstream::new(ONE), 1, faults);
+    let client = world.ask(&(GET.to_string() + UPGRADE));
+    let server = world.net().dialled().expect("a connection");
+    world.net().stall(client, true);
+    let body = "x".repeat(5000);
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n{body}");
+    world.say(server, &answer);
+    world.pass(Duration::from_millis(100));
+    world.say(server, &format!("{SWITCHED}the last words"));
+    world.net().reset(server);
+    world.pass(Duration::from_secs(1));
+    world.net().stall(client, false);
+    world.pass(Duration::from_secs(1));
+    let heard = world.heard(client);
+    assert!(
+        heard.contains(&body) && heard.ends_with("the last words"),
+        "{heard}"
+    );
+    assert!(world.net().is_finished(client) && !world.net().was_reset(client));
+}
+
+#[test]
+fn an_answer_in_place_of_100_continue_says_that_it_is_the_last() {
+    let mut world = World::of(Upstream::new(ONE));
+    let client = world
+        .ask("POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n");
+    let server = world.net().dialled().expect("a connection");
+    world.say(server, ANSWER);
+    world.pass(Duration::from_millis(100));
+    let heard = world.heard(client);
+    assert!(
+        heard.ends_with("hi") && world.net().is_finished(client),
+        "{heard}"
+    );
+    assert!(heard.contains("connection: close\r\n"), "{heard}");
+}
