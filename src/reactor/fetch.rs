@@ -565,13 +565,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let failure = error.kind(reached.reused);
         let attempt = fetching.attempt(failure, reached.sent, reached.seen);
-        if failure == (retry::Failure::Reset { reused: true }) {
-            // It says more of the connection than of the server.
-            fetching.was_stale = true;
-        } else {
-            // What was tried before is tried again only if there is nobody else.
-            fetching.tried.push(server);
-        }
+        // Others that are idle, there or at another server, have been so for as long.
+        fetching.was_stale |= failure == (retry::Failure::Reset { reused: true });
+        // What was tried before is tried again only if there is nobody else.
+        fetching.tried.push(server);
         fetching.tries.retain(|attempt| *attempt != which);
         if !fetching.tries.is_empty() {
             // The other one may do better.

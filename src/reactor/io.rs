@@ -473,7 +473,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             None => conn.http.next_deadline(&self.bounds.waits, reading),
             Some(key) => self.socket_deadline(key),
         };
-        let output = (waits && !is_ours).then(|| progress + self.timeouts.write);
+        let is_http = !is_ours || role == Role::Http;
+        let output = (waits && is_http).then(|| progress + self.timeouts.write);
         // While its output waits, a client is not asked for more.
         let input = match role {
             Role::Upstream(_) => self.upstream_deadline(id),

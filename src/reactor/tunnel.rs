@@ -187,7 +187,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
-    /// One side is cut: so is the other.
+    /// One side is cut: the other is closed.
     pub(super) fn end_tunnel(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -198,9 +198,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Tunnel { sides, dialled, .. } = tunnel;
             self.leave_group(&dialled, sides[1].id);
             for side in sides {
-                if side.id != id {
-                    self.cut(side.id, "the other side of its tunnel is gone");
+                if side.id == id {
+                    continue;
                 }
+                // What waits for it goes out yet: the last words, or an answer to a request before.
+                if let Some(conn) = self.conns.get_mut(side.id) {
+                    conn.role = Role::Http;
+                    conn.http.abort();
+                }
+                self.wake(side.id);
             }
             self.run_group_soon(dialled.group);
         }

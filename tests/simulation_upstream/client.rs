@@ -54,6 +54,8 @@ pub(crate) struct Client {
     /// The last answer was cut off, or the connection closed behind it by right.
     excused: bool,
     aborts_on_close: bool,
+    /// The server it is to be kept to.
+    cookie: Option<String>,
     pub(crate) stats: [usize; 3],
 }
 
@@ -108,6 +110,7 @@ impl Client {
             statuses: Vec::new(),
             excused: false,
             aborts_on_close: habits.aborts_on_close,
+            cookie: None,
             stats: [0; 3],
         }
     }
@@ -196,6 +199,13 @@ impl Client {
             return;
         }
         if self.may_say() && rng.u8(0..3) > 0 {
+            if self.said == 0
+                && let Some(cookie) = self.cookie.take()
+            {
+                let bytes = &mut self.asks[self.asking].bytes;
+                let line = find(bytes, b"\r\n").map_or(0, |at| at + 2);
+                bytes.splice(line..line, format!("cookie: {cookie}\r\n").into_bytes());
+            }
             let ask = &self.asks[self.asking];
             let left = ask.bytes.len() - self.said;
             let mut n = match rng.u8(0..3) {
@@ -297,6 +307,9 @@ impl Client {
             });
             if is_strangers {
                 return Err(say(format!("another's answer: {whose:?}")));
+            }
+            if let Some(set) = answer.field("set-cookie") {
+                self.cookie = set.split(';').next().map(str::to_string);
             }
             let is_own = whose == Some(ask.token.as_str());
             if is_own && let Some(at) = stranger(&ask.token, &answer.body) {

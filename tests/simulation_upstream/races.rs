@@ -4,6 +4,7 @@
 use crate::sure::{ANSWER, CALM, GET, TWO, World};
 use loopwright::service::proxy::Proxy;
 use loopwright::sim::{Client, Faults, SimNet};
+use loopwright::upstream::sticky::Sticky;
 use loopwright::{App, Balance, PoolLimits, Retries, Server, Timeouts, Upstream, UpstreamTimeouts};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -310,6 +311,36 @@ fn an_answer_that_has_come_whole_is_whole_though_its_connection_breaks() {
 }
 
 #[test]
+fn who_waits_waits_for_any_server_whatever_his_cookie_says() {
+    let sticky = Sticky::new("server", b"0123456789abcdef", Duration::from_secs(60));
+    let upstream = Upstream::new(TWO).pool(most(1)).balance(Balance::First);
+    let mut world = World::of(upstream.sticky(sticky.expect("a cookie")));
+    let (client, first) = world.idle();
+    let heard = world.heard(client);
+    let cookie = heard.split("set-cookie: ").nth(1).expect("a cookie");
+    let cookie = cookie.split(';').next().expect("its value");
+    let kept = format!("GET / HTTP/1.1\r\nhost: a\r\ncookie: {cookie}\r\n\r\n");
+    let asked = |world: &mut World, server| world.heard(server).matches("GET / ").count();
+    // His server; the other one, as his has as many connections as it may; and a place in the queue.
+    let clients = [(); 3].map(|()| world.ask(&kept));
+    let second = world.net().dialled().expect("a connection");
+    assert_eq!(
+        (asked(&mut world, first), asked(&mut world, second)),
+        (2, 1)
+    );
+    assert_eq!(world.0.under_way().pools[0].0.waiting, 1);
+    let drained = world.0.handle().post(|cx| {
+        assert!(cx.drain_server("app", TWO[0]));
+    });
+    drained.expect("a loop that reads");
+    world.say(second, ANSWER);
+    assert!(world.heard(clients[1]).ends_with("hi"));
+    assert_eq!(asked(&mut world, second), 2);
+    world.say(second, ANSWER);
+    assert!(world.heard(clients[2]).ends_with("hi"));
+}
+
+#[test]
 fn nothing_that_is_idle_holds_up_a_stop() {
     let mut world = World::of(Upstream::new(ONE));
     let client = world.ask(GET);
@@ -325,4 +356,47 @@ fn nothing_that_is_idle_holds_up_a_stop() {
     assert!(took < Duration::from_millis(5), "{took:?}");
     assert_eq!(world.0.connections(), 0);
     assert!(world.net().is_released(server));
+}
+
+#[test]
+fn what_was_said_before_a_tunnel_broke_is_heard() {
+    let faults = Faults {
+        send_buffer: (1000, 1000),
+        ..CALM
+    };
+    let mut world = World::with(Upstream::new(ONE), 1, faults);
+    let client = world.ask(&(GET.to_string() + UPGRADE));
+    let server = world.net().dialled().expect("a connection");
+    world.net().stall(client, true);
+    let body = "x".repeat(5000);
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n{body}");
+    world.say(server, &answer);
+    world.pass(Duration::from_millis(100));
+    world.say(server, &format!("{SWITCHED}the last words"));
+    world.net().reset(server);
+    world.pass(Duration::from_secs(1));
+    world.net().stall(client, false);
+    world.pass(Duration::from_secs(1));
+    let heard = world.heard(client);
+    assert!(
+        heard.contains(&body) && heard.ends_with("the last words"),
+        "{heard}"
+    );
+    assert!(world.net().is_finished(client) && !world.net().was_reset(client));
+}
+
+#[test]
+fn an_answer_in_place_of_100_continue_says_that_it_is_the_last() {
+    let mut world = World::of(Upstream::new(ONE));
+    let client = world
+        .ask("POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n");
+    let server = world.net().dialled().expect("a connection");
+    world.say(server, ANSWER);
+    world.pass(Duration::from_millis(100));
+    let heard = world.heard(client);
+    assert!(
+        heard.ends_with("hi") && world.net().is_finished(client),
+        "{heard}"
+    );
+    assert!(heard.contains("connection: close\r\n"), "{heard}");
 }

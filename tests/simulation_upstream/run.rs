@@ -4,9 +4,10 @@ use crate::client::{Client, Habits};
 use crate::record::Record;
 use crate::upstream::{Manner, Upstream as Peer};
 use fastrand::Rng;
-use loopwright::service::proxy::Proxy;
+use loopwright::service::proxy::{Key, Proxy};
 use loopwright::sim::{Faults, SimNet};
 use loopwright::upstream::health::{Checks, Outliers};
+use loopwright::upstream::sticky::Sticky;
 use loopwright::{
     App, Balance, CircuitLimits, HealthSettings, Limits, PoolLimits, Retries, Server, Target,
     Timeouts, Upstream, UpstreamTimeouts,
@@ -54,6 +55,11 @@ struct World {
     record: Record,
     rng: Rng,
     manner: Manner,
+    site: Site,
+    /// The server that is out of use, by its number.
+    drained: Option<usize>,
+    /// How often all of it is configured anew.
+    reloads: u8,
     pool: PoolLimits,
     pending: usize,
     high_water: usize,
@@ -63,6 +69,38 @@ struct World {
     turns: usize,
     wakes: BTreeSet<loopwright::Instant>,
     news: u64,
+}
+
+/// What the server is made of.
+struct Site {
+    upstream: Upstream,
+    limits: Limits,
+    timeouts: Timeouts,
+    spool: usize,
+    aborts_on_close: bool,
+    names: Vec<String>,
+    is_well: bool,
+    /// To rerun what has failed, by hand.
+    told: String,
+}
+
+impl Site {
+    fn app(&self) -> App {
+        let mut app = App::new();
+        app.upstream("app", self.upstream.clone());
+        Proxy::to("app")
+            .key(Key::Path)
+            .spool_request(self.spool)
+            .abort_on_close(self.aborts_on_close)
+            .on(&mut app, "/{*rest}");
+        app
+    }
+
+    fn builder(&self) -> loopwright::Builder {
+        Server::builder()
+            .limits(self.limits.clone())
+            .timeouts(self.timeouts.clone())
+    }
 }
 
 pub(crate) fn run(seed: u64, tell: bool) -> Run {
@@ -172,14 +210,26 @@ impl World {
                 Balance::Random,
                 Balance::LeastConnections,
                 Balance::TwoChoices,
+                Balance::Latency {
+                    decay: Balance::DECAY,
+                },
+                Balance::First,
+                Balance::Hash {
+                    load: Balance::LOAD,
+                },
             ])
             .expect("some");
-        let servers = (0..rng.usize(1..4)).map(|n| format!("http://10.0.0.{n}:8080"));
+        let many = rng.usize(1..4);
+        let name = |n| match rng.u8(0..6) {
+            0 => format!("unix:/run/{n}"),
+            _ => format!("http://10.0.0.{n}:8080"),
+        };
+        let names: Vec<String> = (0..many).map(name).collect();
         let total = match !is_well && rng.u8(0..5) == 0 {
             true => millis(&mut rng, 500, 20_000),
             false => Duration::ZERO,
         };
-        let upstream = Upstream::new(servers)
+        let mut upstream = Upstream::new(names.clone())
             .balance(balance)
             .pool(pool)
             .circuit(CircuitLimits {
@@ -197,22 +247,29 @@ impl World {
                 tunnel: Duration::from_secs(60),
                 ..UpstreamTimeouts::default()
             });
-        if tell {
-            println!("{limits:?}\n{faults:?}\n{manner:?}\n{upstream:?}");
+        if rng.u8(0..3) == 0 {
+            let sticky = Sticky::new("server", b"0123456789abcdef", Duration::from_secs(60));
+            upstream = upstream.sticky(sticky.expect("a cookie"));
         }
-        let mut app = App::new();
-        app.upstream("app", upstream);
-        let aborts_on_close = seed % 2 == 1;
         let spool = *rng.choice(&[0, 0, 1 << 20]).expect("some");
-        Proxy::to("app")
-            .spool_request(spool)
-            .abort_on_close(aborts_on_close)
-            .on(&mut app, "/{*rest}");
-        let mut server = Server::builder()
-            .limits(limits)
-            .timeouts(timeouts)
-            .simulate(SimNet::new(seed, faults), app, ())
-            .expect("a server");
+        let told = format!("{limits:?}\n{faults:?}\n{manner:?}\nspool {spool}\n{upstream:?}");
+        if tell {
+            println!("{told}");
+        }
+        let aborts_on_close = seed % 2 == 1;
+        let site = Site {
+            upstream,
+            limits,
+            timeouts,
+            spool,
+            aborts_on_close,
+            names,
+            is_well,
+            told,
+        };
+        let net = SimNet::new(seed, faults);
+        let server = site.builder().simulate(net, site.app(), ());
+        let mut server = server.expect("a server");
         server.net_mut().let_clients_react();
         let habits = Habits {
             longest,
@@ -222,6 +279,7 @@ impl World {
         let clients =
             (0..rng.usize(1..7)).map(|n| Client::connect(server.net_mut(), n, &habits, &mut rng));
         let clients = clients.collect();
+        let reloads = if is_well { 0 } else { rng.u8(0..3) };
         World {
             server,
             clients,
@@ -233,6 +291,9 @@ impl World {
             },
             rng,
             manner,
+            site,
+            drained: None,
+            reloads,
             pool,
             pending: pending as usize,
             high_water,
@@ -244,8 +305,53 @@ impl World {
         }
     }
 
+    /// A server is taken out of use, or used again; or all is configured anew.
+    fn configure(&mut self) {
+        let names = &self.site.names;
+        let (n, many) = (self.rng.usize(0..names.len()), names.len());
+        match self.rng.u32(0..600) {
+            // Where nothing else is wrong, there must be one that may be used.
+            0..3 if many > 1 || !self.site.is_well => {
+                let undrained = self.drained.replace(n).map(|n| names[n].clone());
+                let name = names[n].clone();
+                let posted = self.server.handle().post(move |cx| {
+                    if let Some(name) = undrained {
+                        assert!(cx.undrain_server("app", &name));
+                    }
+                    assert!(cx.drain_server("app", &name));
+                });
+                posted.expect("a loop that reads");
+            }
+            3..6 => {
+                if let Some(n) = self.drained.take() {
+                    let name = names[n].clone();
+                    let posted = self.server.handle().post(move |cx| {
+                        assert!(cx.undrain_server("app", &name));
+                    });
+                    posted.expect("a loop that reads");
+                }
+            }
+            6..8 if self.reloads > 0 => {
+                self.reloads -= 1;
+                self.drained = None;
+                let lifetime = self.pool.lifetime + Duration::from_millis(1);
+                self.pool = PoolLimits {
+                    lifetime,
+                    ..self.pool
+                };
+                self.site.upstream = self.site.upstream.clone().pool(self.pool);
+                let reloaded = self.server.reload(self.site.builder(), self.site.app());
+                reloaded.expect("a site as before");
+            }
+            _ => {}
+        }
+    }
+
     /// One turn, and whoever is there does something.
     fn step(&mut self, seed: u64) {
+        if !self.clients.iter().all(Client::is_done) {
+            self.configure();
+        }
         self.wait();
         self.turns += 1;
         if let Err(e) = self.server.turn() {
@@ -262,13 +368,17 @@ impl World {
         } = self;
         let net = server.net_mut();
         while let Some(wire) = net.dialled() {
-            let Some(Target::Inet(address)) = net.target(wire) else {
-                panic!("no target")
+            let number = match net.target(wire) {
+                Some(Target::Inet(address)) => match address.ip() {
+                    std::net::IpAddr::V4(ip) => usize::from(ip.octets()[3]),
+                    ip => panic!("{ip}"),
+                },
+                Some(Target::Unix(path)) => {
+                    let name = path.file_name().and_then(|name| name.to_str());
+                    name.and_then(|name| name.parse().ok()).expect("a number")
+                }
+                None => panic!("no target"),
             };
-            let std::net::IpAddr::V4(ip) = address.ip() else {
-                panic!("{address}")
-            };
-            let number = usize::from(ip.octets()[3]);
             peers.push(Peer::accept(net, wire, number, self.manner, rng, record));
         }
         for peer in &mut *peers {
@@ -330,6 +440,7 @@ impl World {
             }
         }
         let under_way = self.server.under_way();
+        let groups = under_way.pools.len();
         for (queue, servers) in &under_way.pools {
             if queue.waiting > self.pending {
                 wrong.get_or_insert(format!("{} wait", queue.waiting));
@@ -347,7 +458,7 @@ impl World {
                     .filter(|peer| peer.server == server && !peer.is_apart);
                 let open = open.filter(|peer| peer.is_open(net)).count();
                 // A check is one whose request has not come yet.
-                if open > self.pool.most + usize::from(self.checks) {
+                if open > groups * (self.pool.most + usize::from(self.checks)) {
                     wrong.get_or_insert(format!("server {server} has {open} connections"));
                 }
             }
@@ -418,8 +529,8 @@ impl World {
         );
         let under_way = self.server.under_way();
         // The upstream's own, and the end of a check.
-        let own = 1 + if self.checks { 3 } else { 0 };
-        let warm = self.pool.warm.min(self.pool.idle) * under_way.pools[0].1.len();
+        let own = (1 + if self.checks { 3 } else { 0 }) * under_way.pools.len();
+        let warm = self.pool.warm.min(self.pool.idle) * self.site.names.len();
         let is_over = connections <= warm
             && exchanges == 0
             && timers <= own + warm
@@ -443,6 +554,7 @@ impl World {
                 told.push_str(&format!("{said}\n"));
             }
         }
+        told.push_str(&format!("{}\n", self.site.told));
         told.push_str(&format!(
             "faults: {:?}\n{:?}",
             self.record.faults,

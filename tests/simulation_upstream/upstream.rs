@@ -222,7 +222,9 @@ impl Upstream {
             return Ok(());
         }
         if self.reader.is_whole() {
-            let is_well = self.plan.as_ref().is_some_and(|plan| plan.what == "well");
+            // A tunnel's client may speak as soon as it has the head.
+            let is_well = |plan: &Plan| plan.what == "well" && !matches!(plan.then, Then::Tunnel);
+            let is_well = self.plan.as_ref().is_some_and(is_well);
             // Whose answer that was, which nobody has asked for, cannot be told.
             let is_well = is_well && record.poisoned.is_empty();
             if is_well && all.len() > self.reader.used {

@@ -507,7 +507,8 @@ impl Server {
         };
         let whole = encoder == Encoder::Suppressed || matches!(extent, Extent::Whole(_));
         self.keep_alive &= !self.last && !fields.wants_close() && encoder != Encoder::UntilClose;
-        if whole && !self.can_discard(discard) {
+        // A client that was not told to go on will not be any more, however long the answer takes.
+        if (whole || self.expects_continue) && !self.can_discard(discard) {
             self.keep_alive = false;
         }
         let persistence = match (self.keep_alive, self.http_10) {

@@ -117,7 +117,9 @@ fn is_deaf_to_the_left(
     for forged in forged {
         let mut ahead = lines.to_vec();
         ahead.insert(0, (name, forged.to_vec()));
-        assert_eq!(ask(&ahead, peer, trusted).as_ref(), Some(seen));
+        // One line more may be one too many.
+        let told = ask(&ahead, peer, trusted);
+        assert!(told.is_none_or(|told| told == *seen), "{seen:?}");
         let mut within = lines.to_vec();
         if let Some((_, line)) = within.iter_mut().find(|(its, _)| *its == name) {
             *line = [forged, &b", "[..], line].concat();
