@@ -361,7 +361,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 if event.broken {
                     // One that is being made says itself why it was not.
                     if self.is_linked(id) && self.is_connected(id) {
-                        self.cut(id, "the connection broke");
+                        match self.dialled(id) {
+                            // What came before may be a whole answer: reading tells, and comes to the break.
+                            Some(_) => self.wake(id),
+                            None => self.cut(id, "the connection broke"),
+                        }
                     }
                     return;
                 }

@@ -208,6 +208,16 @@ const DEATHS: &[Row] = &[
         "200=abc",
     ),
     (
+        "resets behind its answer",
+        POST,
+        &[
+            Request,
+            Send("HTTP/1.1 200 OK|content-length: 2||ok"),
+            Reset,
+        ],
+        "200=ok",
+    ),
+    (
         "answers before it has read the body, and closes",
         "POST /a HTTP/1.1|host: a|content-length: 9||abc",
         &[
