@@ -1,6 +1,6 @@
 //! The PROXY protocol through whole servers: what a header in front of a connection makes of it, and what an
 //! upstream is told. Over loopback, the server turned by the test itself, so that each write is a read of its own;
-//! time limits in the simulator; nginx and haproxy on the other side, where they are installed.
+//! time limits in the simulator; nginx and haproxy on the other side.
 
 use loopwright::proto::proxy_protocol::{Endpoints, Front, read, write_v2};
 use loopwright::service::access_log::{Format, access_log};
@@ -704,24 +704,13 @@ impl Drop for Program {
     }
 }
 
-fn is_installed(program: &str) -> bool {
-    let mut command = Command::new(program);
-    let found = command
-        .arg("-v")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let is_there = found.status().is_ok_and(|status| status.success());
-    if !is_there {
-        eprintln!("skipped: {program} is not installed");
-    }
-    is_there
-}
-
 /// Starts it, and waits until it listens.
 fn start(command: &mut Command, at: SocketAddr) -> Program {
     let null = || Stdio::null();
     let child = command.stdin(null()).stdout(null()).stderr(null()).spawn();
-    let program = Program(child.unwrap());
+    let name = command.get_program().to_string_lossy();
+    let child = child.unwrap_or_else(|e| panic!("{name}: {e}; scripts/test installs it"));
+    let program = Program(child);
     let until = Instant::now() + PATIENCE;
     while TcpStream::connect(at).is_err() {
         assert!(Instant::now() < until, "it does not listen");
@@ -756,9 +745,6 @@ fn nginx(folder: &Path, at: SocketAddr) -> Program {
 
 #[test]
 fn nginx_is_told_who_asks() {
-    if !is_installed("nginx") {
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     let at = free_address();
     let _nginx = nginx(folder.path(), at);
@@ -777,9 +763,6 @@ fn nginx_is_told_who_asks() {
 
 #[test]
 fn haproxy_tells_who_asks() {
-    if !is_installed("haproxy") {
-        return;
-    }
     for word in [
         "send-proxy",
         "send-proxy-v2",

@@ -425,6 +425,7 @@ impl Settings {
             ("timeouts.connect", timeouts.connect),
             ("timeouts.first_byte", timeouts.first_byte),
             ("timeouts.read", timeouts.read),
+            ("timeouts.expect", timeouts.expect),
             ("timeouts.tunnel", timeouts.tunnel),
             ("pool.idle_for", pool.idle_for),
             ("pool.lifetime", pool.lifetime),

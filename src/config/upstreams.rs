@@ -387,6 +387,7 @@ table! { RetrySection {
 table! { UpstreamTimeouts {
     "For a connection; 504 past it." connect: Wait,
     "From the end of the request to the first byte of the answer; 504 past it." first_byte: Wait,
+    "For `100 Continue`, if the client waits for it; past it the body is sent without." expect: Wait,
     "Between two pieces of the answer, or of the request being taken." read: Wait,
     "For everything up to the answer's head, with all tries; 504 past it. \"0s\" for no limit." total: Wait,
     "How long a tunnel, a WebSocket that is passed through, may be silent in both directions; one that takes nothing for `timeouts.write` ends it, too." tunnel: Wait,

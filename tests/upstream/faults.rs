@@ -208,6 +208,16 @@ const DEATHS: &[Row] = &[
         "200=abc",
     ),
     (
+        "resets behind its answer",
+        POST,
+        &[
+            Request,
+            Send("HTTP/1.1 200 OK|content-length: 2||ok"),
+            Reset,
+        ],
+        "200=ok",
+    ),
+    (
         "answers before it has read the body, and closes",
         "POST /a HTTP/1.1|host: a|content-length: 9||abc",
         &[
@@ -1056,5 +1066,26 @@ fn an_answer_before_the_end_of_its_request() {
         let received = behind.received().concat();
         let is_whole = received.ends_with(&bytes("3|def|0|x-sum: 1||"));
         assert_eq!(is_whole, goes_on, "{}", String::from_utf8_lossy(&received));
+    }
+}
+
+/// Both go on with their half, and both fall silent: the client's silence has an end, and the server's after that.
+#[test]
+fn silence_on_both_sides_of_an_answer_that_came_early() {
+    let head = "HTTP/1.1 200 OK|transfer-encoding: chunked||1|a|";
+    for rest in ["", "3|def|0||"] {
+        let behind = Faulty::start(move |_| vec![Head, Send(head), Silence]);
+        let config =
+            config(&[behind.address], IMPATIENT).replace("drain =", "body = \"1s\"\ndrain =");
+        let proxy = proxy(&config);
+        let mut raw = Raw::connect(proxy.address);
+        raw.send(&bytes(
+            "POST /a HTTP/1.1|host: a|transfer-encoding: chunked||3|abc|",
+        ));
+        std::thread::sleep(Duration::from_millis(200));
+        raw.send(&bytes(rest));
+        let got = raw.rest(Duration::from_secs(5));
+        assert_eq!(got.outcome(false), "200 cutx", "{rest}");
+        crate::support::wait_until("the upstream's connection ends", || behind.open() == 0);
     }
 }

@@ -2,7 +2,7 @@
 //! use and servers that break every rule behind it. All over loopback, each on a port of its own.
 //!
 //! The proxy is the program, run with a config (`support::proxy`). `LOOPWRIGHT_STAND_IN=nginx` (or `haproxy`) runs that
-//! instead, to see what others make of the same: `cargo test --test upstream -- --ignored`. They fail some rows: what
+//! instead, to see what others make of the same: `cargo test --test upstream`. They fail some rows: what
 //! is asked here is more than what they promise.
 
 mod behind;
