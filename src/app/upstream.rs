@@ -245,10 +245,15 @@ pub struct Retries {
 
 impl Default for Retries {
     fn default() -> Retries {
+        let Rules {
+            tries,
+            statuses,
+            timeouts,
+        } = Rules::default();
         Retries {
-            tries: 2,
-            statuses: Vec::new(),
-            timeouts: false,
+            tries,
+            statuses,
+            timeouts,
             budget: 0.2,
             floor: 3,
             replay: 64 * 1024,

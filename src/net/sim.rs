@@ -280,6 +280,12 @@ impl SimNet {
         wire.map_or(0, |wire| wire.on_the_way.len() + wire.arrived.len())
     }
 
+    /// So much of that is there for it to read; the rest is on the way.
+    pub fn arrived(&self, client: Client) -> usize {
+        let wire = self.wires.get(client.0 as usize);
+        wire.map_or(0, |wire| wire.arrived.len())
+    }
+
     /// A connection that the server makes is not made as long as it hangs; said before the next turn, from
     /// the first moment on.
     pub fn hang(&mut self, client: Client, hangs: bool) {

@@ -17,6 +17,7 @@ use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::h1::head::{self, Head, HeadLimits};
 use http::StatusCode;
+use smallvec::SmallVec;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -62,9 +63,9 @@ pub(crate) struct Served {
     pub(crate) told_gone: bool,
     /// The error hook has been asked already.
     pub(crate) failed: bool,
-    /// What it asks of an upstream, and has no use for once it is over.
-    pub(crate) fetch: Option<FetchId>,
-    /// How that went, for the log.
+    /// What it asks of upstreams, and has no use for once it is over.
+    pub(crate) fetches: SmallVec<[FetchId; 2]>,
+    /// How the last of them went, for the log.
     pub(crate) upstream: Option<Box<Timings>>,
 }
 
@@ -144,7 +145,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 head,
                 told_gone: conn.read_closed,
                 failed: false,
-                fetch: None,
+                fetches: SmallVec::new(),
                 upstream: None,
             }),
             upload,
@@ -215,11 +216,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             _ => {}
         }
         let mut side = exchange.side;
-        if let Side::Served(served) = &mut side
-            && let Some(fetch) = served.fetch.take()
-        {
-            served.upstream = self.timings_of(fetch);
-            self.cancel_fetch(fetch);
+        if let Side::Served(served) = &mut side {
+            for fetch in std::mem::take(&mut served.fetches) {
+                served.upstream = self.timings_of(fetch);
+                self.cancel_fetch(fetch);
+            }
         }
         side
     }
@@ -233,12 +234,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         served.told_gone = true;
-        let fetch = served.fetch;
+        let fetches = served.fetches.clone();
         for call in std::mem::take(&mut exchange.on_abort) {
             self.call("an abort callback", call);
         }
         self.settle();
-        if fetch.is_some_and(|fetch| self.aborts_on_close(fetch)) {
+        if fetches.iter().any(|fetch| self.aborts_on_close(*fetch)) {
             self.give_up(id, "the client left before it was answered");
         }
     }

@@ -77,7 +77,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if let Some(to) = fetching.fetch.answer {
             let has_left = match self.exchange_of(to).and_then(Exchange::served) {
                 Some(served) => {
-                    served.fetch = Some(id);
+                    served.fetches.push(id);
                     served.told_gone
                 }
                 // Nobody waits any more.
@@ -219,6 +219,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let whole = match &fetching.fetch.body {
             Outgoing::Nothing => Bytes::new(),
             Outgoing::Whole(bytes) => bytes.clone(),
+            Outgoing::Stream(_) if fetching.replay.body() == retry::Body::Gone => {
+                // What is left of it would look like the whole.
+                let why = "the beginning of its body is not kept";
+                return self.end_upstream(to.conn, FetchError::Request(why));
+            }
             Outgoing::Stream(_) => {
                 self.replay(id, to);
                 return match from {
@@ -415,7 +420,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     .tries
                     .retain(|attempt| *attempt != Try::Sent(stream));
                 if fetching.tries.is_empty() {
-                    self.try_fetch(fetch);
+                    self.try_again(fetch);
                 }
             }
             return;
@@ -441,11 +446,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         // It is not sent a second time.
         fetching.replay = Replay::new(0);
         let upload = fetching.upload;
+        // What is still to come of the request is of no use to a server that says so (RFC 9112 §9.5), or that takes
+        // nothing more. Any other that answers while it reads goes on with both.
+        let is_refused = !head.keep_alive && head.status.as_u16() >= 400;
+        let is_refused = is_refused || self.conns.get(id).is_some_and(|conn| conn.broken);
         if let Some(from) = upload
-            && !(head.status.is_success() && self.is_fed(fetch, from))
+            && (is_refused || !self.is_fed(fetch, from))
         {
-            // It was refused: what is still to come of the request is of no use to anybody (RFC 9112 §9.5). A server
-            // that answers while it reads goes on with both.
             self.end_upload(fetch, from);
             if let Some(fetching) = self.core.fetches.get_mut(fetch) {
                 fetching.upload = None;
@@ -554,7 +561,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         let (group, is_check) = (fetching.group, fetching.only.is_some());
-        if !is_check {
+        // A request that cannot be sent is no fault of the server.
+        if !is_check && !matches!(error, FetchError::Request(_)) {
             self.note_failure(group, server, &error);
         }
         let Some(fetching) = self.core.fetches.get_mut(id) else {
@@ -584,13 +592,40 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     "upstream {}: tried again: {error}",
                     fetching.timings.upstream
                 );
-                (fetching.stage, fetching.body_at) = (Stage::Asked, None);
-                if let Some(from) = fetching.upload {
-                    self.hold(from.conn);
-                }
-                self.try_fetch(id);
+                self.try_again(id);
             }
             Verdict::No(_) => self.fail_fetch(id, error),
+        }
+    }
+
+    /// Its last try is over, and another may be made. Until that is sent, nobody takes the request's body.
+    fn try_again(&mut self, id: FetchId) {
+        let Some(fetching) = self.core.fetches.get_mut(id) else {
+            return;
+        };
+        (fetching.stage, fetching.body_at) = (Stage::Asked, None);
+        self.hold_upload(id);
+        self.try_fetch(id);
+    }
+
+    /// A request's body is not read at present: there is nobody to take it.
+    fn hold_upload(&mut self, id: FetchId) {
+        let fetching = self.core.fetches.get_mut(id);
+        if let Some(from) = fetching.and_then(|fetching| fetching.upload)
+            && self.is_fed(id, from)
+        {
+            self.hold(from.conn);
+        }
+    }
+
+    /// A server takes nothing more of a request; it may have answered before that. Until that is known the rest of the
+    /// body is left where it is: it may be another server's.
+    pub(super) fn stop_request(&mut self, id: ConnId) {
+        if let Some(dialled) = self.dialled(id) {
+            dialled.client.give_up_request();
+        }
+        if let Some(fetch) = self.fetch_on(id) {
+            self.hold_upload(fetch);
         }
     }
 
@@ -677,8 +712,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         fetching.timer = None;
-        if fetching.deadline.is_some_and(|deadline| deadline <= now) {
-            let (begun, tries) = (fetching.begun, std::mem::take(&mut fetching.tries));
+        if let Some(deadline) = fetching.deadline.filter(|deadline| *deadline <= now) {
+            let limit = deadline - fetching.begun;
+            let tries = std::mem::take(&mut fetching.tries);
             if let Stage::Queued(ticket) = fetching.stage
                 && let Some(upstream) = self.core.upstreams.get_mut(fetching.group)
             {
@@ -687,7 +723,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             for attempt in tries {
                 self.stop_try(attempt);
             }
-            return self.fail_fetch(id, FetchError::Deadline(now - begun));
+            return self.fail_fetch(id, FetchError::Deadline(limit));
         }
         if let Stage::Resolving { since, by } = fetching.stage
             && by <= now
@@ -768,7 +804,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let timings = Box::new(fetching.timings.clone());
         if let Some(served) = self.exchange_of(to).and_then(Exchange::served) {
-            served.fetch = None;
+            served.fetches.retain(|fetch| *fetch != id);
             served.upstream = Some(timings);
         }
     }

@@ -375,6 +375,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         (conn.broken, conn.readable) = (true, true);
         self.wake(id);
         self.after_flush(id);
+        self.stop_request(id);
     }
 
     /// Has readiness reported, from the first time a connection has to wait. `false`: it is gone.

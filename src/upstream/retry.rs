@@ -107,7 +107,7 @@ impl Default for Rules {
         Rules {
             tries: 2,
             statuses: Vec::new(),
-            timeouts: true,
+            timeouts: false,
         }
     }
 }
@@ -639,6 +639,7 @@ mod tests {
     fn rules() -> Rules {
         Rules {
             statuses: vec![502, 503, 504],
+            timeouts: true,
             ..Rules::default()
         }
     }

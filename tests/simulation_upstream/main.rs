@@ -6,6 +6,7 @@
 //! `LOOPWRIGHT_SIM_FROM` on.
 
 mod client;
+mod early;
 mod races;
 mod reader;
 mod record;
