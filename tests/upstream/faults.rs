@@ -1036,11 +1036,15 @@ fn trailers_of_an_answer() {
     }
 }
 
-/// A server that answers while it reads is sent the rest; one that refuses is not.
+/// A server that answers while it reads is sent the rest; one that refuses, and says that it closes, is not.
 #[test]
 fn an_answer_before_the_end_of_its_request() {
-    for (status, goes_on) in [("200 OK", true), ("403 Forbidden", false)] {
-        let head = format!("HTTP/1.1 {status}|transfer-encoding: chunked||1|a|");
+    for (status, field, goes_on) in [
+        ("200 OK", "", true),
+        ("403 Forbidden", "", true),
+        ("403 Forbidden", "connection: close|", false),
+    ] {
+        let head = format!("HTTP/1.1 {status}|{field}transfer-encoding: chunked||1|a|");
         let (head, last): (&'static str, _) = (head.leak(), "1|b|0||");
         let behind = Faulty::start(move |_| {
             vec![
