@@ -40,7 +40,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             None => match self.core.upstreams.find(&fetching.name) {
                 Some(group) => group,
                 None => {
-                    let name = fetching.name.clone();
+                    let name = (&*fetching.name).into();
                     return self.fail_fetch(id, FetchError::Unknown(name));
                 }
             },
@@ -228,9 +228,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(fetching) = self.core.fetches.get_mut(id) else {
             return;
         };
-        if fetching.replay.body() != retry::Body::Gone {
-            fetching.replay.push(&Bytes::copy_from_slice(bytes));
-        }
+        fetching.replay.push(bytes);
         // It is held while there is none.
         if let Some(to) = fetching.sent_on() {
             self.write_piece(to, Body::Borrowed(bytes));
@@ -644,10 +642,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(to) = fetching.fetch.answer else {
             return;
         };
-        let timings = Box::new(fetching.timings.clone());
+        let timings = fetching.timings.clone();
         if let Some(served) = self.exchange_of(to).and_then(Exchange::served) {
             served.fetch = None;
-            served.upstream = Some(timings);
+            // As the head, it is kept only if somebody will ask.
+            served.upstream = served.head.is_some().then(|| Box::new(timings));
         }
     }
 }

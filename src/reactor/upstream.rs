@@ -14,7 +14,7 @@ use super::Reactor;
 use super::conn::{Conn, Role};
 use super::exchange::{Exchange, Side, Upload};
 use super::io::Stop;
-use crate::app::fetch::{FetchError, Stage, Try};
+use crate::app::fetch::{FetchError, Outgoing, Stage, Try};
 use crate::app::outbox::Flow;
 use crate::app::stream::Aborted;
 use crate::base::clock::Instant;
@@ -339,6 +339,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         {
             fetching.hedge_at = Some(now + after);
         }
+        let has_body = !matches!(fetching.fetch.body, Outgoing::Nothing);
         if dialled.pooled {
             upstream.started(dialled.server);
         }
@@ -348,11 +349,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             stream,
             side: Side::Asked(fetch),
             upload: Upload::Undecided,
-            flow: Some(Flow::new(self.limits.high_water)),
+            flow: has_body.then(|| Flow::new(self.limits.high_water)),
             follows: false,
             on_abort: Vec::new(),
             on_drain: Vec::new(),
-            feeders: Vec::new(),
+            feeders: SmallVec::new(),
         };
         let exchange = self.exchanges.insert(exchange) as u32;
         if let Some(conn) = self.conns.get_mut(id) {

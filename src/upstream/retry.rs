@@ -464,14 +464,13 @@ fn most_in(bucket: u32) -> u64 {
 /// What was sent of a request's body, for sending it again: up to a bound.
 ///
 /// ```
-/// use loopwright::Bytes;
 /// use loopwright::upstream::retry::{Body, Replay};
 ///
 /// let mut kept = Replay::new(8);
-/// assert!(kept.push(&Bytes::from_static(b"four")));
+/// assert!(kept.push(b"four"));
 /// let second = kept.clone(); // shares what is in it
 /// assert_eq!(second.at(2), "ur");
-/// assert!(!kept.push(&Bytes::from_static(b"five!")));
+/// assert!(!kept.push(b"five!"));
 /// assert_eq!((kept.body(), kept.len()), (Body::Gone, 0));
 /// ```
 #[derive(Clone, Debug)]
@@ -504,8 +503,8 @@ impl Replay {
         }
     }
 
-    /// Keeps what comes next. `false`: it goes beyond the bound, and all is gone.
-    pub fn push(&mut self, part: &Bytes) -> bool {
+    /// Keeps a copy of what comes next. `false`: it goes beyond the bound, none is made, and all is gone.
+    pub fn push(&mut self, part: &[u8]) -> bool {
         if self.state == State::Gone {
             return false;
         }
@@ -518,10 +517,9 @@ impl Replay {
         match self.parts.last_mut() {
             _ if part.is_empty() => {}
             Some(last) if small && last.len() < SMALL => {
-                *last = [&last[..], &part[..]].concat().into();
+                *last = [&last[..], part].concat().into();
             }
-            _ if small => self.parts.push(Bytes::copy_from_slice(part)),
-            _ => self.parts.push(part.clone()),
+            _ => self.parts.push(Bytes::copy_from_slice(part)),
         }
         true
     }
