@@ -223,7 +223,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.deliver();
         // Connections have a budget of their own: however many timers are due, they are served.
         self.commands_left = self.limits.commands_per_turn;
-        // Whoever is woken from now on waits for the next turn: the work of a turn is bounded.
+        // Whoever is woken from now on, but for a partner, waits for the next turn: the work of a turn is bounded.
         for _ in 0..self.runnable.len() {
             // Out of budget: whoever has not had a turn is first in the next one.
             if self.commands_left == 0 {

@@ -441,7 +441,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 return Stop::Over;
             };
             let Some(key) = conn.upstream() else {
-                // It has become something else.
+                // It has become something else, which takes what is left of the input.
+                self.wake(id);
                 return Stop::Switched;
             };
             if conn.held {
@@ -578,7 +579,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.addressed(id);
         if !is_whole {
             let why = "its request's body ended short of what was announced";
-            return self.end_upstream(id, FetchError::Request(why));
+            self.end_upstream(id, FetchError::Request(why));
         }
     }
 
