@@ -1,6 +1,7 @@
 //! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
 //! timers, a small file that is in memory, the access log's lines, a WebSocket's message; nor does publishing
-//! to any number of subscribers, and what a subscription costs is bounded; nor does choosing an upstream's server.
+//! to any number of subscribers, and what a subscription costs is bounded; nor does choosing an upstream's
+//! server; what passing a request on costs is bounded.
 //! A process of its own, for it counts every allocation there is.
 
 use loopwright::base::id::ConnId;
@@ -12,6 +13,7 @@ use loopwright::proto::ws::send::Outbound;
 use loopwright::proto::ws::session::{Event, Inbound, Kind, Session};
 use loopwright::service::access_log::{Format, access_log};
 use loopwright::service::files::Files;
+use loopwright::service::proxy::Proxy;
 use loopwright::service::proxy::fields::{Announced, Incoming, Rules, Towards};
 use loopwright::service::proxy::path::Rewrite;
 use loopwright::upstream::balance::{Balance, Pick, Policy, Server as Upstream};
@@ -19,7 +21,8 @@ use loopwright::{App, Instant, Server};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -62,6 +65,13 @@ const HANDSHAKE: &[u8] =
     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 /// The example of RFC 6455 §5.7.
 const MESSAGE: &[u8] = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+
+fn address(server: &Server) -> SocketAddr {
+    match server.addresses()[..] {
+        [loopwright::Listen::Tcp(address)] => address,
+        _ => unreachable!("bound to TCP"),
+    }
+}
 
 /// Nothing is allocated in so many rounds.
 fn allocates_nothing(server: &mut Server, client: &mut TcpStream, request: &[u8]) {
@@ -255,10 +265,7 @@ fn main() {
         .cache_control("*", "no-cache")
         .mount(&mut app, "/files");
     let mut server = Server::bind("127.0.0.1:0", app, ()).unwrap();
-    let loopwright::Listen::Tcp(address) = server.addresses().remove(0) else {
-        unreachable!("bound to TCP")
-    };
-    let mut client = TcpStream::connect(address).unwrap();
+    let mut client = TcpStream::connect(address(&server)).unwrap();
     client.set_nonblocking(true).unwrap();
 
     let pipelined = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(8);
@@ -278,6 +285,7 @@ fn main() {
     exchange(&mut server, &mut client, HANDSHAKE, &mut [0; 4096]);
     allocates_nothing(&mut server, &mut client, MESSAGE);
     drop(client);
+    passing_on();
     topics();
     balance();
 }
@@ -320,6 +328,46 @@ fn balance() {
         let counted = region.change();
         assert_eq!(counted.allocations + counted.reallocations, 0, "{policy:?}");
     }
+}
+
+/// A request that is passed on takes memory for its head, what is to be done with the answer, that one's fields, and
+/// how much of it waits; nothing for being on its way.
+fn passing_on() {
+    let mut app = App::new();
+    app.get("/{*rest}", |_, _, res| res.text("Hello, World!"));
+    let mut behind = Server::bind("127.0.0.1:0", app, ()).unwrap();
+    let mut app = App::new();
+    let to = format!("http://{}", address(&behind));
+    app.upstream("up", loopwright::Upstream::new([to]));
+    Proxy::to("up").on(&mut app, "/{*rest}");
+    let mut server = Server::bind("127.0.0.1:0", app, ()).unwrap();
+    let mut client = TcpStream::connect(address(&server)).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let mut pass_on = || {
+        client
+            .write_all(b"GET /a?b HTTP/1.1\r\nhost: a\r\naccept: */*\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 4096];
+        loop {
+            for server in [&mut server, &mut behind] {
+                server.turn_within(Duration::ZERO).unwrap();
+            }
+            match client.read(&mut answer) {
+                Ok(n) => return assert!(answer[..n].starts_with(b"HTTP/1.1 200 OK\r\n")),
+                Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+    };
+    for _ in 0..10 {
+        pass_on();
+    }
+    let region = Region::new(ALLOCATOR);
+    for _ in 0..REQUESTS {
+        pass_on();
+    }
+    let counted = region.change();
+    let made = counted.allocations + counted.reallocations;
+    assert!(made <= 4 * REQUESTS, "{made} for {REQUESTS}");
 }
 
 fn topics() {

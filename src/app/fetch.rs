@@ -110,11 +110,32 @@ impl Fetch {
         let head = [method.as_str().as_bytes(), b" ", target, b" HTTP/1.1\r\n"].concat();
         let wants_body = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
         Fetch {
-            line: head.len(),
             framing: match wants_body {
                 true => Framing::Length(0),
                 false => Framing::None,
             },
+            fault: (!is_target).then_some("its target is no path"),
+            ..Fetch::of(method, head)
+        }
+    }
+
+    /// One whose head has been written, to its end; but for `host`, if the server's own is meant.
+    pub(crate) fn ready(method: Method, head: Vec<u8>, framing: Framing, upgrades: bool) -> Fetch {
+        let line = memchr::memchr(b'\n', &head).map_or(0, |at| at + 1);
+        Fetch {
+            has_host: head[line..].starts_with(b"host: "),
+            line,
+            ready: true,
+            framing,
+            upgrades,
+            ..Fetch::of(method, head)
+        }
+    }
+
+    fn of(method: Method, head: Vec<u8>) -> Fetch {
+        Fetch {
+            line: head.len(),
+            framing: Framing::None,
             method,
             head,
             has_host: false,
@@ -128,23 +149,7 @@ impl Fetch {
             aborts_on_close: false,
             sends_trailers: true,
             peer: None,
-            fault: (!is_target).then_some("its target is no path"),
-        }
-    }
-
-    /// One whose head has been written, to its end; but for `host`, if the server's own is meant.
-    pub(crate) fn ready(method: Method, head: Vec<u8>, framing: Framing, upgrades: bool) -> Fetch {
-        let line = memchr::memchr(b'\n', &head).map_or(0, |at| at + 1);
-        let has_host = head[line..].starts_with(b"host: ");
-        Fetch {
-            line,
-            has_host,
-            ready: true,
-            framing,
-            head,
-            upgrades,
             fault: None,
-            ..Fetch::new(method, b"/")
         }
     }
 
@@ -308,7 +313,7 @@ pub(crate) struct Fetching<S> {
     generation: u32,
     /// The upstream's number, once it is known.
     pub(crate) group: usize,
-    pub(crate) name: Box<str>,
+    pub(crate) name: Rc<str>,
     pub(crate) fetch: Fetch,
     pub(crate) then: Option<Then<S>>,
     pub(crate) stage: Stage,
@@ -394,12 +399,17 @@ impl<S> Fetching<S> {
 pub(crate) struct Fetches<S> {
     slab: Slab<Fetching<S>>,
     generations: u32,
+    /// The name of a server that is not known yet: of none is memory taken for each fetch.
+    nobody: Rc<str>,
 }
 
 impl<S> Fetches<S> {
     pub(crate) fn new() -> Fetches<S> {
-        let (slab, generations) = (Slab::new(), 0);
-        Fetches { slab, generations }
+        Fetches {
+            slab: Slab::new(),
+            generations: 0,
+            nobody: "".into(),
+        }
     }
 
     /// The groups that they are of.
@@ -423,7 +433,7 @@ impl<S> Fetches<S> {
 
     pub(crate) fn insert(
         &mut self,
-        name: &str,
+        name: Rc<str>,
         fetch: Fetch,
         only: Option<(usize, usize)>,
         then: Then<S>,
@@ -434,7 +444,7 @@ impl<S> Fetches<S> {
         let slot = self.slab.insert(Fetching {
             generation,
             group: only.map_or(0, |(group, _)| group),
-            name: name.into(),
+            name,
             fetch,
             then: Some(then),
             stage: Stage::Asked,
@@ -445,7 +455,7 @@ impl<S> Fetches<S> {
             body_at: None,
             deadline: None,
             timer: None,
-            timings: Timings::default(),
+            timings: Timings::of(&self.nobody),
             begun: now,
             tried: Tried::default(),
             was_stale: false,
@@ -582,6 +592,26 @@ pub struct Timings {
     pub status: u16,
     /// Why it failed.
     pub error: Option<FetchError>,
+}
+
+impl Timings {
+    /// Nothing has happened yet, and nobody is asked.
+    fn of(nobody: &Rc<str>) -> Timings {
+        Timings {
+            upstream: nobody.clone(),
+            server: nobody.clone(),
+            queue: Duration::ZERO,
+            resolve: Duration::ZERO,
+            connect: Duration::ZERO,
+            first_byte: Duration::ZERO,
+            total: Duration::ZERO,
+            reused: false,
+            kept_to: false,
+            tries: 0,
+            status: 0,
+            error: None,
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -759,7 +789,10 @@ impl<S: 'static> Ctx<'_, S> {
         then: Then<S>,
     ) -> FetchHandle {
         let now = self.core.now;
-        let id = self.core.fetches.insert(upstream, fetch, only, then, now);
+        let upstreams = &self.core.upstreams;
+        let group = upstreams.find(upstream).and_then(|n| upstreams.get(n));
+        let name = group.map_or_else(|| upstream.into(), |group| group.name());
+        let id = self.core.fetches.insert(name, fetch, only, then, now);
         self.core.jobs.push_back(Job::Fetch(id));
         let outbox = self.core.outbox.clone();
         FetchHandle { id, outbox }

@@ -384,7 +384,7 @@ impl Group {
     pub(crate) fn name_of(&self, server: usize) -> Rc<str> {
         self.servers
             .get(server)
-            .map_or("".into(), |server| server.name.clone())
+            .map_or_else(|| "".into(), |server| server.name.clone())
     }
 
     pub(crate) fn host(&self, server: usize) -> &[u8] {

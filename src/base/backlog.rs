@@ -170,7 +170,7 @@ pub struct Output<'a> {
 }
 
 /// From this size on, copying bytes costs more than a second slice in the system call.
-const LARGE: usize = 16 * 1024;
+pub const LARGE: usize = 16 * 1024;
 
 impl Output<'_> {
     /// Appends bytes that somebody else owns.

@@ -44,7 +44,7 @@ pub(crate) struct Exchange<S> {
     pub(crate) on_abort: Vec<Callback<S>>,
     pub(crate) on_drain: Vec<Callback<S>>,
     /// Uploads that wait for this answer to drain.
-    pub(crate) feeders: Vec<StreamRef>,
+    pub(crate) feeders: SmallVec<[StreamRef; 1]>,
 }
 
 /// Whose request it is.
@@ -153,7 +153,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             follows: false,
             on_abort: Vec::new(),
             on_drain: Vec::new(),
-            feeders: Vec::new(),
+            feeders: SmallVec::new(),
         };
         conn.exchange = Some(self.exchanges.insert(exchange) as u32);
     }

@@ -41,7 +41,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             None => match self.core.upstreams.find(&fetching.name) {
                 Some(group) => group,
                 None => {
-                    let name = fetching.name.clone();
+                    let name = (&*fetching.name).into();
                     return self.fail_fetch(id, FetchError::Unknown(name));
                 }
             },
@@ -294,7 +294,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             // What may have arrived is not sent again if it must not be done twice.
             fetching.replay.give_up();
         } else if fetching.replay.body() != retry::Body::Gone {
-            fetching.replay.push(&Bytes::copy_from_slice(bytes));
+            fetching.replay.push(bytes);
         }
         // It is held while there is none.
         if let Some(to) = fetching.sent_on() {
@@ -802,10 +802,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(to) = fetching.fetch.answer else {
             return;
         };
-        let timings = Box::new(fetching.timings.clone());
+        let timings = fetching.timings.clone();
         if let Some(served) = self.exchange_of(to).and_then(Exchange::served) {
             served.fetches.retain(|fetch| *fetch != id);
-            served.upstream = Some(timings);
+            // As the head, it is kept only if somebody will ask.
+            served.upstream = served.head.is_some().then(|| Box::new(timings));
         }
     }
 }

@@ -67,6 +67,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         };
         self.running = Some(id);
+        self.rewoken = false;
+        if self.partner == Some(id) {
+            self.partner = None;
+            std::mem::swap(&mut self.cork, &mut self.spare);
+        }
         let mut kept = std::mem::take(&mut conn.kept);
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut requests = self.limits.requests_per_turn;
@@ -120,8 +125,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         // What drain callbacks write from here on waits for the next run.
         self.running = None;
+        if self.rewoken {
+            self.wake(id);
+        }
         self.flush(id);
         self.conclude(id);
+    }
+
+    /// Runs the connection that the one before has written to, so that a request or an answer passes in one turn,
+    /// and what was gathered for it is written in one call. Once: whom it writes to in turn waits for the next.
+    pub(super) fn run_partner(&mut self) {
+        if let Some(id) = self.partner {
+            self.run_connection(id);
+        }
+        self.part();
     }
 
     /// Takes what there is of the input, and says how much that was.
@@ -166,6 +183,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Takes events from the input until it is used up, or has to wait.
     fn serve_http(&mut self, id: ConnId, input: &mut &[u8], requests: &mut usize) -> Stop {
         loop {
+            self.rewoken = false;
             // What callbacks ask for from here on would wait in memory: the input waits instead.
             if self.commands_left == 0 {
                 self.wake(id);
@@ -320,6 +338,39 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             }
         }
         self.drain_backlog(id);
+    }
+
+    /// Writes a large piece for the partner from where it lies, behind what was gathered; keeps what is not taken.
+    pub(super) fn write_through(&mut self, id: ConnId, piece: &[u8]) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let mut written = 0;
+        if conn.backlog.is_empty() && !conn.blocked {
+            let slices = [IoSlice::new(&self.spare), IoSlice::new(piece)];
+            let from = usize::from(self.spare.is_empty());
+            match self.net.write_vectored(conn.sock, &slices[from..]) {
+                Ok(n) => {
+                    written = n;
+                    conn.wrote |= n > 0;
+                    conn.blocked = n < self.spare.len() + piece.len();
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => conn.blocked = true,
+                // As its own run will find.
+                Err(_) => {}
+            }
+        }
+        let gathered = written.min(self.spare.len());
+        self.spare.drain(..gathered);
+        let rest = &piece[written - gathered..];
+        if !rest.is_empty() {
+            let mut out = Output {
+                cork: &mut self.spare,
+                backlog: &mut conn.backlog,
+            };
+            out.seal();
+            out.backlog.push(Bytes::copy_from_slice(rest));
+        }
     }
 
     pub(super) fn drain_backlog(&mut self, id: ConnId) {

@@ -126,8 +126,12 @@ pub struct Reactor<N: Net, S> {
     inbox: Vec<u8>,
     /// The one buffer out: what the running connection answers, written once at the end of its run.
     cork: Vec<u8>,
-    /// The same for answers to others, moved to their backlog at once.
+    /// The same for one other connection, the `partner`.
     spare: Vec<u8>,
+    /// Whom the running connection has written to last, an upstream or the client that waits for it: run next.
+    partner: Option<ConnId>,
+    /// The running connection was woken after it last looked what there is to do.
+    rewoken: bool,
     /// Response fields of the callback that runs.
     fields: FieldBlock,
     scratch: Vec<u8>,
@@ -219,7 +223,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.deliver();
         // Connections have a budget of their own: however many timers are due, they are served.
         self.commands_left = self.limits.commands_per_turn;
-        // Whoever is woken from now on waits for the next turn: the work of a turn is bounded.
+        // Whoever is woken from now on, but for a partner, waits for the next turn: the work of a turn is bounded.
         for _ in 0..self.runnable.len() {
             // Out of budget: whoever has not had a turn is first in the next one.
             if self.commands_left == 0 {
@@ -228,7 +232,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Some(id) = self.runnable.pop_front() else {
                 break;
             };
-            self.run_connection(id);
+            // It may have been run since, as somebody's partner.
+            if self.conns.get(id).is_some_and(|conn| conn.queued) {
+                self.run_connection(id);
+                self.run_partner();
+            }
         }
         self.reap();
         let goes_on = !self.is_stopped();
@@ -334,7 +342,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// The only door to the runnable queue. Bytes queued outside a readiness event are woken by
     /// nobody for free: whoever touches a connection ends here.
     fn wake(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id)
+        if self.running == Some(id) {
+            self.rewoken = true;
+        } else if self.partner == Some(id) {
+            // It is run next anyway.
+        } else if let Some(conn) = self.conns.get_mut(id)
             && !conn.queued
         {
             conn.queued = true;

@@ -267,6 +267,8 @@ impl Builder {
             inbox: vec![0; super::INBOX],
             cork: Vec::new(),
             spare: Vec::new(),
+            partner: None,
+            rewoken: false,
             fields: FieldBlock::default(),
             scratch: Vec::new(),
             settling: false,

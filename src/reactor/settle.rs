@@ -13,7 +13,7 @@ use crate::app::failure::{Failure, FailureKind};
 use crate::app::outbox::{Command, Flow, Reply};
 use crate::app::response::Tx;
 use crate::app::stream::Aborted;
-use crate::base::backlog::Output;
+use crate::base::backlog::{LARGE, Output};
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
@@ -121,27 +121,43 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
-    /// Lets `f` write to an exchange's connection: into the cork if it is the running one, into its
-    /// backlog if not.
+    /// Lets `f` write to an exchange's connection.
     pub(super) fn with_tx(&mut self, id: ConnId, f: impl FnOnce(&mut Tx<'_>)) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        let cork = if self.running == Some(id) {
-            &mut self.cork
-        } else {
-            &mut self.spare
-        };
-        f(&mut tx!(self, conn, cork));
-        self.seal_spare(id);
-        self.wake(id);
+        let own = self.address(id);
+        if let Some(conn) = self.conns.get_mut(id) {
+            let cork = match own {
+                true => &mut self.cork,
+                false => &mut self.spare,
+            };
+            f(&mut tx!(self, conn, cork));
+        }
+        self.addressed(id);
     }
 
-    /// Moves what was written for another than the running connection to where it belongs.
-    pub(super) fn seal_spare(&mut self, id: ConnId) {
-        if self.spare.is_empty() {
-            return;
+    /// Where output for this connection is gathered from here on: `true` is the cork, for it is the running one,
+    /// and `false` the spare. When it is written, [`Reactor::addressed`] is told.
+    pub(super) fn address(&mut self, id: ConnId) -> bool {
+        let own = self.running == Some(id);
+        if !own && self.partner != Some(id) {
+            self.part();
+            self.partner = Some(id);
         }
+        own
+    }
+
+    /// Something was written: the running connection and its partner see to it themselves.
+    pub(super) fn addressed(&mut self, id: ConnId) {
+        match self.running {
+            Some(_) => self.wake(id),
+            None => self.part(),
+        }
+    }
+
+    /// Moves what was gathered for the partner to where it belongs.
+    pub(super) fn part(&mut self) {
+        let Some(id) = self.partner.take() else {
+            return;
+        };
         if let Some(conn) = self.conns.get_mut(id) {
             Output {
                 cork: &mut self.spare,
@@ -150,6 +166,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             .seal();
         }
         self.spare.clear();
+        self.wake(id);
     }
 
     pub(super) fn is_waiting(&mut self, to: StreamRef) -> bool {
@@ -215,11 +232,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(conn) = self.conns.get(to.conn) else {
             return;
         };
-        if conn.ours {
-            return self.write_request(to, bytes);
-        }
         let len = usize::try_from(bytes.len()).unwrap_or(usize::MAX);
-        if conn.http.sends_body() && waits.saturating_add(len) > self.limits.output {
+        if !conn.ours && conn.http.sends_body() && waits.saturating_add(len) > self.limits.output {
             log::warn!(
                 "{}: {waits} bytes wait for a client, and {len} more are over limits.output = {}: wait for the writer's Demand",
                 conn.peer,
@@ -227,17 +241,60 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             );
             return self.break_off(to);
         }
-        self.with_tx(to.conn, |tx| tx.chunk(bytes));
+        self.put_piece(to.conn, bytes);
         let waits = self.output_of(to.conn);
         flow.buffered.set(waits.max(flow.buffered.get()));
     }
 
+    /// Frames a piece of a body, as the connection's protocol has it.
+    fn put_piece(&mut self, id: ConnId, bytes: Body<'_>) {
+        let own = self.address(id);
+        let mut after: &[u8] = b"";
+        if let Some(conn) = self.conns.get_mut(id) {
+            let key = conn.upstream().map(|key| key as usize);
+            let out = &mut Output {
+                cork: match own {
+                    true => &mut self.cork,
+                    false => &mut self.spare,
+                },
+                backlog: &mut conn.backlog,
+            };
+            let dialled = key.and_then(|key| self.dialled.get_mut(key));
+            let frame = |len, out: &mut Vec<u8>| match dialled {
+                Some(dialled) => dialled.client.frame_body(len, out),
+                None => conn.http.frame_body(len, out),
+            };
+            let n;
+            match bytes {
+                Body::Owned(bytes) => {
+                    (n, after) = frame(bytes.len(), out.cork);
+                    out.put_shared(bytes.slice(..n));
+                }
+                Body::Borrowed(bytes) => {
+                    (n, after) = frame(bytes.len(), out.cork);
+                    match n >= LARGE && !own {
+                        true => self.write_through(id, &bytes[..n]),
+                        false => out.cork.extend_from_slice(&bytes[..n]),
+                    }
+                }
+                // Nobody sends these in pieces.
+                Body::File(_) | Body::Parts(_) => {}
+            }
+        }
+        match own {
+            true => self.cork.extend_from_slice(after),
+            false => self.spare.extend_from_slice(after),
+        }
+        self.addressed(id);
+    }
+
     /// What waits to be sent on a connection, that of its present run included.
     pub(super) fn output_of(&self, id: ConnId) -> usize {
-        let corked = if self.running == Some(id) {
-            self.cork.len()
-        } else {
-            0
+        let id_is = |other: Option<ConnId>| other == Some(id);
+        let corked = match (id_is(self.running), id_is(self.partner)) {
+            (true, _) => self.cork.len(),
+            (false, true) => self.spare.len(),
+            (false, false) => 0,
         };
         let conn = self.conns.get(id);
         conn.map_or(0, |conn| conn.backlog.bytes()) + corked
@@ -249,6 +306,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let is_alone = self
             .exchange_of(to)
             .is_some_and(|exchange| !exchange.follows);
+        if self.partner == Some(to.conn) {
+            self.part();
+        }
         if is_alone && let Some(conn) = self.conns.get_mut(to.conn) {
             conn.backlog.clear();
         }
@@ -302,15 +362,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let ask = !std::mem::replace(&mut served.failed, true);
         self.fields = fields;
         // `fail` writes into the cork, which is another connection's unless this one is running.
-        let own = self.running == Some(to.conn);
+        let own = self.address(to.conn);
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
         }
         let answered = self.fail(to.conn, start, Failure::new(kind, why), ask);
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
-            self.seal_spare(to.conn);
         }
+        self.addressed(to.conn);
         if answered {
             self.complete(to.conn, false);
         }

@@ -261,7 +261,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         id: ConnId,
         call: impl FnOnce(&mut dyn Socket<S>, &mut Ctx<'_, S>, &mut WebSocket<'_>),
     ) {
-        let own = self.running == Some(id);
+        let own = self.address(id);
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
         }
@@ -293,9 +293,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
-            self.seal_spare(id);
         }
-        self.wake(id);
+        self.addressed(id);
         self.settle();
     }
 

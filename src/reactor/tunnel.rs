@@ -12,11 +12,11 @@ use super::conn::{Conn, Role};
 use super::io::Stop;
 use super::upstream::Dialled;
 use crate::app::response::Tx;
+use crate::base::backlog::LARGE;
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, StreamRef};
 use crate::net::Net;
 use crate::proto::h1::answer::FieldBlock;
-use bytes::Bytes;
 use std::time::Duration;
 
 pub(super) struct Tunnel {
@@ -104,11 +104,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         tunnel.active = now;
         let other = tunnel.sides[1 - own].id;
-        if !input.is_empty()
-            && let Some(conn) = self.conns.get_mut(other)
-        {
-            conn.backlog.push(Bytes::copy_from_slice(input));
-            self.drain_backlog(other);
+        if !input.is_empty() && self.conns.get(other).is_some() {
+            self.address(other);
+            match input.len() >= LARGE {
+                true => self.write_through(other, input),
+                false => self.spare.extend_from_slice(input),
+            }
+            self.addressed(other);
         }
         let begins_to_wait = |conn: &Conn| !conn.waits && !conn.backlog.is_empty();
         if self.conns.get(other).is_some_and(begins_to_wait) {

@@ -15,9 +15,8 @@ use super::conn::{Conn, Role};
 use super::exchange::{Exchange, Side, Upload};
 use super::groups::MOVED;
 use super::io::Stop;
-use crate::app::body::Body;
 use crate::app::ctx::Timer;
-use crate::app::fetch::{FetchError, Fetching, Reached, Stage, Try};
+use crate::app::fetch::{FetchError, Fetching, Outgoing, Reached, Stage, Try};
 use crate::app::named::NO_ADDRESS;
 use crate::app::outbox::Flow;
 use crate::app::stream::Aborted;
@@ -326,17 +325,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(key) = self.conns.get(id).and_then(Conn::upstream) else {
             return;
         };
+        if self.core.fetches.get_mut(fetch).is_none() {
+            // Nobody wants it any more.
+            return self.give_back(id);
+        }
+        let own = self.address(id);
         let (Some(dialled), Some(fetching)) = (
             self.dialled.get_mut(key as usize),
             self.core.fetches.get_mut(fetch),
         ) else {
-            // Nobody wants it any more.
-            return self.give_back(id);
+            return self.addressed(id);
         };
         let Some(upstream) = self.core.upstreams.get_mut(dialled.group) else {
-            return;
+            return self.addressed(id);
         };
-        let own = self.running == Some(id);
         let cork = match own {
             true => &mut self.cork,
             false => &mut self.spare,
@@ -368,6 +370,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         {
             fetching.hedge_at = Some(now + after);
         }
+        let has_body = !matches!(fetching.fetch.body, Outgoing::Nothing);
         if dialled.pooled {
             upstream.started(dialled.server);
         }
@@ -378,26 +381,20 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             stream,
             side: Side::Asked(fetch),
             upload: Upload::Undecided,
-            flow: Some(Flow::new(self.limits.high_water)),
+            flow: has_body.then(|| Flow::new(self.limits.high_water)),
             follows: false,
             on_abort: Vec::new(),
             on_drain: Vec::new(),
-            feeders: Vec::new(),
+            feeders: SmallVec::new(),
         };
         let exchange = self.exchanges.insert(exchange) as u32;
         if let Some(conn) = self.conns.get_mut(id) {
             conn.exchange = Some(exchange);
             (conn.held, conn.wrote) = (false, false);
         }
-        self.seal_spare(id);
+        self.addressed(id);
         self.arm_fetch(fetch);
         self.send_body(fetch, stream);
-        if own {
-            return;
-        }
-        self.drain_backlog(id);
-        let deadline = self.upstream_deadline(id);
-        self.arm(id, deadline);
     }
 
     /// When the present wait for an upstream is over.
@@ -467,6 +464,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
     /// Takes events from what an upstream sends.
     pub(super) fn serve_upstream(&mut self, id: ConnId, input: &mut &[u8]) -> Stop {
         loop {
+            self.rewoken = false;
             if self.commands_left == 0 {
                 self.wake(id);
                 return Stop::Wait;
@@ -475,7 +473,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 return Stop::Over;
             };
             let Some(key) = conn.upstream() else {
-                // It has become something else.
+                // It has become something else, which takes what is left of the input.
+                self.wake(id);
                 return Stop::Switched;
             };
             if conn.held {
@@ -638,10 +637,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let is_uploaded = |fetching: &mut Fetching<S>| fetching.upload.is_none();
         let is_uploaded = self.core.fetches.get_mut(fetch).is_none_or(is_uploaded);
-        let waits = self.running == Some(id) && !self.cork.is_empty();
+        let waits = self.output_of(id) > 0;
         match self.conns.get(id) {
             Some(conn) if conn.wrote => {
-                let is_out = conn.backlog.is_empty() && !waits && !conn.broken;
+                let is_out = !waits && !conn.broken;
                 match is_out && is_uploaded {
                     true => Sent::Whole,
                     false => Sent::Partly,
@@ -666,44 +665,6 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             .is_some_and(|exchange| matches!(exchange.side, Side::Asked(_)))
     }
 
-    /// A piece of a request's body.
-    pub(super) fn write_request(&mut self, to: StreamRef, bytes: Body<'_>) {
-        let id = to.conn;
-        let Some(key) = self.conns.get(id).and_then(Conn::upstream) else {
-            return;
-        };
-        let Some(dialled) = self.dialled.get_mut(key as usize) else {
-            return;
-        };
-        let own = self.running == Some(id);
-        let len = usize::try_from(bytes.len()).unwrap_or(usize::MAX);
-        let (n, after) = dialled.client.frame_body(
-            len,
-            match own {
-                true => &mut self.cork,
-                false => &mut self.spare,
-            },
-        );
-        self.with_tx(id, |tx| {
-            match bytes {
-                Body::Owned(bytes) => tx.out.put_shared(bytes.slice(..n)),
-                Body::Borrowed(bytes) => tx.out.cork.extend_from_slice(&bytes[..n]),
-                Body::File(_) | Body::Parts(_) => {}
-            }
-            tx.out.cork.extend_from_slice(after);
-        });
-        if !own {
-            self.drain_backlog(id);
-        }
-        let waits = self.output_of(id);
-        if let Some(flow) = self
-            .exchange_of(to)
-            .and_then(|exchange| exchange.flow.clone())
-        {
-            flow.buffered.set(waits);
-        }
-    }
-
     /// The end of a request's body.
     pub(super) fn end_request(&mut self, to: StreamRef) {
         let now = self.now;
@@ -714,15 +675,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let Some(key) = self.conns.get(id).and_then(Conn::upstream) else {
             return;
         };
+        let own = self.address(id);
         let Some(dialled) = self.dialled.get_mut(key as usize) else {
-            return;
+            return self.addressed(id);
         };
         let fetching = match dialled.is {
             Is::Busy(fetch) => self.core.fetches.get_mut(fetch),
             _ => None,
         };
         let trailers = fetching.map_or(&b""[..], |fetching| fetching.trailers.lines());
-        let own = self.running == Some(id);
         let is_whole = dialled.client.end_request(
             trailers,
             match own {
@@ -731,16 +692,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             },
             now,
         );
+        self.addressed(id);
         if !is_whole {
             let why = "its request's body ended short of what was announced";
-            return self.end_upstream(id, FetchError::Request(why));
+            self.end_upstream(id, FetchError::Request(why));
         }
-        if !own && !self.spare.is_empty() {
-            self.seal_spare(id);
-            self.drain_backlog(id);
-        }
-        let deadline = self.upstream_deadline(id);
-        self.arm(id, deadline);
     }
 
     /// Nobody will read an answer's body: a short rest is read and dropped, for the connection's sake.

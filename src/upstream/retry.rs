@@ -485,14 +485,13 @@ fn most_in(bucket: u32) -> u64 {
 /// What was sent of a request's body, for sending it again: up to a bound.
 ///
 /// ```
-/// use loopwright::Bytes;
 /// use loopwright::upstream::retry::{Body, Replay};
 ///
 /// let mut kept = Replay::new(8);
-/// assert!(kept.push(&Bytes::from_static(b"four")));
+/// assert!(kept.push(b"four"));
 /// let second = kept.clone(); // shares what is in it
 /// assert_eq!(second.at(2), "ur");
-/// assert!(!kept.push(&Bytes::from_static(b"five!")));
+/// assert!(!kept.push(b"five!"));
 /// assert_eq!((kept.body(), kept.len()), (Body::Gone, 0));
 /// ```
 #[derive(Clone, Debug)]
@@ -525,8 +524,8 @@ impl Replay {
         }
     }
 
-    /// Keeps what comes next. `false`: it goes beyond the bound, and all is gone.
-    pub fn push(&mut self, part: &Bytes) -> bool {
+    /// Keeps a copy of what comes next. `false`: it goes beyond the bound, none is made, and all is gone.
+    pub fn push(&mut self, part: &[u8]) -> bool {
         if self.state == State::Gone {
             return false;
         }
@@ -539,10 +538,9 @@ impl Replay {
         match self.parts.last_mut() {
             _ if part.is_empty() => {}
             Some(last) if small && last.len() < SMALL => {
-                *last = [&last[..], &part[..]].concat().into();
+                *last = [&last[..], part].concat().into();
             }
-            _ if small => self.parts.push(Bytes::copy_from_slice(part)),
-            _ => self.parts.push(part.clone()),
+            _ => self.parts.push(Bytes::copy_from_slice(part)),
         }
         true
     }
@@ -847,7 +845,7 @@ mod tests {
     fn a_replay_is_what_was_sent_or_it_is_gone() {
         let mut replay = Replay::new(10_000);
         assert_eq!(replay.body(), Body::Replayable);
-        // A small part is copied, for what it was cut from may be large.
+        // A part is copied, for what it was cut from may be large.
         let cut = Bytes::from(vec![b'c'; 1 << 20]).slice(..10);
         let mut alone = Replay::new(10);
         assert!(alone.push(&cut) && alone.at(0) == cut && alone.at(0).as_ptr() != cut.as_ptr());
@@ -869,7 +867,7 @@ mod tests {
         }
         assert_eq!((again, replay.len()), (sent.clone(), sent.len()));
         // A clone shares the bytes.
-        assert_eq!(replay.clone().at(16).as_ptr(), large.as_ptr());
+        assert_eq!(replay.clone().at(16).as_ptr(), replay.at(16).as_ptr());
         assert!(!replay.is_whole());
         let fits = Bytes::from(vec![0; 10_000 - sent.len()]);
         assert!(replay.push(&fits));

@@ -97,6 +97,19 @@ fn connections_that_fail_at_once_are_no_more_than_tries() {
 }
 
 #[test]
+fn what_comes_with_the_switch_is_passed_on_at_once() {
+    let mut world = World::of(Upstream::new(["10.0.0.0:80"]));
+    let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+    let client = world.ask(upgrade);
+    let server = world.net().dialled().expect("a connection");
+    world.say(
+        server,
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nfrom the server",
+    );
+    assert!(world.heard(client).ends_with("\r\n\r\nfrom the server"));
+}
+
+#[test]
 fn time_for_which_a_client_holds_an_answer_is_not_the_servers() {
     let timeouts = UpstreamTimeouts {
         read: Duration::from_secs(2),

@@ -117,11 +117,17 @@ pub struct Rules {
     /// Of the answer's.
     pub response: Edits,
     pseudonym: String,
+    /// What is added to `Via`, behind whoever speaks HTTP/1.0 and for any other.
+    via: [String; 2],
 }
 
 impl Rules {
     /// Those that hold where nothing is said. `pseudonym` is our name in `Via`: a token, or a host.
     pub fn new(pseudonym: &str) -> Rules {
+        let pseudonym = match pseudonym.bytes().all(|b| b.is_ascii_graphic() && b != b',') {
+            true if !pseudonym.is_empty() => pseudonym,
+            _ => "loopwright",
+        };
         Rules {
             path: Rewrite::default(),
             host: HostRule::default(),
@@ -129,10 +135,8 @@ impl Rules {
             visits: MAX_VISITS,
             request: Edits::default(),
             response: Edits::default(),
-            pseudonym: match pseudonym.bytes().all(|b| b.is_ascii_graphic() && b != b',') {
-                true if !pseudonym.is_empty() => pseudonym.to_string(),
-                _ => "loopwright".to_string(),
-            },
+            via: ["1.0", "1.1"].map(|version| format!("{version} {pseudonym}")),
+            pseudonym: pseudonym.to_string(),
         }
     }
 }
@@ -782,12 +786,8 @@ impl Rules {
         if visits > self.visits {
             return Err(Stop::Loop);
         }
-        out.extend_from_slice(match incoming.http_10 {
-            true => b"via: 1.0 ",
-            false => b"via: 1.1 ",
-        });
-        out.extend_from_slice(self.pseudonym.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        let via = &self.via[usize::from(!incoming.http_10)];
+        line(out, b"via", via.as_bytes());
         self.announce(out, incoming);
         for (name, value) in &self.request.written {
             out.extend_from_slice(name.as_bytes());
@@ -896,10 +896,7 @@ impl Rules {
                 push(name, value);
             }
         }
-        scratch.clear();
-        scratch.extend_from_slice(if minor == 0 { b"1.0 " } else { b"1.1 " });
-        scratch.extend_from_slice(self.pseudonym.as_bytes());
-        push(b"via", scratch);
+        push(b"via", self.via[usize::from(minor != 0)].as_bytes());
         for (name, value) in &self.response.written {
             scratch.clear();
             value.write(scratch, incoming);
