@@ -182,8 +182,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
-    /// One side is cut: so is the other, but that what a client has to get yet, answers before the tunnel perhaps, goes
-    /// out first.
+    /// One side is cut: so is the other.
     pub(super) fn end_tunnel(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -192,18 +191,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         conn.role = Role::Http;
         if let Some(tunnel) = self.tunnels.try_remove(key as usize) {
             for side in tunnel.sides {
-                if side.id == id {
-                    continue;
-                }
-                match self.conns.get_mut(side.id) {
-                    Some(conn) if !conn.ours && !conn.backlog.is_empty() => {
-                        (conn.role, conn.held) = (Role::Http, false);
-                        // It is told that this is no orderly end.
-                        conn.reset = true;
-                        conn.http.abort();
-                        self.wake(side.id);
-                    }
-                    _ => self.cut(side.id, "the other side of its tunnel is gone"),
+                if side.id != id {
+                    self.cut(side.id, "the other side of its tunnel is gone");
                 }
             }
         }
