@@ -2,7 +2,11 @@
 
 use loopwright::service::proxy::Proxy;
 use loopwright::sim::{Client, Faults, SimNet};
-use loopwright::{App, PoolLimits, Retries, Server, Target, Upstream, UpstreamTimeouts};
+use loopwright::{
+    App, Fetch, FetchError, PoolLimits, Retries, Server, Target, Upstream, UpstreamTimeouts,
+};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 pub(crate) const CALM: Faults = Faults {
@@ -193,4 +197,49 @@ fn an_interim_answers_connection_is_not_the_clients() {
     let heard = world.heard(client);
     let interim = heard.split("\r\n\r\n").next().unwrap_or("");
     assert_eq!(interim, "HTTP/1.1 103 Early Hints\r\nlink: </a>");
+}
+
+#[test]
+fn all_that_is_asked_for_an_answer_ends_with_it() {
+    let mut app = App::new();
+    app.upstream("app", Upstream::new(TWO));
+    let kept = Rc::new(RefCell::new(Vec::new()));
+    app.any("/", move |cx, _, res| {
+        let res = res.defer();
+        for path in ["/one", "/two"] {
+            cx.fetch("app", Fetch::get(path).answering(&res), |_, _| {});
+        }
+        kept.borrow_mut().push(res);
+    });
+    let mut world = World(Server::simulate(SimNet::new(1, CALM), app, ()).expect("a server"));
+    let client = world.ask(GET);
+    let servers = [(); 2].map(|()| world.net().dialled().expect("a connection"));
+    assert_eq!(world.0.under_way().fetches, 2);
+    world.net().reset(client);
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.0.under_way().fetches, 0);
+    assert!(servers.iter().all(|one| world.net().is_released(*one)));
+}
+
+#[test]
+fn what_took_too_long_is_told_with_its_setting() {
+    let total = Duration::from_secs(2);
+    let timeouts = UpstreamTimeouts {
+        total,
+        ..UpstreamTimeouts::default()
+    };
+    let mut app = App::new();
+    app.upstream("app", Upstream::new(TWO).timeouts(timeouts));
+    Proxy::to("app").on(&mut app, "/{*rest}");
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let log = told.clone();
+    app.after(move |_, done| {
+        let error = done.upstream().and_then(|upstream| upstream.error.clone());
+        log.borrow_mut().extend(error);
+    });
+    let mut world = World(Server::simulate(SimNet::new(1, CALM), app, ()).expect("a server"));
+    let client = world.ask(GET);
+    world.pass(Duration::from_secs(3));
+    assert!(world.heard(client).starts_with("HTTP/1.1 504 "));
+    assert_eq!(*told.borrow(), [FetchError::Deadline(total)]);
 }

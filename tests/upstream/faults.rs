@@ -1036,15 +1036,16 @@ fn trailers_of_an_answer() {
     }
 }
 
-/// A server that answers while it reads is sent the rest; one that refuses, and says that it closes, is not.
+/// A server that answers while it reads is sent the rest; one that refuses, and will close, is not (RFC 9112 §9.5).
 #[test]
 fn an_answer_before_the_end_of_its_request() {
-    for (status, field, goes_on) in [
-        ("200 OK", "", true),
-        ("403 Forbidden", "", true),
-        ("403 Forbidden", "connection: close|", false),
+    for (first, fields, goes_on) in [
+        ("HTTP/1.1 200 OK", "", true),
+        ("HTTP/1.1 200 OK", "connection: close|", true),
+        ("HTTP/1.1 403 Forbidden", "", true),
+        ("HTTP/1.1 403 Forbidden", "connection: close|", false),
     ] {
-        let head = format!("HTTP/1.1 {status}|{field}transfer-encoding: chunked||1|a|");
+        let head = format!("{first}|{fields}transfer-encoding: chunked||1|a|");
         let (head, last): (&'static str, _) = (head.leak(), "1|b|0||");
         let behind = Faulty::start(move |_| {
             vec![
@@ -1063,13 +1064,15 @@ fn an_answer_before_the_end_of_its_request() {
         std::thread::sleep(Duration::from_millis(200));
         raw.send(&bytes("3|def|0|x-sum: 1||"));
         let answer = raw.answer(false).expect("an answer");
-        assert_eq!(
-            (answer.first.as_str(), answer.body.as_str()),
-            (&*format!("HTTP/1.1 {status}"), "ab")
-        );
+        assert_eq!((answer.first.as_str(), answer.body.as_str()), (first, "ab"));
         let received = behind.received().concat();
         let is_whole = received.ends_with(&bytes("3|def|0|x-sum: 1||"));
-        assert_eq!(is_whole, goes_on, "{}", String::from_utf8_lossy(&received));
+        assert_eq!(
+            is_whole,
+            goes_on,
+            "{first} {fields}: {}",
+            String::from_utf8_lossy(&received)
+        );
     }
 }
 
@@ -1092,4 +1095,26 @@ fn silence_on_both_sides_of_an_answer_that_came_early() {
         assert_eq!(got.outcome(false), "200 cutx", "{rest}");
         crate::support::wait_until("the upstream's connection ends", || behind.open() == 0);
     }
+}
+
+/// One that refuses and closes at once resets the connection, for what it has not read: its answer is passed on all the
+/// same, and it is not thought to have failed.
+#[test]
+fn a_refusal_in_the_face_of_its_request() {
+    const LARGE: &str = "HTTP/1.1 413 Large|connection: close|content-length: 5||large";
+    let pause = Duration::from_millis(10);
+    let behind =
+        [(); 2].map(|()| Faulty::start(move |_| vec![Head, Wait(pause), Send(LARGE), Reset]));
+    let servers = behind.each_ref().map(|server| server.address);
+    let proxy = proxy(&config(&servers, ""));
+    let body = vec![b'x'; 3 << 20];
+    for number in 0..20 {
+        let mut raw = Raw::connect(proxy.address);
+        raw.send(&bytes("POST /a HTTP/1.1|host: a|content-length: 3145728||"));
+        raw.send(&body);
+        let answer = raw.answer(false).expect("an answer");
+        let got = (answer.status(), answer.body.as_str());
+        assert_eq!(got, (413, "large"), "{number}: {}", proxy.log());
+    }
+    assert!(!proxy.log().contains("ejected"), "{}", proxy.log());
 }
