@@ -203,7 +203,12 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 if side.id == id {
                     continue;
                 }
-                // What waits for it goes out yet: the last words, or an answer to a request before.
+                if side.id == sides[1].id {
+                    // Its place is free from here on.
+                    self.cut(side.id, "the other side of its tunnel is gone");
+                    continue;
+                }
+                // What waits for the client goes out yet: the last words, or an answer to a request before.
                 if let Some(conn) = self.conns.get_mut(side.id) {
                     conn.role = Role::Http;
                     conn.http.abort();
