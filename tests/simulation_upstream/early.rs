@@ -1,7 +1,7 @@
 //! Answers that come before their request is whole, and what becomes of the rest of it.
 
 use crate::sure::{ANSWER, CALM, GET, TWO, World};
-use loopwright::sim::Client;
+use loopwright::sim::{Client, Faults};
 use loopwright::{Balance, PoolLimits, Retries, Upstream};
 use std::time::Duration;
 
@@ -226,5 +226,38 @@ fn a_body_waits_until_it_is_known_that_its_server_is_gone() {
         assert!(unchunked(body).as_ref() == Ok(&sent), "seed {seed}");
         world.say(second, ANSWER);
         assert!(world.hears(client, "hi"), "seed {seed}");
+    }
+}
+
+/// One side takes nothing: what goes the other way passes all the same, and no more is held than `limits.high_water`
+/// and a read.
+#[test]
+fn each_way_of_an_exchange_is_held_back_on_its_own() {
+    for is_client_deaf in [true, false] {
+        let faults = Faults {
+            send_buffer: (1000, 1000),
+            ..CALM
+        };
+        let mut world = World::with(Upstream::new(ONE), 1, faults);
+        let client = world.ask("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\n");
+        let server = world.net().dialled().expect("a connection");
+        world.say(server, "HTTP/1.1 200 OK\r\ncontent-length: 900000\r\n\r\n");
+        assert!(world.hears(client, "\r\n\r\n"));
+        let (deaf, hearing) = match is_client_deaf {
+            true => (client, server),
+            false => (server, client),
+        };
+        world.net().stall(deaf, true);
+        world.net().send(hearing, &[b'x'; 899_999]);
+        for number in 0..5 {
+            world.say(deaf, &piece(number));
+            assert!(world.hears(hearing, &piece(number)), "{is_client_deaf}");
+            let most = world.0.held().map(|held| held.output).max();
+            assert!(most <= Some(65_536 + 128 * 1024), "{most:?}");
+        }
+        assert!(world.net().unread(hearing) > 500_000);
+        world.net().stall(deaf, false);
+        world.say(hearing, "y");
+        assert!(world.hears(deaf, "xy"), "{is_client_deaf}");
     }
 }
