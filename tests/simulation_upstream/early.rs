@@ -197,15 +197,21 @@ fn a_server_that_refuses_and_is_gone_has_answered() {
             "seed {seed}: {heard}"
         );
     }
-    assert!(judged > 20, "{judged}");
+    assert!(judged > 10, "{judged}");
 }
 
 /// A server breaks the connection without an answer: what it was sent is kept, and no more of the body is taken until it
 /// goes to another.
 #[test]
 fn a_body_waits_until_it_is_known_that_its_server_is_gone() {
+    // What one read takes is not more than what is kept; all of it is.
+    let retries = Retries {
+        replay: PIECES * PIECE - 1,
+        ..Retries::default()
+    };
     for seed in 0..100 {
-        let mut world = World::with(Upstream::new(TWO), seed, CALM);
+        let upstream = Upstream::new(TWO).retries(retries.clone());
+        let mut world = World::with(upstream, seed, CALM);
         let client = world.ask(HEAD);
         world.say(client, &chunk(0));
         world.pass(Duration::from_millis(50));
