@@ -534,9 +534,9 @@ impl Origin {
             },
             Origin::Known(Target::Unix(_)) => "localhost".to_string(),
             Origin::Name { host, port } | Origin::Each { host, port } => {
-                authority(host.clone(), *port)
+                authority(host.trim_end_matches('.').to_string(), *port)
             }
-            Origin::Srv(name) => name.clone(),
+            Origin::Srv(name) => name.trim_end_matches('.').to_string(),
         }
     }
 
@@ -582,7 +582,7 @@ impl std::str::FromStr for Origin {
         if let Some(name) = text.strip_prefix("srv:") {
             let is_name = name.starts_with('_') && name.contains('.') && is_host(name);
             return match is_name {
-                true => Ok(Origin::Srv(name.trim_end_matches('.').to_string())),
+                true => Ok(Origin::Srv(name.to_string())),
                 false => Err(want.to_string()),
             };
         }
@@ -629,7 +629,8 @@ impl std::str::FromStr for Origin {
             return Err(want.to_string());
         }
         Ok(Origin::Name {
-            host: host.trim_end_matches('.').to_ascii_lowercase(),
+            // A dot at its end says that no search domain goes behind it.
+            host: host.to_ascii_lowercase(),
             port,
         })
     }
@@ -667,6 +668,13 @@ mod tests {
             let origin: Origin = text.parse().unwrap_or_else(|why| panic!("{text}: {why}"));
             assert_eq!(origin.host(), host, "{text}");
         }
+        let question = |text: &str| text.parse::<Origin>().unwrap().question().unwrap();
+        for text in ["app.internal.:81", "dns:app.internal.:81"] {
+            let (name, port) = ("app.internal.".to_string(), 81);
+            assert_eq!(question(text), Question::Host { name, port });
+        }
+        let name = "_http._tcp.app.".to_string();
+        assert_eq!(question("srv:_http._tcp.app."), Question::Service { name });
         for bad in [
             "",
             "a",
