@@ -61,6 +61,7 @@ pub mod sim;
 #[doc(hidden)]
 pub mod upstream;
 
+pub use app::awaits::{AsyncSocket, Chunks, Elapsed, asynchronous_socket};
 pub use app::body::Body;
 pub use app::ctx::{Ctx, OffloadError, TimerId};
 pub use app::events::{Encoded, Event, Events, Replay};
@@ -70,6 +71,7 @@ pub use app::handshake::{Compression, Handshake};
 pub use app::link::{Link, LinkHandle};
 pub use app::lookups::Lookups;
 pub use app::mailbox::{Handle, PostError};
+pub use app::owned::{OwnedFetched, OwnedMessage, OwnedRequest};
 pub use app::publish::{Bus, Publication, Subscribes, Subscription, TopicError};
 pub use app::request::Request;
 pub use app::response::{Responder, Response};
@@ -79,6 +81,9 @@ pub use app::slow::{Sent, Slow};
 pub use app::stats::LoopStats;
 pub use app::status::{ServerStatus, UpstreamStatus};
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
+pub use app::task::{
+    Call, Resolver, SpawnError, Task, TaskError, TaskHandle, asynchronous, asynchronous_stream,
+};
 pub use app::upstream::{
     Backend, Introduction, Retries, Upstream, UpstreamLimits, UpstreamTimeouts,
 };

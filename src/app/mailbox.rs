@@ -1,11 +1,13 @@
 //! Floor 2. The one door from other threads into the loop.
 
 use super::ctx::Ctx;
+use crate::base::id::TaskId;
 use crate::net::Waker;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 pub(crate) type PostedCall<S> = Box<dyn FnOnce(&mut Ctx<'_, S>) + Send>;
 
@@ -25,12 +27,18 @@ pub(crate) struct Mailbox<S> {
     pending: AtomicBool,
     /// A stop was asked for.
     stopping: AtomicBool,
+    /// Tasks were woken since the loop last looked.
+    has_woken: AtomicBool,
     waker: Waker,
     limit: AtomicUsize,
+    /// The loop's thread: from there it need not be woken, for it is awake.
+    home: ThreadId,
 }
 
 struct State<S> {
     queue: VecDeque<Post<S>>,
+    /// Each task at most once: see `Alarm`.
+    woken: Vec<TaskId>,
     closed: bool,
 }
 
@@ -38,14 +46,17 @@ impl<S> Mailbox<S> {
     pub(crate) fn new(waker: Waker, limit: usize) -> Mailbox<S> {
         let state = Mutex::new(State {
             queue: VecDeque::new(),
+            woken: Vec::new(),
             closed: false,
         });
         Mailbox {
             state,
             pending: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            has_woken: AtomicBool::new(false),
             waker,
             limit: AtomicUsize::new(limit),
+            home: thread::current().id(),
         }
     }
 
@@ -94,7 +105,28 @@ impl<S> Mailbox<S> {
     }
 
     pub(crate) fn is_pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire)
+        self.pending.load(Ordering::Acquire) || self.has_woken.load(Ordering::Acquire)
+    }
+
+    /// A task has something to do. From any thread; from the loop's own without a system call.
+    pub(crate) fn wake_task(&self, task: TaskId) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        state.woken.push(task);
+        drop(state);
+        let is_first = !self.has_woken.swap(true, Ordering::AcqRel);
+        if is_first && thread::current().id() != self.home {
+            (self.waker)();
+        }
+    }
+
+    /// Tasks that were woken, in that order.
+    pub(crate) fn take_woken(&self, into: &mut VecDeque<TaskId>) {
+        if self.has_woken.swap(false, Ordering::AcqRel) {
+            into.extend(self.lock().woken.drain(..));
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -105,6 +137,7 @@ impl<S> Mailbox<S> {
         let left = {
             let mut state = self.lock();
             state.closed = true;
+            state.woken = Vec::new();
             std::mem::take(&mut state.queue)
         };
         drop(left); // outside the lock: a closure's drop may post again

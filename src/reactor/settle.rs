@@ -34,7 +34,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             } else if let Some(command) = self.outbox.pop() {
                 self.commands_left -= 1;
                 self.settle_command(command);
-            } else {
+            } else if !self.poll_next() {
                 break;
             }
         }
@@ -66,6 +66,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     self.wake(to.conn);
                 }
             }
+            Job::Call(call) => self.call("a task's call", call),
             Job::Fetch(fetch) => self.begin_fetch(fetch),
             Job::RunGroup(group) => self.run_group(group),
             Job::LookedUp {
@@ -104,12 +105,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Command::Chunk { to, bytes } => self.write_piece(to, Body::Owned(bytes)),
             Command::End { to, trailers } => self.end_answer(to, &trailers),
             Command::Abort { to } => self.abort_answer(to),
-            Command::Unanswered { to, fields } => self.unanswered(
-                to,
-                fields,
-                FailureKind::Unanswered,
-                "the responder was dropped unanswered",
-            ),
+            Command::Unanswered { to, fields } => {
+                self.unanswered(
+                    to,
+                    fields,
+                    unanswered("the responder was dropped unanswered"),
+                );
+            }
+            Command::CancelTask(task) => self.cancel_task(task, false),
+            Command::ClientLeft(task) => self.cancel_task(task, true),
             Command::Pipe { from, to } => self.pipe(from, to),
             Command::Discard { from } if self.is_asked(from) => self.discard_answer(from),
             Command::Discard { from } => self.take_body(from, Upload::Discard),
@@ -165,7 +169,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         }
         if let Some(fault) = reply.fields.fault() {
-            return self.unanswered(to, reply.fields, FailureKind::Header, fault);
+            let failure = Failure::new(FailureKind::Header, fault);
+            return self.unanswered(to, reply.fields, failure);
         }
         let Reply {
             status,
@@ -190,7 +195,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         if let Some(fault) = fields.fault() {
             flow.closed.set(true);
-            return self.unanswered(to, fields, FailureKind::Header, fault);
+            let failure = Failure::new(FailureKind::Header, fault);
+            return self.unanswered(to, fields, failure);
         }
         let follows = self.output_of(to.conn) > 0;
         self.with_tx(to.conn, |tx| tx.begin(status, &fields, length));
@@ -279,19 +285,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return self.cut(to.conn, "its request was aborted");
         }
         if self.is_waiting(to) {
-            return self.unanswered(
-                to,
-                FieldBlock::default(),
-                FailureKind::Unanswered,
-                "the answer was aborted",
-            );
+            let failure = unanswered("the answer was aborted");
+            return self.unanswered(to, FieldBlock::default(), failure);
         }
         if self.exchange_of(to).is_some() {
             self.give_up(to.conn, "its answer was aborted");
         }
     }
 
-    fn unanswered(&mut self, to: StreamRef, fields: FieldBlock, kind: FailureKind, why: &str) {
+    pub(super) fn unanswered(&mut self, to: StreamRef, fields: FieldBlock, failure: Failure) {
         if !self.is_waiting(to) {
             return;
         }
@@ -306,7 +308,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
         }
-        let answered = self.fail(to.conn, start, Failure::new(kind, why), ask);
+        let answered = self.fail(to.conn, start, failure, ask);
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
             self.seal_spare(to.conn);
@@ -397,4 +399,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.wake(to.conn);
         }
     }
+}
+
+/// Nobody has answered.
+fn unanswered(why: &str) -> Failure {
+    Failure::new(FailureKind::Unanswered, why)
 }
