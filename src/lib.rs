@@ -12,9 +12,9 @@
 //!
 //! One thread, one poll, one slab of connections. Bytes come in, a state machine turns them into
 //! events, an event calls a registered callback, and what it answers goes out through a non-blocking
-//! buffer. There is no async runtime and no unsafe code. Handlers answer at once ([`Response`]), later
+//! buffer. There is no runtime beside it and no unsafe code. Handlers answer at once ([`Response`]), later
 //! ([`Responder`]), or piece by piece ([`BodyWriter`]); uploads arrive whole or as they come
-//! ([`Incoming`]); the loop itself is on loan to every callback ([`Ctx`]). Each bound has a default
+//! ([`Incoming`]), or as a future ([`asynchronous`]); the loop itself is on loan to every callback ([`Ctx`]). Each bound has a default
 //! ([`Limits`], [`Timeouts`]). The same server runs in a simulated world ([`sim`]), where a seed
 //! decides what the network does.
 //!
@@ -164,6 +164,8 @@ fn call_after(
 mod guides {
     #[doc = include_str!("../README.md")]
     struct Readme;
+    #[doc = include_str!("../docs/async.md")]
+    struct Async;
     #[doc = include_str!("../docs/bus.md")]
     struct Bus;
     #[doc = include_str!("../docs/embedding.md")]

@@ -2,7 +2,7 @@
 
 use futures_util::future::{Either, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use loopwright::sim::{Client, Faults, SimNet};
+use loopwright::sim::{self, Client, Faults, SimNet, Simulation, Template};
 use loopwright::{
     Aborted, App, BodyWriter, Fetch, Limits, OwnedRequest, Responder, Sent, Server, SpawnError,
     StatusError, Task, TaskError, TaskHandle, Timeouts, Upstream, asynchronous,
@@ -1130,6 +1130,120 @@ fn what_is_written_for_nobody_says_so() {
     assert_eq!((*world.state(), world.stats().tasks), (1, 0));
 }
 
+/// Clients, schedules and faults as they are drawn.
+#[test]
+fn whatever_clients_do() {
+    let all = |bodies: bool| {
+        move |request: &sim::Request, answer: &sim::Answer<'_>| {
+            let is_right = match bodies {
+                true => *answer.body == request.body[..],
+                false => &*answer.body == b"at last",
+            };
+            match answer.status {
+                // It had only closed its sending side, and is told so.
+                499 => Ok(()),
+                200 if request.by_head || is_right => Ok(()),
+                status => Err(format!(
+                    "{status}: {:?}",
+                    String::from_utf8_lossy(&answer.body)
+                )),
+            }
+        }
+    };
+    let app = |dropped: &Rc<Cell<i64>>| {
+        let dropped = dropped.clone();
+        let mut app: App<Rc<Cell<i64>>> = App::new();
+        // As many futures are made as are dropped.
+        let guard = move || {
+            dropped.set(dropped.get() - 1);
+            let dropped = dropped.clone();
+            Defer(Some(move || dropped.set(dropped.get() + 1)))
+        };
+        let guarded = guard.clone();
+        app.get(
+            "/slow/{ms}",
+            asynchronous(move |task: Task<Rc<Cell<i64>>>, req, res| {
+                let guard = guarded();
+                async move {
+                    let _guard = guard;
+                    let ms: u64 = req.param("ms").parse().unwrap_or(0);
+                    task.sleep(Duration::from_millis(ms % 50)).await;
+                    task.yield_now().await;
+                    let state = task.with(|cx| cx.state.get()).await;
+                    assert!(state < 0);
+                    res.text("at last");
+                }
+            }),
+        );
+        let guarded = guard.clone();
+        app.post(
+            "/whole/{n}",
+            asynchronous(move |task, req, res| {
+                let guard = guarded();
+                async move {
+                    let _guard = guard;
+                    task.yield_now().await;
+                    res.bytes(req.body_bytes());
+                }
+            }),
+        );
+        app.stream(
+            "POST",
+            "/echo/{n}",
+            asynchronous_stream(move |task, _, res, body| {
+                let guard = guard();
+                async move {
+                    let _guard = guard;
+                    let (mut chunks, out) = (task.chunks(body), res.stream());
+                    while let Some(chunk) = chunks.next().await {
+                        task.write(&out, chunk?).await?;
+                    }
+                    Ok::<_, Aborted>(())
+                }
+            }),
+        );
+        app
+    };
+    let simulation = Simulation::new(|| Rc::new(Cell::new(0)), app)
+        .ask(
+            Template::new("GET", "/slow/{n}")
+                .check(all(false))
+                .may_fail(),
+        )
+        .ask(
+            Template::new("POST", "/whole/{n}")
+                .body(0..=20_000)
+                .check(all(true))
+                .may_fail(),
+        )
+        .ask(
+            Template::new("POST", "/echo/{n}")
+                .body(0..=20_000)
+                .check(all(true))
+                .may_fail(),
+        )
+        .check(|left, _| match left.get() {
+            0 => Ok(()),
+            left => Err(format!("{} futures were not dropped", -left)),
+        });
+    let from = std::env::var("LOOPWRIGHT_SIM_FROM").map_or(0, |text| text.parse().unwrap());
+    let seeds = std::env::var("LOOPWRIGHT_SIM_SEEDS").map_or(150, |text| text.parse().unwrap());
+    if let Err(failure) = simulation.sweep(from..from + seeds) {
+        panic!("{failure}");
+    }
+}
+
+/// Calls it when dropped.
+struct Defer<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for Defer<F> {
+    fn drop(&mut self) {
+        if let Some(f) = self.0.take() {
+            f();
+        }
+    }
+}
+
 /// An upstream's part of the simulation: takes the request of each connection that is made, and answers it.
 fn upstream(world: &mut World, answers: &[(&str, &str)]) -> usize {
     let mut served = 0;
@@ -1342,13 +1456,11 @@ fn another_thread_wakes_a_task() {
             asynchronous(|task, _, res| async move {
                 let handle = task.handle();
                 let posted = task.call(move |_, done| {
-                    // What another thread posts may resolve what waits here.
-                    let waits = std::cell::RefCell::new(Some(done));
-                    let at = POSTED.with(|posted| posted.replace(waits.take()));
-                    assert!(at.is_none());
+                    // Kept on the loop, for what another thread posts.
+                    POSTED.set(Some(done));
                     std::thread::spawn(move || {
                         let resolve = |_: &mut loopwright::Ctx<'_>| {
-                            POSTED.with(|posted| posted.take().unwrap().resolve("posted"));
+                            POSTED.take().unwrap().resolve("posted");
                         };
                         handle.post(resolve).unwrap();
                     });

@@ -218,3 +218,45 @@ impl<S> fmt::Debug for Handle<S> {
         f.write_str("Handle")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn a_task_wakes_the_loop_from_other_threads_only() {
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = calls.clone();
+        let waker: Waker = Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let mailbox: Arc<Mailbox<()>> = Arc::new(Mailbox::new(waker, 1));
+        let task = |slot| TaskId {
+            slot,
+            generation: 1,
+        };
+        let taken = || {
+            let mut woken = VecDeque::new();
+            mailbox.take_woken(&mut woken);
+            woken.into_iter().map(|task| task.slot).collect::<Vec<_>>()
+        };
+        assert!(!mailbox.is_pending());
+        mailbox.wake_task(task(1));
+        assert!(mailbox.is_pending());
+        assert_eq!((calls.load(Ordering::Relaxed), taken()), (0, vec![1]));
+        assert!(!mailbox.is_pending());
+        let elsewhere = |slots: [u32; 2]| {
+            let mailbox = mailbox.clone();
+            let wake = move || slots.map(|slot| mailbox.wake_task(task(slot)));
+            std::thread::spawn(wake).join().unwrap();
+        };
+        // Once is enough until the loop has looked.
+        elsewhere([2, 3]);
+        assert_eq!((calls.load(Ordering::Relaxed), taken()), (1, vec![2, 3]));
+        elsewhere([4, 5]);
+        mailbox.close();
+        elsewhere([6, 7]);
+        assert_eq!((calls.load(Ordering::Relaxed), taken()), (2, vec![]));
+    }
+}

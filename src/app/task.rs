@@ -434,9 +434,9 @@ impl<S: 'static> Task<S> {
     /// this task has returned to the loop.
     ///
     /// ```
-    /// use loopwright::{App, asynchronous};
+    /// use loopwright::{App, Task, asynchronous};
     /// let mut app = App::<u64>::new();
-    /// app.get("/hits", asynchronous(|task, _, res| async move {
+    /// app.get("/hits", asynchronous(|task: Task<u64>, _, res| async move {
     ///     let hits = task.with(|cx| { *cx.state += 1; *cx.state }).await;
     ///     res.text(hits.to_string());
     /// }));
