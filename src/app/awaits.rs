@@ -6,7 +6,7 @@
 use super::ctx::{Ctx, Job, OffloadError};
 use super::failure::{Outcome, StatusError};
 use super::fetch::{Fetch, FetchError};
-use super::outbox::{Command, Outbox, SocketAct};
+use super::outbox::{Command, Outbox, Queue, SocketAct};
 use super::owned::{OwnedFetched, OwnedMessage, OwnedRequest};
 use super::routes::{App, Route};
 use super::slow::Sent;
@@ -16,8 +16,7 @@ use super::websocket::{Closed, Message, Socket, SocketHandle, WebSocket};
 use crate::base::id::StreamRef;
 use crate::proto::h1::body::Trailers;
 use bytes::Bytes;
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::panic::Location;
@@ -227,7 +226,7 @@ impl std::error::Error for Elapsed {}
 
 /// What comes piece by piece, between the callback that brings it and the future that takes it.
 struct Pipe<T, E> {
-    waiting: RefCell<VecDeque<T>>,
+    waiting: Queue<T>,
     /// Of what waits.
     bytes: Cell<usize>,
     /// Past that the source is held.
@@ -235,19 +234,21 @@ struct Pipe<T, E> {
     held: Cell<bool>,
     /// Nobody takes it any more.
     unwanted: Cell<bool>,
-    end: RefCell<Option<E>>,
+    ended: Cell<bool>,
+    end: Cell<Option<E>>,
     waker: Cell<Option<Waker>>,
 }
 
 impl<T, E> Default for Pipe<T, E> {
     fn default() -> Self {
         Pipe {
-            waiting: RefCell::default(),
+            waiting: Queue::default(),
             bytes: Cell::new(0),
             most: Cell::new(0),
             held: Cell::new(false),
             unwanted: Cell::new(false),
-            end: RefCell::new(None),
+            ended: Cell::new(false),
+            end: Cell::new(None),
             waker: Cell::new(None),
         }
     }
@@ -265,7 +266,7 @@ impl<T, E> Pipe<T, E> {
         if self.unwanted.get() {
             return false;
         }
-        self.waiting.borrow_mut().push_back(item);
+        self.waiting.push_back(item);
         self.bytes.set(self.bytes.get() + bytes);
         self.held.set(self.bytes.get() >= self.most.get());
         self.wake();
@@ -273,17 +274,19 @@ impl<T, E> Pipe<T, E> {
     }
 
     fn end(&self, how: E) {
-        self.end.borrow_mut().get_or_insert(how);
-        self.wake();
+        if !self.ended.replace(true) {
+            self.end.set(Some(how));
+            self.wake();
+        }
     }
 
     /// The next, and how many bytes that frees; `Ready(None)` at the end.
     fn poll(&self, cx: &Context<'_>, size: impl Fn(&T) -> usize) -> Poll<Option<T>> {
-        if let Some(item) = self.waiting.borrow_mut().pop_front() {
+        if let Some(item) = self.waiting.pop_front() {
             self.bytes.set(self.bytes.get() - size(&item));
             return Poll::Ready(Some(item));
         }
-        if self.end.borrow().is_some() {
+        if self.ended.get() {
             return Poll::Ready(None);
         }
         self.waker.set(Some(cx.waker().clone()));
@@ -297,7 +300,7 @@ impl<T, E> Pipe<T, E> {
 
     fn drop_all(&self) {
         self.unwanted.set(true);
-        self.waiting.take();
+        while self.waiting.pop_front().is_some() {}
     }
 }
 
@@ -334,10 +337,7 @@ impl Chunks {
         }
         match next {
             Some(chunk) => Some(Ok(chunk)),
-            None => match self.pipe.end.replace(Some(Ok(()))) {
-                Some(Err(why)) => Some(Err(why)),
-                _ => None,
-            },
+            None => self.pipe.end.take()?.err().map(Err),
         }
     }
 }
@@ -345,7 +345,7 @@ impl Chunks {
 impl Drop for Chunks {
     fn drop(&mut self) {
         self.pipe.drop_all();
-        if self.pipe.end.borrow().is_none() {
+        if !self.pipe.ended.get() {
             // An upstream's answer can be given up. A request's body is read to its end, and dropped.
             self.outbox.push(Command::Discard { from: self.from });
             self.resume.resume();
@@ -389,7 +389,7 @@ struct Conversation {
     pipe: Pipe<OwnedMessage, (u16, String)>,
     /// How often it has drained.
     drains: Cell<u64>,
-    writers: RefCell<Vec<Waker>>,
+    writers: Queue<Waker>,
 }
 
 /// A WebSocket, for a future: of [`App::ws_async`]. It ends with its task: closed with 1000 when that is over, with 1011
@@ -451,10 +451,10 @@ impl<S: 'static> AsyncSocket<S> {
             if drains.get() != before {
                 return Poll::Ready(Sent::Taken);
             }
-            if pipe.end.borrow().is_some() {
+            if pipe.ended.get() {
                 return Poll::Ready(Sent::Closed);
             }
-            writers.borrow_mut().push(cx.waker().clone());
+            writers.push_back(cx.waker().clone());
             Poll::Pending
         })
         .await
@@ -467,7 +467,10 @@ impl<S: 'static> AsyncSocket<S> {
 
     /// How it ended, if it has: code and reason, as [`Closed`] has them.
     pub fn closed(&self) -> Option<(u16, String)> {
-        self.conversation.pipe.end.borrow().clone()
+        let end = &self.conversation.pipe.end;
+        let how = end.take();
+        end.set(how.clone());
+        how
     }
 
     /// To send without waiting, and from elsewhere.
@@ -533,7 +536,7 @@ where
     let conversation = Rc::new(Conversation {
         pipe: Pipe::default(),
         drains: Cell::new(0),
-        writers: RefCell::default(),
+        writers: Queue::default(),
     });
     TaskSocket {
         begin: Some(begin),
@@ -609,8 +612,8 @@ impl<S: 'static> Socket<S> for TaskSocket<S> {
 /// RFC 6455 §7.4.1, IANA: overloaded.
 const TRY_AGAIN_LATER: u16 = 1013;
 
-fn wake_all(wakers: &RefCell<Vec<Waker>>) {
-    for waker in wakers.take() {
+fn wake_all(wakers: &Queue<Waker>) {
+    while let Some(waker) = wakers.pop_front() {
         waker.wake();
     }
 }

@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
 
 pub(crate) type PostedCall<S> = Box<dyn FnOnce(&mut Ctx<'_, S>) + Send>;
 
@@ -31,8 +30,8 @@ pub(crate) struct Mailbox<S> {
     has_woken: AtomicBool,
     waker: Waker,
     limit: AtomicUsize,
-    /// The loop's thread: from there it need not be woken, for it is awake.
-    home: ThreadId,
+    /// The loop waits for something to happen, or is about to: else a task needs no more than to be noted.
+    asleep: AtomicBool,
 }
 
 struct State<S> {
@@ -56,7 +55,7 @@ impl<S> Mailbox<S> {
             has_woken: AtomicBool::new(false),
             waker,
             limit: AtomicUsize::new(limit),
-            home: thread::current().id(),
+            asleep: AtomicBool::new(false),
         }
     }
 
@@ -105,10 +104,17 @@ impl<S> Mailbox<S> {
     }
 
     pub(crate) fn is_pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire) || self.has_woken.load(Ordering::Acquire)
+        self.pending.load(Ordering::Acquire) || self.has_woken.load(Ordering::SeqCst)
     }
 
-    /// A task has something to do. From any thread; from the loop's own without a system call.
+    /// Said before the loop looks whether there is anything to do, and when it has waited. Whoever wakes a task notes
+    /// that first, and looks here then: so one of the two sees the other.
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::SeqCst);
+    }
+
+    /// A task has something to do. From any thread; without a system call while the loop is awake, as it is
+    /// whenever the wake comes from its own.
     pub(crate) fn wake_task(&self, task: TaskId) {
         let mut state = self.lock();
         if state.closed {
@@ -116,15 +122,15 @@ impl<S> Mailbox<S> {
         }
         state.woken.push(task);
         drop(state);
-        let is_first = !self.has_woken.swap(true, Ordering::AcqRel);
-        if is_first && thread::current().id() != self.home {
+        let is_first = !self.has_woken.swap(true, Ordering::SeqCst);
+        if is_first && self.asleep.load(Ordering::SeqCst) {
             (self.waker)();
         }
     }
 
     /// Tasks that were woken, in that order.
     pub(crate) fn take_woken(&self, into: &mut VecDeque<TaskId>) {
-        if self.has_woken.swap(false, Ordering::AcqRel) {
+        if self.has_woken.swap(false, Ordering::SeqCst) {
             into.extend(self.lock().woken.drain(..));
         }
     }
@@ -225,7 +231,7 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     #[test]
-    fn a_task_wakes_the_loop_from_other_threads_only() {
+    fn a_task_wakes_a_loop_that_sleeps() {
         let calls = Arc::new(AtomicU32::new(0));
         let counted = calls.clone();
         let waker: Waker = Arc::new(move || {
@@ -251,6 +257,9 @@ mod tests {
             let wake = move || slots.map(|slot| mailbox.wake_task(task(slot)));
             std::thread::spawn(wake).join().unwrap();
         };
+        elsewhere([8, 9]);
+        assert_eq!((calls.load(Ordering::Relaxed), taken()), (0, vec![8, 9]));
+        mailbox.set_asleep(true);
         // Once is enough until the loop has looked.
         elsewhere([2, 3]);
         assert_eq!((calls.load(Ordering::Relaxed), taken()), (1, vec![2, 3]));

@@ -26,7 +26,7 @@ use crate::base::id::{StreamRef, TaskId};
 use slab::Slab;
 use std::cell::Cell;
 use std::fmt;
-use std::panic::Location;
+use std::panic::{Location, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -853,7 +853,10 @@ impl<S, T> Future for Call<S, T> {
         }
         self.slot.poll(cx).map(|value| match value {
             Some(value) => value,
-            None => panic!("the Resolver of a Task::call was dropped unresolved"),
+            // Mostly because its callback has panicked: that goes on here, where it was asked for.
+            None => resume_unwind(Box::new(
+                "the Resolver of a Task::call was dropped unresolved",
+            )),
         })
     }
 }

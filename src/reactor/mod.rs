@@ -201,9 +201,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.commands_left = self.limits.commands_per_turn;
 
         let mut ready = std::mem::take(&mut self.ready);
+        self.core.mailbox.set_asleep(true);
         let until = self.wait_until().into_iter().chain(latest).min();
         let asleep = self.net.now();
         let polled = self.net.poll(until, &mut ready);
+        self.core.mailbox.set_asleep(false);
         let awake = self.net.now();
         self.count_turn(asleep - self.now, awake - asleep, ready.len());
         self.now = awake;
