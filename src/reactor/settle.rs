@@ -22,19 +22,20 @@ use std::rc::Rc;
 
 impl<N: Net, S: 'static> Reactor<N, S> {
     /// Applies everything queued, and what that queues in turn, within the turn's budget; the rest
-    /// is the next turn's.
+    /// is the next turn's. Then tasks are polled, within a budget of theirs: a flood of timers keeps none waiting.
     pub(super) fn settle(&mut self) {
         if std::mem::replace(&mut self.settling, true) {
             return;
         }
-        while self.commands_left > 0 {
-            if let Some(job) = self.core.jobs.pop_front() {
+        loop {
+            let has_budget = self.commands_left > 0;
+            if has_budget && let Some(job) = self.core.jobs.pop_front() {
                 self.commands_left -= 1;
                 self.settle_job(job);
-            } else if let Some(command) = self.outbox.pop() {
+            } else if has_budget && let Some(command) = self.outbox.pop() {
                 self.commands_left -= 1;
                 self.settle_command(command);
-            } else if !self.poll_next() {
+            } else if !self.core.jobs.is_empty() || !self.outbox.is_empty() || !self.poll_next() {
                 break;
             }
         }
