@@ -6,7 +6,7 @@ use loopwright::sim::{self, Client, Faults, SimNet, Simulation, Template};
 use loopwright::{
     Aborted, App, BodyWriter, Fetch, Limits, OwnedRequest, Responder, Sent, Server, SpawnError,
     StatusError, Task, TaskError, TaskHandle, Timeouts, Upstream, asynchronous,
-    asynchronous_stream,
+    asynchronous_socket, asynchronous_stream,
 };
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
@@ -1633,4 +1633,41 @@ fn a_websocket_whose_task_is_slow_is_not_read() {
     sent += piece.len();
     ws.send(Message::text("how much?")).unwrap();
     assert_eq!(ws.read().unwrap(), Message::text((sent + 9).to_string()));
+}
+
+#[test]
+fn a_websocket_that_is_not_read_is_not_taken_for_silent() {
+    let mut app: App = App::new();
+    app.sockets("/", |_, _, _| {
+        Ok(asynchronous_socket(|task: Task, mut socket| async move {
+            // Longer than timeouts.socket_idle and timeouts.pong.
+            task.sleep(Duration::from_secs(300)).await;
+            let (first, second) = (socket.next().await, socket.next().await);
+            let total = [first, second].map(|message| message.unwrap().as_bytes().len());
+            socket.send(&format!("{total:?}")).await;
+        }))
+    });
+    let limits = Limits {
+        high_water: 4096,
+        ..Limits::default()
+    };
+    let mut world = world_of(2, limits, app, ());
+    let client = ask(
+        &mut world,
+        "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
+    );
+    for size in [5000u16, 6000] {
+        // A masked binary frame; a mask of zeros changes nothing.
+        let mut frame = vec![0x82, 0x80 | 126];
+        frame.extend(size.to_be_bytes());
+        frame.extend([0; 4]);
+        frame.extend(vec![b'x'; size.into()]);
+        world.net_mut().send(client, &frame);
+    }
+    wait(&mut world, Duration::from_secs(400));
+    let bytes = world.net_mut().received(client).to_vec();
+    let said = String::from_utf8_lossy(&bytes);
+    assert!(said.contains("[5000, 6000]"), "{said:?}");
+    assert_eq!((world.stats().tasks, world.open_exchanges()), (0, 0));
 }
