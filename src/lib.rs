@@ -12,9 +12,9 @@
 //!
 //! One thread, one poll, one slab of connections. Bytes come in, a state machine turns them into
 //! events, an event calls a registered callback, and what it answers goes out through a non-blocking
-//! buffer. There is no async runtime and no unsafe code. Handlers answer at once ([`Response`]), later
+//! buffer. There is no runtime beside it and no unsafe code. Handlers answer at once ([`Response`]), later
 //! ([`Responder`]), or piece by piece ([`BodyWriter`]); uploads arrive whole or as they come
-//! ([`Incoming`]); the loop itself is on loan to every callback ([`Ctx`]). Each bound has a default
+//! ([`Incoming`]), or as a future ([`asynchronous`]); the loop itself is on loan to every callback ([`Ctx`]). Each bound has a default
 //! ([`Limits`], [`Timeouts`]). The same server runs in a simulated world ([`sim`]), where a seed
 //! decides what the network does.
 //!
@@ -61,6 +61,7 @@ pub mod sim;
 #[doc(hidden)]
 pub mod upstream;
 
+pub use app::awaits::{AsyncSocket, Chunks, Elapsed, asynchronous_socket};
 pub use app::body::Body;
 pub use app::ctx::{Ctx, OffloadError, TimerId};
 pub use app::events::{Encoded, Event, Events, Replay};
@@ -70,6 +71,7 @@ pub use app::handshake::{Compression, Handshake};
 pub use app::link::{Link, LinkHandle};
 pub use app::lookups::Lookups;
 pub use app::mailbox::{Handle, PostError};
+pub use app::owned::{OwnedFetched, OwnedMessage, OwnedRequest};
 pub use app::publish::{Bus, Publication, Subscribes, Subscription, TopicError};
 pub use app::request::Request;
 pub use app::response::{Responder, Response};
@@ -79,6 +81,9 @@ pub use app::slow::{Sent, Slow};
 pub use app::stats::LoopStats;
 pub use app::status::{ServerStatus, UpstreamStatus};
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
+pub use app::task::{
+    Call, Resolver, SpawnError, Task, TaskError, TaskHandle, asynchronous, asynchronous_stream,
+};
 pub use app::upstream::{
     Backend, Introduction, Retries, Upstream, UpstreamLimits, UpstreamTimeouts,
 };
@@ -159,6 +164,8 @@ fn call_after(
 mod guides {
     #[doc = include_str!("../README.md")]
     struct Readme;
+    #[doc = include_str!("../docs/async.md")]
+    struct Async;
     #[doc = include_str!("../docs/bus.md")]
     struct Bus;
     #[doc = include_str!("../docs/embedding.md")]

@@ -17,7 +17,7 @@ use loopwright::service::proxy::Proxy;
 use loopwright::service::proxy::fields::{Announced, Incoming, Rules, Towards};
 use loopwright::service::proxy::path::Rewrite;
 use loopwright::upstream::balance::{Balance, Pick, Policy, Server as Upstream};
-use loopwright::{App, Instant, Server};
+use loopwright::{App, Instant, Server, asynchronous};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::io::{Read, Write};
@@ -193,6 +193,53 @@ fn websocket_messages() {
     }
 }
 
+/// What a task costs, to the allocation; docs/async.md has a table of it.
+fn tasks() {
+    let mut app: App = App::new();
+    app.get("/deferred", |_, _, res| res.defer().text("Hello, World!"));
+    app.get("/answer", |cx, _, res| {
+        cx.answer(res, async |_, res| res.text("Hello, World!"))
+    });
+    let now = asynchronous(|_, _, res| async move { res.text("Hello, World!") });
+    app.get("/asynchronous", now);
+    app.get("/after", |cx, _, res| {
+        let res = res.defer();
+        cx.after(Duration::ZERO, move |_| res.text("Hello, World!"));
+    });
+    app.get("/sleep", |cx, _, res| {
+        cx.answer(res, async |task, res| {
+            task.sleep(Duration::ZERO).await;
+            res.text("Hello, World!");
+        })
+    });
+    let mut server = Server::bind("127.0.0.1:0", app, ()).unwrap();
+    let loopwright::Listen::Tcp(address) = server.addresses().remove(0) else {
+        unreachable!("bound to TCP")
+    };
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let mut count = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        let mut answer = [0; 4096];
+        for _ in 0..10 {
+            exchange(&mut server, &mut client, request.as_bytes(), &mut answer);
+        }
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..REQUESTS {
+            exchange(&mut server, &mut client, request.as_bytes(), &mut answer);
+        }
+        let counted = region.change();
+        let made = counted.allocations + counted.reallocations;
+        println!("{path}: {} in {REQUESTS} requests", made);
+        made.div_ceil(REQUESTS)
+    };
+    let counted = ["/deferred", "/answer", "/asynchronous", "/after", "/sleep"].map(&mut count);
+    assert_eq!(counted, TASKS);
+}
+
+/// Allocations of an exchange, in the order asked.
+const TASKS: [usize; 5] = [3, 7, 8, 6, 13];
+
 /// Without the test harness, whose own thread allocates now and then.
 /// A head on its way to a server, and its fields back, into buffers that have the room; with all that takes
 /// work: who asks is looked for, a path is rewritten, fields are named away, set and removed.
@@ -286,6 +333,7 @@ fn main() {
     allocates_nothing(&mut server, &mut client, MESSAGE);
     drop(client);
     passing_on();
+    tasks();
     topics();
     balance();
 }

@@ -2,7 +2,7 @@
 //! limit of the whole process, the other reads the whole process's log.
 
 use log::{LevelFilter, Log, Metadata, Record};
-use loopwright::{App, Handle, Listen, Server, Timeouts};
+use loopwright::{App, Handle, Listen, Server, Timeouts, asynchronous};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -103,6 +103,15 @@ fn callbacks_that_block_are_named() {
                 res.text("later")
             });
         });
+        let task = asynchronous(|task, _, res| async move {
+            task.yield_now().await;
+            let blocks = async { std::thread::sleep(Duration::from_millis(150)) };
+            let spawned = task.spawn(blocks).expect("room for a task");
+            spawned.await.expect("it is not cancelled");
+            std::thread::sleep(Duration::from_millis(250));
+            res.text("task")
+        });
+        app.get("/task", task);
         app
     });
     let connect = move || TcpStream::connect(address).expect("a connection");
@@ -131,7 +140,8 @@ fn callbacks_that_block_are_named() {
     eventually("the route is named", || {
         let lines = logged("route \"/slow/{what}\" kept the loop for");
         lines.iter().any(|(_, line)| {
-            ["1", "2", "3"]
+            // All four, if the one that was answered has left by then.
+            ["1", "2", "3", "4"]
                 .iter()
                 .any(|n| line.contains(&format!("; {n} of 4 connections waited")))
         })
@@ -143,6 +153,16 @@ fn callbacks_that_block_are_named() {
     .expect("an answer");
     eventually("the timer is named", || {
         !logged("a timer kept the loop for 1").is_empty()
+    });
+    ask(
+        &mut TcpStream::connect(address).expect("a connection"),
+        "/task",
+    )
+    .expect("an answer");
+    eventually("the tasks are named", || {
+        let spawned = "the task spawned at tests/exhaustion.rs:";
+        !logged(spawned).is_empty()
+            && !logged("the task of route \"/task\" kept the loop for 2").is_empty()
     });
     handle.stop();
     thread.join().expect("the server");

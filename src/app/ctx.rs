@@ -13,6 +13,7 @@ use super::publish::{Listener, Publication, Subscriber};
 use super::slow::Slow;
 use super::stats::LoopStats;
 use super::stream::{BodySink, Open};
+use super::task::Tasks;
 use super::websocket::{Line, Socket, SocketSettings};
 use crate::base::clock::Instant;
 use crate::base::id::{ConnId, FetchId, RequestId, StreamRef};
@@ -101,6 +102,8 @@ pub(crate) enum Job<S> {
     Wanted { pattern: Box<str>, wanted: bool },
     /// Another process, for the bus to speak with.
     Introduce(UnixStream),
+    /// A task asks for something.
+    Call(Callback<S>),
     /// Do this elsewhere.
     Offload { work: crate::net::Work, slot: usize },
 }
@@ -145,19 +148,22 @@ pub(crate) struct Core<S> {
     pub(crate) has_bus: bool,
     pub(crate) fetches: Fetches<S>,
     pub(crate) upstreams: Upstreams,
+    pub(crate) tasks: Rc<Tasks<S>>,
 }
 
 impl<S> Core<S> {
     pub(crate) fn new(mailbox: Arc<Mailbox<S>>, seed: u64) -> Core<S> {
+        let (jobs, outbox) = (Rc::default(), Rc::default());
         Core {
+            tasks: Tasks::new(&jobs, &outbox, &mailbox),
             now: Instant::default(),
             wall: SystemTime::UNIX_EPOCH,
             timers: Wheel::new(),
             calls: Slab::new(),
             generations: 0,
-            jobs: Rc::default(),
+            jobs,
             offloads: Slab::new(),
-            outbox: Rc::default(),
+            outbox,
             mailbox,
             requests: seed,
             stats: LoopStats::default(),

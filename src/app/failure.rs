@@ -1,5 +1,6 @@
 //! Floor 2. How a callback fails: an error it returns, a panic, an answer it never gives.
 
+use super::task::SpawnError;
 use crate::base::id::RequestId;
 use http::StatusCode;
 use std::any::Any;
@@ -63,6 +64,9 @@ pub enum FailureKind {
     Unanswered,
     /// The answer held a header that must not be sent.
     Header,
+    /// The client has left, and the task that would have answered was dropped. What is answered still reaches one that
+    /// has only closed its sending side.
+    Cancelled,
 }
 
 /// What the error hook ([`crate::App::on_error`]) is told.
@@ -85,6 +89,13 @@ impl Failure {
             is_public: false,
             request_id: None,
         }
+    }
+
+    /// For nobody, most likely; 499 is what gateways' logs have for it, and no error of ours.
+    pub(crate) fn client_left() -> Failure {
+        let mut failure = Failure::new(FailureKind::Cancelled, "the client has left");
+        failure.status = StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT);
+        failure
     }
 
     pub(crate) fn panic(payload: Box<dyn Any + Send>) -> Failure {
@@ -164,25 +175,31 @@ impl<E: fmt::Display + 'static> Outcome for Result<(), E> {
     fn failure(self) -> Option<Failure> {
         let error = self.err()?;
         let mut failure = Failure::new(FailureKind::Error, error.to_string());
-        if let Some(known) = find_status(&error) {
-            failure.status = known;
-            failure.is_public = true;
+        if let Some((status, is_public)) = find_status(&error) {
+            (failure.status, failure.is_public) = (status, is_public);
         }
         Some(failure)
     }
 }
 
-/// Looks for a [`StatusError`]: the error itself, or what a box holds.
-fn find_status(error: &dyn Any) -> Option<StatusCode> {
+/// Looks for an error that says a status, and whether its text is for the client.
+fn find_status(error: &dyn Any) -> Option<(StatusCode, bool)> {
+    if let Some(known) = find::<StatusError>(error) {
+        return Some((known.status, true));
+    }
+    find::<SpawnError>(error).map(|_| (StatusCode::SERVICE_UNAVAILABLE, false))
+}
+
+/// The error itself, or what a box holds.
+fn find<E: StdError + 'static>(error: &dyn Any) -> Option<&E> {
     let boxed = error.downcast_ref::<Box<dyn StdError>>().map(|b| &**b);
-    let known = match boxed {
-        Some(inner) => inner.downcast_ref::<StatusError>(),
+    match boxed {
+        Some(inner) => inner.downcast_ref::<E>(),
         None => match error.downcast_ref::<Box<dyn StdError + Send + Sync>>() {
-            Some(inner) => inner.downcast_ref::<StatusError>(),
-            None => error.downcast_ref::<StatusError>(),
+            Some(inner) => inner.downcast_ref::<E>(),
+            None => error.downcast_ref::<E>(),
         },
-    };
-    known.map(StatusError::status)
+    }
 }
 
 #[cfg(test)]

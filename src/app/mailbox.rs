@@ -1,6 +1,7 @@
 //! Floor 2. The one door from other threads into the loop.
 
 use super::ctx::Ctx;
+use crate::base::id::TaskId;
 use crate::net::Waker;
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,12 +26,18 @@ pub(crate) struct Mailbox<S> {
     pending: AtomicBool,
     /// A stop was asked for.
     stopping: AtomicBool,
+    /// Tasks were woken since the loop last looked.
+    has_woken: AtomicBool,
     waker: Waker,
     limit: AtomicUsize,
+    /// The loop waits for something to happen, or is about to: else a task needs no more than to be noted.
+    asleep: AtomicBool,
 }
 
 struct State<S> {
     queue: VecDeque<Post<S>>,
+    /// Each task at most once: see `Alarm`.
+    woken: Vec<TaskId>,
     closed: bool,
 }
 
@@ -38,14 +45,17 @@ impl<S> Mailbox<S> {
     pub(crate) fn new(waker: Waker, limit: usize) -> Mailbox<S> {
         let state = Mutex::new(State {
             queue: VecDeque::new(),
+            woken: Vec::new(),
             closed: false,
         });
         Mailbox {
             state,
             pending: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            has_woken: AtomicBool::new(false),
             waker,
             limit: AtomicUsize::new(limit),
+            asleep: AtomicBool::new(false),
         }
     }
 
@@ -94,7 +104,35 @@ impl<S> Mailbox<S> {
     }
 
     pub(crate) fn is_pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire)
+        self.pending.load(Ordering::Acquire) || self.has_woken.load(Ordering::SeqCst)
+    }
+
+    /// Said before the loop looks whether there is anything to do, and when it has waited. Whoever wakes a task notes
+    /// that first, and looks here then: so one of the two sees the other.
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::SeqCst);
+    }
+
+    /// A task has something to do. From any thread; without a system call while the loop is awake, as it is
+    /// whenever the wake comes from its own.
+    pub(crate) fn wake_task(&self, task: TaskId) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        state.woken.push(task);
+        drop(state);
+        let is_first = !self.has_woken.swap(true, Ordering::SeqCst);
+        if is_first && self.asleep.load(Ordering::SeqCst) {
+            (self.waker)();
+        }
+    }
+
+    /// Tasks that were woken, in that order.
+    pub(crate) fn take_woken(&self, into: &mut VecDeque<TaskId>) {
+        if self.has_woken.swap(false, Ordering::SeqCst) {
+            into.extend(self.lock().woken.drain(..));
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -105,6 +143,7 @@ impl<S> Mailbox<S> {
         let left = {
             let mut state = self.lock();
             state.closed = true;
+            state.woken = Vec::new();
             std::mem::take(&mut state.queue)
         };
         drop(left); // outside the lock: a closure's drop may post again
@@ -183,5 +222,50 @@ impl<S> Clone for Handle<S> {
 impl<S> fmt::Debug for Handle<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Handle")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn a_task_wakes_a_loop_that_sleeps() {
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = calls.clone();
+        let waker: Waker = Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let mailbox: Arc<Mailbox<()>> = Arc::new(Mailbox::new(waker, 1));
+        let task = |slot| TaskId {
+            slot,
+            generation: 1,
+        };
+        let taken = || {
+            let mut woken = VecDeque::new();
+            mailbox.take_woken(&mut woken);
+            woken.into_iter().map(|task| task.slot).collect::<Vec<_>>()
+        };
+        assert!(!mailbox.is_pending());
+        mailbox.wake_task(task(1));
+        assert!(mailbox.is_pending());
+        assert_eq!((calls.load(Ordering::Relaxed), taken()), (0, vec![1]));
+        assert!(!mailbox.is_pending());
+        let elsewhere = |slots: [u32; 2]| {
+            let mailbox = mailbox.clone();
+            let wake = move || slots.map(|slot| mailbox.wake_task(task(slot)));
+            std::thread::spawn(wake).join().unwrap();
+        };
+        elsewhere([8, 9]);
+        assert_eq!((calls.load(Ordering::Relaxed), taken()), (0, vec![8, 9]));
+        mailbox.set_asleep(true);
+        // Once is enough until the loop has looked.
+        elsewhere([2, 3]);
+        assert_eq!((calls.load(Ordering::Relaxed), taken()), (1, vec![2, 3]));
+        elsewhere([4, 5]);
+        mailbox.close();
+        elsewhere([6, 7]);
+        assert_eq!((calls.load(Ordering::Relaxed), taken()), (2, vec![]));
     }
 }

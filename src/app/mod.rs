@@ -1,6 +1,7 @@
 //! Floor 2: what an embedder sees. Routes and callbacks on one side, the loop's promises on the
 //! other; nothing here knows a socket, and services are written on nothing else.
 
+pub(crate) mod awaits;
 pub(crate) mod body;
 pub(crate) mod ctx;
 pub(crate) mod events;
@@ -14,6 +15,7 @@ pub(crate) mod mailbox;
 pub(crate) mod mistake;
 pub(crate) mod named;
 pub(crate) mod outbox;
+pub(crate) mod owned;
 pub(crate) mod publish;
 pub(crate) mod request;
 pub(crate) mod response;
@@ -25,5 +27,6 @@ pub(crate) mod slow;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod stream;
+pub(crate) mod task;
 pub(crate) mod upstream;
 pub(crate) mod websocket;

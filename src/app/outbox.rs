@@ -5,7 +5,8 @@
 //! callback has returned.
 
 use crate::app::body::Body;
-use crate::base::id::{ConnId, FetchId, StreamRef};
+use crate::app::slow::Sent;
+use crate::base::id::{ConnId, FetchId, StreamRef, TaskId};
 use crate::proto::h1::answer::FieldBlock;
 use crate::proto::ws::send::Prepared;
 use crate::proto::ws::session::Kind;
@@ -49,6 +50,10 @@ pub(crate) enum Command {
     Resume { from: StreamRef },
     /// Nobody wants what was fetched any more.
     Cancel { fetch: FetchId },
+    /// Nobody wants a task to go on.
+    CancelTask(TaskId),
+    /// Nor does the client that its answer was for.
+    ClientLeft(TaskId),
     /// The answer on `from` was 101: it, and the connection of `to`, which is answered so with these fields,
     /// pass on each other's bytes from here.
     Tunnel {
@@ -65,10 +70,14 @@ pub(crate) enum Command {
 /// What a [`super::websocket::SocketHandle`] does.
 pub(crate) enum SocketAct {
     Send(Kind, Bytes),
+    /// The same, and what became of it is told.
+    SendThen(Kind, Bytes, Box<dyn FnOnce(Sent)>),
     /// What is made for many.
     SendPrepared(Rc<Prepared>),
     Ping(Bytes),
     Close(u16, String),
+    /// Messages are taken again.
+    Resume,
 }
 
 /// What a [`super::link::LinkHandle`] does.
@@ -122,6 +131,24 @@ impl<T> Queue<T> {
     pub(crate) fn is_empty(&self) -> bool {
         self.len.get() == 0
     }
+
+    /// Takes the last one that `f` makes something of.
+    fn take_last<R>(&self, f: impl Fn(&mut T) -> Option<R>) -> Option<R> {
+        self.with(|items| {
+            let found = items.iter_mut().enumerate().rev();
+            let (at, result) = found.filter_map(|(at, item)| Some((at, f(item)?))).next()?;
+            items.remove(at);
+            Some(result)
+        })
+    }
+}
+
+/// What a dropped answer has left behind.
+pub(crate) enum Dropped {
+    /// Nothing of it was sent: these are its fields.
+    Unanswered(FieldBlock),
+    /// Its body, which would end here.
+    Body,
 }
 
 /// Commands on their way to the loop.
@@ -147,6 +174,18 @@ impl Outbox {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Takes back what a responder, or a body writer, has said as it was dropped: by a task that has failed,
+    /// and knows better why.
+    pub(crate) fn take_dropped(&self, of: StreamRef) -> Option<Dropped> {
+        self.queue.take_last(|command| match command {
+            Command::Unanswered { to, fields } if *to == of => {
+                Some(Dropped::Unanswered(std::mem::take(fields)))
+            }
+            Command::End { to, .. } if *to == of => Some(Dropped::Body),
+            _ => None,
+        })
     }
 }
 

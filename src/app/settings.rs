@@ -65,10 +65,13 @@ pub struct Limits {
     /// Bytes written to one connection in one turn. Default 256 KiB.
     pub writes_per_turn: usize,
     /// Commands of deferred answers settled, and timers called, in one turn: so many before, and so
-    /// many while connections are served. Default 4,096.
+    /// many while connections are served. So many tasks are polled, each once. Default 4,096.
     pub commands_per_turn: usize,
     /// Closures posted from other threads that may wait. Default 65,536.
     pub posts: usize,
+    /// Tasks that run at once ([`crate::Ctx::spawn`], [`crate::asynchronous`]); past it spawning fails, and
+    /// requests whose handler would be one are answered 503. Default 65,536.
+    pub tasks: usize,
     /// Threads for [`crate::Ctx::offload`]. Default 4.
     pub offload_threads: usize,
     /// Pieces of offloaded work that may wait for a thread. Default 1,024.
@@ -101,6 +104,7 @@ impl Default for Limits {
             writes_per_turn: 256 * 1024,
             commands_per_turn: 4096,
             posts: 65_536,
+            tasks: 65_536,
             offload_threads: 4,
             offload_queue: 1024,
         }

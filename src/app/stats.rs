@@ -38,4 +38,6 @@ pub struct LoopStats {
     pub open_exchanges: usize,
     /// Timers that run: deadlines of connections, and yours.
     pub timers: usize,
+    /// Tasks that run.
+    pub tasks: usize,
 }

@@ -116,6 +116,11 @@ impl Incoming {
         all
     }
 
+    /// Whose body it is.
+    pub(crate) fn source(&self) -> StreamRef {
+        self.from
+    }
+
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
     }

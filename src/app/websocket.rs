@@ -191,6 +191,8 @@ pub(crate) struct SocketSettings {
 pub(crate) struct Line {
     pub(crate) session: Session,
     pub(crate) settings: SocketSettings,
+    /// Nothing is read from the client: whoever takes its messages has enough of them.
+    pub(crate) held: bool,
     /// Somebody is to be told when no more waits than this.
     pub(crate) awaits: Option<usize>,
     /// Known to handles, if there are any.
@@ -219,6 +221,7 @@ impl Line {
         Line {
             session,
             settings,
+            held: false,
             awaits: None,
             flow: None,
             ended: None,
@@ -363,6 +366,11 @@ impl WebSocket<'_> {
     /// It can be sent to: neither side has said that it ends.
     pub fn is_open(&self) -> bool {
         self.line.session.is_open()
+    }
+
+    /// Nothing more is read from the client until [`SocketHandle::resume`].
+    pub(crate) fn hold(&mut self) {
+        self.line.held = true;
     }
 
     /// To send from other callbacks: a timer's, another socket's, a request's.
@@ -596,7 +604,12 @@ impl SocketHandle {
         self.flow.closed.get()
     }
 
-    fn act(&self, act: SocketAct) -> bool {
+    /// Messages are taken again, after [`WebSocket::hold`].
+    pub(crate) fn resume(&self) {
+        self.act(SocketAct::Resume);
+    }
+
+    pub(crate) fn act(&self, act: SocketAct) -> bool {
         if self.flow.closed.get() {
             return false;
         }

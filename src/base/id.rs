@@ -60,6 +60,15 @@ pub struct FetchId {
     pub generation: u32,
 }
 
+/// One task, for as long as it runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct TaskId {
+    /// Index into the loop's slab of tasks.
+    pub slot: u32,
+    /// Raised each time a slot is given out; never 0.
+    pub generation: u32,
+}
+
 /// Names one request in logs: unique in this server's life, and unlikely to repeat in another's.
 ///
 /// ```

@@ -103,8 +103,9 @@ table! { Limits {
     "Reads of one connection in one turn, of 128 KiB each." reads_per_turn: Count,
     "Requests of one connection answered in one turn." requests_per_turn: Count,
     "Bytes written to one connection in one turn." writes_per_turn: Size,
-    "Commands settled and timers called in one turn." commands_per_turn: Count,
+    "Commands settled and timers called in one turn, and tasks polled." commands_per_turn: Count,
     "Closures posted from other threads that may wait." posts: Count,
+    "Tasks that run at once; past it a request whose handler would be one is answered 503." tasks: Count,
     "Threads for work that blocks, such as listing a folder." offload_threads: Count,
     "Pieces of such work that may wait for a thread." offload_queue: Count,
 } }

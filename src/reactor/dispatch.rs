@@ -262,7 +262,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
     }
 
-    fn log_failure(&mut self, start: Start, failure: &Failure) {
+    pub(super) fn log_failure(&mut self, start: Start, failure: &Failure) {
         let site = self.sites.of(start.site);
         let route = site.map_or("", |site| site.table.pattern(start.key));
         log::error!(

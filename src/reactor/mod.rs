@@ -55,6 +55,7 @@ mod settle;
 mod shutdown;
 mod sites;
 mod socket;
+mod task;
 mod tunnel;
 mod upload;
 mod upstream;
@@ -69,7 +70,7 @@ use crate::app::publish::Bus;
 use crate::app::settings::{Limits, Timeouts};
 use crate::app::stats::LoopStats;
 use crate::base::clock::{Instant, StockFields};
-use crate::base::id::{ConnId, StreamRef};
+use crate::base::id::{ConnId, StreamRef, TaskId};
 use crate::net::{Net, Peer, Ready, Source};
 use crate::proto::forwarded::Trusted;
 use crate::proto::h1::answer::FieldBlock;
@@ -143,6 +144,10 @@ pub struct Reactor<N: Net, S> {
     commands_left: usize,
     /// `settle` is at work further up the stack.
     settling: bool,
+    /// Tasks that want to be polled; and those of them that were, in this turn.
+    woken: VecDeque<TaskId>,
+    polled: VecDeque<TaskId>,
+    tasks_left: usize,
 
     /// What other threads have posted and this turn's budget did not reach.
     mail: VecDeque<Post<S>>,
@@ -200,9 +205,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.commands_left = self.limits.commands_per_turn;
 
         let mut ready = std::mem::take(&mut self.ready);
+        self.core.mailbox.set_asleep(true);
         let until = self.wait_until().into_iter().chain(latest).min();
         let asleep = self.net.now();
         let polled = self.net.poll(until, &mut ready);
+        self.core.mailbox.set_asleep(false);
         let awake = self.net.now();
         self.count_turn(asleep - self.now, awake - asleep, ready.len());
         self.now = awake;
@@ -216,6 +223,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         polled?;
         self.tell_stall();
 
+        self.begin_tasks();
         self.accept();
         self.run_timers();
         self.read_mail();
@@ -243,6 +251,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !goes_on {
             self.end_links();
             self.end_upstreams();
+            self.end_tasks();
             self.reap();
             // Whoever posts from now on is told that nobody reads it.
             self.core.mailbox.close();
@@ -313,20 +322,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn count_turn(&mut self, worked: Duration, waited: Duration, events: usize) {
         let (connections, open_exchanges) = (self.conns.len(), self.exchanges.len());
-        let timers = self.core.timers.len();
+        let (timers, tasks) = (self.core.timers.len(), self.core.tasks.len());
         let stats = &mut self.core.stats;
         stats.turns += 1;
         stats.events += events as u64;
         stats.worked += worked;
         stats.waited += waited;
-        (stats.connections, stats.open_exchanges, stats.timers) =
-            (connections, open_exchanges, timers);
+        (stats.connections, stats.open_exchanges) = (connections, open_exchanges);
+        (stats.timers, stats.tasks) = (timers, tasks);
     }
 
     fn wait_until(&self) -> Option<Instant> {
         let has_work = !self.runnable.is_empty()
             || !self.outbox.is_empty()
             || !self.core.jobs.is_empty()
+            || self.has_woken()
             || self.core.mailbox.is_pending()
             || !self.mail.is_empty()
             || self.core.topics.waiting() > 0

@@ -272,6 +272,9 @@ impl Builder {
             fields: FieldBlock::default(),
             scratch: Vec::new(),
             settling: false,
+            woken: VecDeque::new(),
+            polled: VecDeque::new(),
+            tasks_left: 0,
             running: None,
             accept_paused: false,
             accept_warned: None,
@@ -287,6 +290,7 @@ impl Builder {
 fn bound_core<S>(core: &mut Core<S>, limits: &Limits, timeouts: &Timeouts) {
     core.outbox.high_water.set(limits.high_water);
     core.mailbox.set_limit(limits.posts);
+    core.tasks.limit.set(limits.tasks);
     core.heartbeat = timeouts.heartbeat;
     // For sockets whose handshake does not say otherwise.
     core.sockets = SocketSettings {
@@ -436,5 +440,8 @@ impl<S: 'static> Reactor<SimNet, S> {
 impl<N: Net, S> Drop for Reactor<N, S> {
     fn drop(&mut self) {
         self.core.mailbox.close();
+        // Their futures hold what holds them.
+        drop(self.core.tasks.close());
+        while self.core.jobs.pop_front().is_some() {}
     }
 }

@@ -22,19 +22,20 @@ use std::rc::Rc;
 
 impl<N: Net, S: 'static> Reactor<N, S> {
     /// Applies everything queued, and what that queues in turn, within the turn's budget; the rest
-    /// is the next turn's.
+    /// is the next turn's. Then tasks are polled, within a budget of theirs: a flood of timers keeps none waiting.
     pub(super) fn settle(&mut self) {
         if std::mem::replace(&mut self.settling, true) {
             return;
         }
-        while self.commands_left > 0 {
-            if let Some(job) = self.core.jobs.pop_front() {
+        loop {
+            let has_budget = self.commands_left > 0;
+            if has_budget && let Some(job) = self.core.jobs.pop_front() {
                 self.commands_left -= 1;
                 self.settle_job(job);
-            } else if let Some(command) = self.outbox.pop() {
+            } else if has_budget && let Some(command) = self.outbox.pop() {
                 self.commands_left -= 1;
                 self.settle_command(command);
-            } else {
+            } else if !self.core.jobs.is_empty() || !self.outbox.is_empty() || !self.poll_next() {
                 break;
             }
         }
@@ -66,6 +67,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     self.wake(to.conn);
                 }
             }
+            Job::Call(call) => self.call("a task's call", call),
             Job::Fetch(fetch) => self.begin_fetch(fetch),
             Job::RunGroup(group) => self.run_group(group),
             Job::LookedUp {
@@ -104,12 +106,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             Command::Chunk { to, bytes } => self.write_piece(to, Body::Owned(bytes)),
             Command::End { to, trailers } => self.end_answer(to, &trailers),
             Command::Abort { to } => self.abort_answer(to),
-            Command::Unanswered { to, fields } => self.unanswered(
-                to,
-                fields,
-                FailureKind::Unanswered,
-                "the responder was dropped unanswered",
-            ),
+            Command::Unanswered { to, fields } => {
+                self.unanswered(
+                    to,
+                    fields,
+                    unanswered("the responder was dropped unanswered"),
+                );
+            }
+            Command::CancelTask(task) => self.cancel_task(task, false),
+            Command::ClientLeft(task) => self.cancel_task(task, true),
             Command::Pipe { from, to } => self.pipe(from, to),
             Command::Discard { from } if self.is_asked(from) => self.discard_answer(from),
             Command::Discard { from } => self.take_body(from, Upload::Discard),
@@ -182,7 +187,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return;
         }
         if let Some(fault) = reply.fields.fault() {
-            return self.unanswered(to, reply.fields, FailureKind::Header, fault);
+            let failure = Failure::new(FailureKind::Header, fault);
+            return self.unanswered(to, reply.fields, failure);
         }
         let Reply {
             status,
@@ -207,7 +213,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         }
         if let Some(fault) = fields.fault() {
             flow.closed.set(true);
-            return self.unanswered(to, fields, FailureKind::Header, fault);
+            let failure = Failure::new(FailureKind::Header, fault);
+            return self.unanswered(to, fields, failure);
         }
         let follows = self.output_of(to.conn) > 0;
         self.with_tx(to.conn, |tx| tx.begin(status, &fields, length));
@@ -339,19 +346,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return self.cut(to.conn, "its request was aborted");
         }
         if self.is_waiting(to) {
-            return self.unanswered(
-                to,
-                FieldBlock::default(),
-                FailureKind::Unanswered,
-                "the answer was aborted",
-            );
+            let failure = unanswered("the answer was aborted");
+            return self.unanswered(to, FieldBlock::default(), failure);
         }
         if self.exchange_of(to).is_some() {
             self.give_up(to.conn, "its answer was aborted");
         }
     }
 
-    fn unanswered(&mut self, to: StreamRef, fields: FieldBlock, kind: FailureKind, why: &str) {
+    pub(super) fn unanswered(&mut self, to: StreamRef, fields: FieldBlock, failure: Failure) {
         if !self.is_waiting(to) {
             return;
         }
@@ -366,7 +369,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
         }
-        let answered = self.fail(to.conn, start, Failure::new(kind, why), ask);
+        let answered = self.fail(to.conn, start, failure, ask);
         if !own {
             std::mem::swap(&mut self.cork, &mut self.spare);
         }
@@ -457,4 +460,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.wake(to.conn);
         }
     }
+}
+
+/// Nobody has answered.
+fn unanswered(why: &str) -> Failure {
+    Failure::new(FailureKind::Unanswered, why)
 }

@@ -163,6 +163,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Some(attached) = self.sockets.get_mut(key as usize) else {
                 return (used, Stop::Over);
             };
+            if attached.line.held {
+                attached.arriving = None;
+                return (used, Stop::Wait);
+            }
             let Attached {
                 socket,
                 line,
@@ -307,6 +311,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     missed(socket, cx, ws, kind, &bytes);
                 }
             }
+            SocketAct::SendThen(kind, bytes, told) => told(ws.transmit(kind, &bytes)),
+            SocketAct::Resume => ws.line.held = false,
             SocketAct::SendPrepared(message) => {
                 let sent = ws.transmit_prepared(&message);
                 if sent == Sent::Dropped && ws.line.settings.slow == Slow::Tell {
@@ -402,6 +408,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             );
             let (code, reason) = (POLICY_VIOLATION, "too slow");
             return self.close_socket(id, Closed { code, reason });
+        }
+        if attached.line.held {
+            // What it has said is not read yet.
+            (attached.since, attached.asked) = (now, false);
         }
         if now < attached.since + idle {
             return self.wake(id);
