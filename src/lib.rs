@@ -78,6 +78,7 @@ pub use app::settings::{Limits, Timeouts};
 pub use app::slow::{Sent, Slow};
 pub use app::stats::LoopStats;
 pub use app::status::{ServerStatus, UpstreamStatus};
+pub use app::store::Store;
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
 pub use app::upstream::{
     Backend, Introduction, Retries, Upstream, UpstreamLimits, UpstreamTimeouts,

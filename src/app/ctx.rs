@@ -12,6 +12,7 @@ use super::outbox::{Outbox, Queue};
 use super::publish::{Listener, Publication, Subscriber};
 use super::slow::Slow;
 use super::stats::LoopStats;
+use super::store::Stores;
 use super::stream::{BodySink, Open};
 use super::websocket::{Line, Socket, SocketSettings};
 use crate::base::clock::Instant;
@@ -91,6 +92,8 @@ pub(crate) enum Job<S> {
         name: usize,
         result: Result<Answer, Failure>,
     },
+    /// A store begins, or ends.
+    Store(Callback<S>),
     /// The loop has begun.
     StartBus,
     /// Something was published here, for the bus to carry.
@@ -143,6 +146,7 @@ pub(crate) struct Core<S> {
     pub(crate) has_bus: bool,
     pub(crate) fetches: Fetches<S>,
     pub(crate) upstreams: Upstreams,
+    pub(crate) stores: Stores<S>,
 }
 
 impl<S> Core<S> {
@@ -171,6 +175,7 @@ impl<S> Core<S> {
             has_bus: false,
             fetches: Fetches::new(),
             upstreams: Upstreams::new(seed),
+            stores: Stores::new(),
         }
     }
 

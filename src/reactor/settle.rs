@@ -73,6 +73,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 name,
                 result,
             } => self.looked_up(group, name, result),
+            Job::Store(call) => self.call("a store", call),
             Job::StartBus => self.with_bus(|bus, cx| bus.start(cx)),
             Job::Published(publication) => {
                 self.with_bus(|bus, cx| bus.publish(cx, &publication));
