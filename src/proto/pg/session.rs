@@ -1,0 +1,1500 @@
+//! Floor 1. The machine of one connection: see [the module](super) for its states.
+//!
+//! ```text
+//!  ask ──► queue ──► pump ─┬─ statement known ────► Bind Execute Sync ──────────────────► waiting: Query
+//!                          ├─ not yet ────────────► Close… Parse Describe Sync ─► blocked, waiting: Prepare
+//!                          ├─ simple ─────────────► Query ──────────────────────► blocked, waiting: Simple
+//!                          └─ copy ───────────────► Parse Bind Execute Flush ───► blocked, waiting: Copy
+//!  Z ──► the oldest of `waiting` is done ──► blocked no more ──► pump
+//! ```
+//! Invariants: each entry of `waiting` is owed exactly one `Z`. While `blocked` nothing is written behind the last
+//! entry: a server that wants the data of a copy would take everything behind it for its data. A copy has one `Sync`,
+//! which is written when nothing more goes into it, because the server passes over those that it finds among the data.
+
+use super::error::{DbError, Error, ParamError, QueryError, Refusal};
+use super::param::{self, Params, Wanted};
+use super::row::{Column, Columns, Row};
+use super::url::Settings;
+use crate::base::clock::Instant;
+use bytes::{Buf, Bytes, BytesMut};
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::authentication::{self, sasl};
+use postgres_protocol::message::backend::{Header, Message};
+use postgres_protocol::message::{backend, frontend};
+use smallvec::SmallVec;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How much, and how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Bytes of one message, either way: a row, a query with its parameters.
+    pub message: usize,
+    /// Questions without an answer.
+    pub pipeline: usize,
+    /// Prepared statements that the server keeps for us; at least 1.
+    pub statements: usize,
+    /// Columns of one answer.
+    pub columns: usize,
+    /// Bytes that wait for the socket, above which nothing more is asked.
+    pub output: usize,
+    /// Bytes of one row as JSON.
+    pub json: usize,
+    /// Rounds of hashing that the server may want of us for SCRAM: 4096 are usual, and take about 3 ms.
+    pub iterations: u32,
+    /// How long it may take until the session is ready.
+    pub startup: Duration,
+    /// How long the oldest question may be without a sign of its answer.
+    pub reply: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            message: 16 * 1024 * 1024,
+            pipeline: 128,
+            statements: 256,
+            columns: 1664,
+            output: 4 * 1024 * 1024,
+            json: 64 * 1024 * 1024,
+            iterations: 32 * 1024,
+            startup: Duration::from_secs(10),
+            reply: Duration::from_secs(60),
+        }
+    }
+}
+
+/// SQL with parameters: one statement.
+///
+/// ```
+/// use loopwright::proto::pg::{Params, Query};
+/// let query = Query::new("select name from users where id = $1").with(Params::new().with(7));
+/// assert_eq!(query.params.len(), 1);
+/// ```
+#[derive(Debug)]
+pub struct Query {
+    /// Prepared once for each connection: the same text should come again.
+    pub sql: Rc<str>,
+    /// Its parameters.
+    pub params: Params,
+    /// Whether it does not mind to run behind what was asked after it, and begins no transaction. If a change of the
+    /// schema has made the prepared statement useless, such a query is asked again.
+    pub independent: bool,
+}
+
+impl Query {
+    /// Without parameters, independent.
+    pub fn new(sql: impl Into<Rc<str>>) -> Query {
+        Query {
+            sql: sql.into(),
+            params: Params::new(),
+            independent: true,
+        }
+    }
+
+    /// With parameters.
+    pub fn with(self, params: impl Into<Params>) -> Query {
+        let params = params.into();
+        Query { params, ..self }
+    }
+
+    /// One whose place among the others matters: of a transaction.
+    pub fn in_order(self) -> Query {
+        let independent = false;
+        Query {
+            independent,
+            ..self
+        }
+    }
+}
+
+/// Whether a transaction is open, as of the last answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// None is.
+    Idle,
+    /// One is.
+    InTransaction,
+    /// One is, and takes nothing but its end.
+    Failed,
+}
+
+/// What has been done: `SELECT 3`, `INSERT 0 1`, `BEGIN`.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Tag(SmallVec<[u8; 24]>);
+
+impl Tag {
+    fn new(text: &str) -> Tag {
+        Tag(SmallVec::from_slice(text.as_bytes()))
+    }
+
+    /// As the server says it; empty for an empty query.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// How many rows were selected, inserted, changed, deleted or copied.
+    pub fn rows(&self) -> u64 {
+        let number = self.as_str().rsplit(' ').next();
+        number.and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// What somebody has said by `NOTIFY`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Notification {
+    /// Where.
+    pub channel: String,
+    /// What.
+    pub payload: String,
+    /// The server's process that served who said it.
+    pub process: i32,
+}
+
+/// What the server has said. The number is that of the question, as it was asked.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// Once: from now on it can be asked.
+    Ready,
+    /// What the rows that follow have. Once for a query; with [`Session::simple`], for each that has rows.
+    Columns(u64, Rc<Columns>),
+    /// A row.
+    Row(u64, Row),
+    /// One of the statements of [`Session::simple`] is done.
+    Completed(u64, Tag),
+    /// All is. The last of this question.
+    Done(u64, Tag),
+    /// It is not, and nothing of it has happened, unless it was several. The last of this question.
+    Failed(u64, QueryError),
+    /// The server waits for [`Session::copy_data`] and [`Session::copy_done`].
+    CopyIn(u64),
+    /// A piece of what is copied out: a row, mostly.
+    CopyOut(u64, Bytes),
+    /// Worth to know, says the server.
+    Notice(Box<DbError>),
+    /// Somebody has said something on a channel listened to.
+    Notification(Notification),
+    /// A parameter of the session, at its begin and when it changes.
+    ParameterStatus(String, String),
+}
+
+/// What to send on a connection of its own, and then close it, to have what a session's server does now cancelled:
+/// whichever of its questions that is.
+///
+/// ```
+/// let bytes = loopwright::proto::pg::cancel_request(1, 2);
+/// assert_eq!(bytes, [0, 0, 0, 16, 4, 210, 22, 46, 0, 0, 0, 1, 0, 0, 0, 2]);
+/// ```
+pub fn cancel_request(process: i32, key: i32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let words = [16, 80_877_102, process, key];
+    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+        chunk.copy_from_slice(&word.to_be_bytes());
+    }
+    bytes
+}
+
+enum Phase {
+    /// The server is to say which proof it wants.
+    Startup,
+    Scram(sasl::ScramSha256),
+    /// Our proof is out (and with SCRAM, the server's has come).
+    Proved,
+    Settling,
+    Ready,
+    Over(Error),
+}
+
+/// A statement that the server knows by a name.
+#[derive(Debug)]
+struct Statement {
+    name: String,
+    params: Vec<Wanted>,
+    columns: Option<Rc<Columns>>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    statement: Rc<Statement>,
+    /// The number of its last use.
+    used: u64,
+}
+
+/// What is to be asked.
+#[derive(Debug)]
+enum Ask {
+    Query { query: Query, again: bool },
+    Simple(Rc<str>),
+    Copy { sql: Rc<str>, inwards: bool },
+}
+
+impl Ask {
+    fn size(&self) -> usize {
+        match self {
+            // The text of a prepared statement is not sent.
+            Ask::Query { query, .. } => query.params.size() + 64,
+            Ask::Simple(sql) | Ask::Copy { sql, .. } => sql.len() + 64,
+        }
+    }
+}
+
+/// How far the answer to a query has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Asked,
+    /// `1`, of a copy.
+    Parsed,
+    /// `2`: rows may come.
+    Bound,
+    /// `G`: data may go.
+    CopyIn,
+    /// `H`: data may come.
+    CopyOut,
+    /// `c`
+    Copied,
+    /// `C` or `I`.
+    Complete,
+}
+
+#[derive(Debug)]
+enum What {
+    /// For the head of the queue.
+    Prepare {
+        sql: Rc<str>,
+        statement: Statement,
+        /// `3`s that come first.
+        closes: usize,
+        /// `1`, `t`, `T` or `n`.
+        step: u8,
+    },
+    Query {
+        query: Query,
+        again: bool,
+        statement: Rc<Statement>,
+    },
+    Simple {
+        columns: Option<Rc<Columns>>,
+    },
+    Copy {
+        inwards: bool,
+        /// The one `Sync` is out.
+        synced: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: u64,
+    what: What,
+    step: Step,
+    since: Instant,
+    tag: Tag,
+    failed: Option<QueryError>,
+}
+
+/// One connection, from its first byte on. Whoever asks calls [`Session::poll_event`] afterwards, too: a parameter that
+/// does not fit is an event that the server has nothing to do with.
+///
+/// ```
+/// use loopwright::Instant;
+/// use loopwright::proto::pg::{Event, Limits, Query, Session, Settings};
+/// let now = Instant::default();
+/// let mut session = Session::new(&Settings::new("ada"), Limits::default(), now).unwrap();
+/// assert!(session.output().starts_with(b"\0\0\0"));
+/// session.sent(session.output().len());
+/// let mut input = &b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I"[..];
+/// assert_eq!(session.poll_event(&mut input, now).unwrap(), Some(Event::Ready));
+/// let ticket = session.query(Query::new("select 1"), now).unwrap();
+/// assert_eq!((ticket, session.owed()), (0, 1));
+/// ```
+pub struct Session {
+    user: String,
+    password: Option<crate::proto::address::Secret>,
+    cleartext: bool,
+    limits: Limits,
+    phase: Phase,
+    /// The begin of a message whose end has not come; and, behind rows that are still held, room for the next.
+    input: BytesMut,
+    output: BytesMut,
+    /// What happened without the server.
+    events: VecDeque<Event>,
+    queue: VecDeque<(u64, Ask)>,
+    /// Bytes that the queue will be.
+    queued: usize,
+    waiting: VecDeque<Waiting>,
+    blocked: bool,
+    /// Questions without an answer.
+    open: usize,
+    /// The copy that takes data.
+    copying: Option<u64>,
+    next_ticket: u64,
+    cache: HashMap<Rc<str>, Cached>,
+    /// Names of statements that the server may forget.
+    closing: Vec<String>,
+    next_statement: u64,
+    uses: u64,
+    status: Status,
+    /// Something of the session's state has been changed.
+    is_changed: bool,
+    cancel_key: Option<(i32, i32)>,
+    started: Instant,
+    /// When something of an answer came last.
+    progress: Instant,
+}
+
+/// How much is made room for at once: rows are slices of such blocks.
+const BLOCK: usize = 16 * 1024;
+/// A message of more bytes than this gets a block of its own, which goes when it does.
+const LARGE: usize = 64 * 1024;
+/// The longest message of the kinds that are always short, and of any before the session is ready.
+const SHORT: usize = 30_000;
+
+impl Session {
+    /// On a connection that has just been made. The output has the greeting.
+    ///
+    /// # Errors
+    /// The settings have a NUL in them.
+    pub fn new(settings: &Settings, limits: Limits, now: Instant) -> Result<Session, Refusal> {
+        let mut output = BytesMut::new();
+        let database = settings.database.as_deref();
+        let ours = [
+            ("user", Some(&settings.user[..])),
+            ("database", database),
+            ("client_encoding", Some("UTF8")),
+            ("DateStyle", Some("ISO")),
+        ];
+        let ours = ours
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)));
+        let theirs = settings
+            .parameters
+            .iter()
+            .map(|(key, value)| (&key[..], &value[..]));
+        let theirs = theirs.filter(|(key, _)| !is_ours(key));
+        frontend::startup_message(ours.chain(theirs), &mut output).map_err(|_| Refusal::Nul)?;
+        Ok(Session {
+            user: settings.user.clone(),
+            password: settings.password.clone(),
+            cleartext: settings.cleartext,
+            limits,
+            phase: Phase::Startup,
+            input: BytesMut::new(),
+            output,
+            events: VecDeque::new(),
+            queue: VecDeque::new(),
+            queued: 0,
+            waiting: VecDeque::new(),
+            blocked: false,
+            open: 0,
+            copying: None,
+            next_ticket: 0,
+            cache: HashMap::new(),
+            closing: Vec::new(),
+            next_statement: 0,
+            uses: 0,
+            status: Status::Idle,
+            is_changed: false,
+            cancel_key: None,
+            started: now,
+            progress: now,
+        })
+    }
+
+    // ---- what a caller may look at
+
+    /// What is to be written.
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// The first `n` bytes of the output have been written.
+    pub fn sent(&mut self, n: usize) {
+        self.output.advance(n.min(self.output.len()));
+        // A burst's memory does not stay.
+        if self.output.is_empty() && self.output.capacity() > LARGE {
+            self.output = BytesMut::new();
+        }
+    }
+
+    /// Whether it can be asked: [`Event::Ready`] has come, and the session is not over.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready)
+    }
+
+    /// How many questions have no answer yet.
+    pub fn owed(&self) -> usize {
+        self.open
+    }
+
+    /// Whether a transaction is open.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Whether somebody else may go on with it: idle, nothing owed, and nothing of the session's state was changed as
+    /// far as tags tell (`SET`, `LISTEN`, `PREPARE`, `DECLARE`, `CREATE TABLE`, which may be a temporary one, …). A
+    /// `SELECT` that calls `set_config` or `pg_advisory_lock` is not seen. `DISCARD ALL` makes it clean again.
+    pub fn is_clean(&self) -> bool {
+        self.is_ready() && self.open == 0 && self.status == Status::Idle && !self.is_changed
+    }
+
+    /// The process and the key that [`cancel_request`] wants.
+    pub fn cancel_key(&self) -> Option<(i32, i32)> {
+        self.cancel_key
+    }
+
+    /// The questions that have no answer, oldest first. The first is what the server is about; when the connection
+    /// has ended, all are for their askers to know.
+    pub fn unanswered(&self) -> impl Iterator<Item = u64> + '_ {
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|w| !matches!(w.what, What::Prepare { .. }));
+        waiting
+            .map(|w| w.ticket)
+            .chain(self.queue.iter().map(|(ticket, _)| *ticket))
+    }
+
+    // ---- questions
+
+    /// Asks. [`Event::Columns`] (if it has rows), [`Event::Row`]s and [`Event::Done`] follow, or
+    /// [`Event::Failed`].
+    ///
+    /// # Errors
+    /// It was not asked.
+    pub fn query(&mut self, query: Query, now: Instant) -> Result<u64, Refusal> {
+        if is_copy(&query.sql) {
+            return Err(Refusal::Copy);
+        }
+        self.check_sql(&query.sql, query.params.size())?;
+        let again = false;
+        Ok(self.ask(Ask::Query { query, again }, now))
+    }
+
+    /// Asks several statements at once, without parameters; their values come as text. Nothing else is
+    /// under way with the server meanwhile. [`Event::Completed`] follows for each, [`Event::Done`] for all.
+    ///
+    /// # Errors
+    /// It was not asked.
+    pub fn simple(&mut self, sql: impl Into<Rc<str>>, now: Instant) -> Result<u64, Refusal> {
+        let sql = sql.into();
+        self.check_sql(&sql, 0)?;
+        Ok(self.ask(Ask::Simple(sql), now))
+    }
+
+    /// `COPY … FROM STDIN`: [`Event::CopyIn`] follows, then it is the caller's turn.
+    ///
+    /// # Errors
+    /// It was not asked.
+    pub fn copy_in(&mut self, sql: impl Into<Rc<str>>, now: Instant) -> Result<u64, Refusal> {
+        self.copy(sql.into(), true, now)
+    }
+
+    /// `COPY … TO STDOUT`: [`Event::CopyOut`]s follow.
+    ///
+    /// # Errors
+    /// It was not asked.
+    pub fn copy_out(&mut self, sql: impl Into<Rc<str>>, now: Instant) -> Result<u64, Refusal> {
+        self.copy(sql.into(), false, now)
+    }
+
+    fn copy(&mut self, sql: Rc<str>, inwards: bool, now: Instant) -> Result<u64, Refusal> {
+        if !is_copy(&sql) {
+            return Err(Refusal::Copy);
+        }
+        self.check_sql(&sql, 0)?;
+        Ok(self.ask(Ask::Copy { sql, inwards }, now))
+    }
+
+    /// A piece of what is copied in, cut anywhere.
+    ///
+    /// # Errors
+    /// [`Refusal::NoCopy`]: the copy has ended, maybe for an error that the next events tell;
+    /// [`Refusal::Full`]: again, when there is less output.
+    pub fn copy_data(&mut self, ticket: u64, data: &[u8]) -> Result<(), Refusal> {
+        self.check_copy(ticket)?;
+        if data.len() > self.limits.message {
+            return Err(Refusal::TooLong);
+        }
+        if self.output.len() >= self.limits.output {
+            return Err(Refusal::Full);
+        }
+        let message = frontend::CopyData::new(data).map_err(|_| Refusal::TooLong)?;
+        message.write(&mut self.output);
+        Ok(())
+    }
+
+    /// That was all.
+    ///
+    /// # Errors
+    /// [`Refusal::NoCopy`], as before.
+    pub fn copy_done(&mut self, ticket: u64, now: Instant) -> Result<(), Refusal> {
+        self.check_copy(ticket)?;
+        frontend::copy_done(&mut self.output);
+        self.end_copy(now);
+        Ok(())
+    }
+
+    /// Nothing of it shall be: the copy fails with this message.
+    ///
+    /// # Errors
+    /// [`Refusal::NoCopy`], as before; a NUL in `why`.
+    pub fn copy_fail(&mut self, ticket: u64, why: &str, now: Instant) -> Result<(), Refusal> {
+        self.check_copy(ticket)?;
+        if why.contains('\0') {
+            return Err(Refusal::Nul);
+        }
+        self.write(|out| frontend::copy_fail(why, out));
+        self.end_copy(now);
+        Ok(())
+    }
+
+    fn check_copy(&self, ticket: u64) -> Result<(), Refusal> {
+        match (&self.phase, self.copying) {
+            (Phase::Ready, Some(open)) if open == ticket => Ok(()),
+            _ => Err(Refusal::NoCopy),
+        }
+    }
+
+    /// No more data: the server's turn again.
+    fn end_copy(&mut self, now: Instant) {
+        self.copying = None;
+        self.progress = now;
+        if let Some(Waiting {
+            what: What::Copy { synced, .. },
+            ..
+        }) = self.waiting.front_mut()
+            && !*synced
+        {
+            *synced = true;
+            frontend::sync(&mut self.output);
+        }
+    }
+
+    /// Says good-bye: what has no answer will have none.
+    pub fn close(&mut self) {
+        if self.is_ready() {
+            frontend::terminate(&mut self.output);
+        }
+        if !matches!(self.phase, Phase::Over(_)) {
+            self.phase = Phase::Over(Error::Closed);
+        }
+    }
+
+    fn check_sql(&self, sql: &str, params: usize) -> Result<(), Refusal> {
+        if !self.is_ready() {
+            return Err(Refusal::NotReady);
+        }
+        if sql.contains('\0') {
+            return Err(Refusal::Nul);
+        }
+        if sql.len().saturating_add(params) > self.limits.message {
+            return Err(Refusal::TooLong);
+        }
+        let bytes = self.output.len().saturating_add(self.queued);
+        if self.open >= self.limits.pipeline || bytes >= self.limits.output {
+            return Err(Refusal::Full);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, ask: Ask, now: Instant) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.open += 1;
+        self.queued += ask.size();
+        self.queue.push_back((ticket, ask));
+        self.pump(now);
+        ticket
+    }
+
+    /// Writes what may be written.
+    fn pump(&mut self, now: Instant) {
+        while !self.blocked
+            && let Some((ticket, ask)) = self.queue.pop_front()
+        {
+            self.queued -= ask.size();
+            match ask {
+                Ask::Query { query, again } => match self.cached(&query.sql) {
+                    Some(statement) => self.execute(ticket, query, again, statement, now),
+                    None => {
+                        self.prepare(ticket, query.sql.clone(), now);
+                        let ask = Ask::Query { query, again };
+                        self.queued += ask.size();
+                        self.queue.push_front((ticket, ask));
+                    }
+                },
+                Ask::Simple(sql) => {
+                    self.write(|out| frontend::query(&sql, out));
+                    self.wait(ticket, What::Simple { columns: None }, now);
+                    self.blocked = true;
+                }
+                Ask::Copy { sql, inwards } => {
+                    self.write(|out| frontend::parse("", &sql, [], out));
+                    let bound = param::bind(
+                        "",
+                        &[],
+                        &Params::new(),
+                        std::iter::empty(),
+                        &mut self.output,
+                    );
+                    debug_assert!(bound.is_ok());
+                    self.write(|out| frontend::execute("", 0, out));
+                    frontend::flush(&mut self.output);
+                    let synced = false;
+                    self.wait(ticket, What::Copy { inwards, synced }, now);
+                    self.blocked = true;
+                }
+            }
+        }
+    }
+
+    /// What is written so has no NUL in its texts, and is no longer than a message may be: both were looked at. So it does
+    /// not fail; if it did, the server would have half a message, and so the half is taken back.
+    fn write(&mut self, message: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) {
+        let begin = self.output.len();
+        if message(&mut self.output).is_err() {
+            debug_assert!(false);
+            self.output.truncate(begin);
+        }
+    }
+
+    fn wait(&mut self, ticket: u64, what: What, now: Instant) {
+        if self.waiting.is_empty() {
+            self.progress = now;
+        }
+        self.waiting.push_back(Waiting {
+            ticket,
+            what,
+            step: Step::Asked,
+            since: now,
+            tag: Tag::default(),
+            failed: None,
+        });
+    }
+
+    fn cached(&mut self, sql: &str) -> Option<Rc<Statement>> {
+        let cached = self.cache.get_mut(sql)?;
+        self.uses += 1;
+        cached.used = self.uses;
+        Some(cached.statement.clone())
+    }
+
+    fn prepare(&mut self, ticket: u64, sql: Rc<str>, now: Instant) {
+        while self.cache.len() >= self.limits.statements.max(1) {
+            let oldest = self.cache.iter().min_by_key(|(_, cached)| cached.used);
+            let Some(sql) = oldest.map(|(sql, _)| sql.clone()) else {
+                break;
+            };
+            if let Some(cached) = self.cache.remove(&sql) {
+                self.closing.push(cached.statement.name.clone());
+            }
+        }
+        let closing = std::mem::take(&mut self.closing);
+        for name in &closing {
+            self.write(|out| frontend::close(b'S', name, out));
+        }
+        let name = format!("s{}", self.next_statement);
+        self.next_statement += 1;
+        self.write(|out| frontend::parse(&name, &sql, [], out));
+        self.write(|out| frontend::describe(b'S', &name, out));
+        frontend::sync(&mut self.output);
+        let what = What::Prepare {
+            sql,
+            statement: Statement {
+                name,
+                params: Vec::new(),
+                columns: None,
+            },
+            closes: closing.len(),
+            step: b'1',
+        };
+        self.wait(ticket, what, now);
+        self.blocked = true;
+    }
+
+    fn execute(
+        &mut self,
+        ticket: u64,
+        query: Query,
+        again: bool,
+        statement: Rc<Statement>,
+        now: Instant,
+    ) {
+        let begin = self.output.len();
+        let (want, given) = (statement.params.len(), query.params.len());
+        let written = if want == given {
+            let columns = statement.columns.iter().flat_map(|columns| columns.iter());
+            let formats = columns.map(|column| i16::from(column.binary));
+            let (name, out) = (&statement.name, &mut self.output);
+            param::bind(name, &statement.params, &query.params, formats, out)
+                .map_err(|wrong| QueryError::Param(wrong.unwrap_or_else(too_large)))
+        } else {
+            Err(QueryError::ParamCount { want, given })
+        };
+        let limit = self.limits.message;
+        let written = written.and_then(|()| match self.output.len() - begin {
+            size if size > limit => Err(QueryError::TooLong { limit }),
+            _ => Ok(()),
+        });
+        if let Err(error) = written {
+            self.output.truncate(begin);
+            self.open -= 1;
+            self.events.push_back(Event::Failed(ticket, error));
+            return;
+        }
+        self.write(|out| frontend::execute("", 0, out));
+        frontend::sync(&mut self.output);
+        let what = What::Query {
+            query,
+            again,
+            statement,
+        };
+        self.wait(ticket, what, now);
+    }
+
+    // ---- answers
+
+    /// Takes what the server has sent from the front of `input`, up to the next event. `None`: all of it was taken.
+    ///
+    /// # Errors
+    /// The session is over; the same from then on.
+    pub fn poll_event(&mut self, input: &mut &[u8], now: Instant) -> Result<Option<Event>, Error> {
+        if let Phase::Over(error) = &self.phase {
+            return Err(error.clone());
+        }
+        let event = self.next_event(input, now);
+        if let Err(error) = &event {
+            self.end(error.clone());
+        }
+        event
+    }
+
+    fn end(&mut self, error: Error) {
+        self.phase = Phase::Over(error);
+        self.input = BytesMut::new();
+        self.copying = None;
+    }
+
+    fn next_event(&mut self, input: &mut &[u8], now: Instant) -> Result<Option<Event>, Error> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            let Some(message) = self.read(input)? else {
+                return Ok(None);
+            };
+            if let Some(event) = self.on_message(message, now)? {
+                return Ok(Some(event));
+            }
+        }
+    }
+
+    /// One message, when all of it is there.
+    fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Error> {
+        const HEAD: usize = 5;
+        if self.input.len() < HEAD {
+            if input.is_empty() {
+                return Ok(None);
+            }
+            if self.input.capacity() < HEAD {
+                self.input.reserve(BLOCK);
+            }
+            self.take(input, HEAD);
+        }
+        let header = Header::parse(&self.input).map_err(|_| Error::Malformed("a length"))?;
+        let Some(header) = header else {
+            return Ok(None);
+        };
+        let size = usize::try_from(header.len()).unwrap_or(usize::MAX);
+        let limit = self.longest(header.tag())?;
+        if size > limit {
+            return Err(Error::TooLong { size, limit });
+        }
+        let whole = size.saturating_add(1);
+        if whole > self.input.capacity() {
+            // As its bytes come, not as they are announced.
+            let missing = whole - self.input.len();
+            let room = missing.min(input.len().max(self.input.len()).max(BLOCK));
+            self.input.reserve(room);
+        }
+        self.take(input, whole);
+        if self.input.len() < whole {
+            return Ok(None);
+        }
+        let message = Message::parse(&mut self.input).map_err(|_| Error::Malformed("a message"))?;
+        if whole > LARGE {
+            self.input = BytesMut::new();
+        }
+        Ok(message)
+    }
+
+    /// Up to `whole` bytes of a message.
+    fn take(&mut self, input: &mut &[u8], whole: usize) {
+        let missing = whole.saturating_sub(self.input.len());
+        let (now, rest) = input.split_at(missing.min(input.len()));
+        self.input.extend_from_slice(now);
+        *input = rest;
+    }
+
+    /// How long a message may be, before anything of it is kept.
+    fn longest(&self, tag: u8) -> Result<usize, Error> {
+        let is_long = matches!(
+            tag,
+            backend::DATA_ROW_TAG
+                | backend::COPY_DATA_TAG
+                | backend::ROW_DESCRIPTION_TAG
+                | backend::PARAMETER_DESCRIPTION_TAG
+                | backend::ERROR_RESPONSE_TAG
+                | backend::NOTICE_RESPONSE_TAG
+                | backend::NOTIFICATION_RESPONSE_TAG
+        );
+        let is_short = matches!(
+            tag,
+            b'1' | b'2'
+                | b'3'
+                | b'c'
+                | b'C'
+                | b'G'
+                | b'H'
+                | b'I'
+                | b'K'
+                | b'n'
+                | b'R'
+                | b'S'
+                | b'Z'
+        );
+        match is_long && self.is_ready() {
+            true => Ok(self.limits.message),
+            false if is_long || is_short => Ok(SHORT.min(self.limits.message)),
+            false => Err(Error::Malformed("an unknown kind of message")),
+        }
+    }
+
+    fn on_message(&mut self, message: Message, now: Instant) -> Result<Option<Event>, Error> {
+        // At any time.
+        match message {
+            Message::NoticeResponse(body) => {
+                let notice = Box::new(DbError::read(body.fields())?);
+                return Ok(Some(Event::Notice(notice)));
+            }
+            Message::ParameterStatus(body) => return self.on_parameter(&body).map(Some),
+            Message::NotificationResponse(body) => {
+                let text = |text: std::io::Result<&str>| {
+                    text.map(String::from)
+                        .map_err(|_| Error::Malformed("a notification"))
+                };
+                return Ok(Some(Event::Notification(Notification {
+                    channel: text(body.channel())?,
+                    payload: text(body.message())?,
+                    process: body.process_id(),
+                })));
+            }
+            _ => {}
+        }
+        match &self.phase {
+            Phase::Ready => self.on_answer(message, now),
+            _ => self.on_login(message, now),
+        }
+    }
+
+    fn on_parameter(&mut self, body: &backend::ParameterStatusBody) -> Result<Event, Error> {
+        let malformed = |_| Error::Malformed("a parameter");
+        let (name, value) = (
+            body.name().map_err(malformed)?,
+            body.value().map_err(malformed)?,
+        );
+        match (name, value) {
+            ("client_encoding", "UTF8") | ("integer_datetimes", "on") => {}
+            // All texts from here on would be something else.
+            ("client_encoding", _) => {
+                return Err(Error::Unexpected("another client_encoding than UTF8"));
+            }
+            ("integer_datetimes", _) => return Err(Error::Unexpected("times as floats")),
+            _ => {}
+        }
+        Ok(Event::ParameterStatus(name.into(), value.into()))
+    }
+
+    fn on_login(&mut self, message: Message, now: Instant) -> Result<Option<Event>, Error> {
+        match (&mut self.phase, message) {
+            (_, Message::ErrorResponse(body)) => {
+                Err(Error::Refused(Box::new(DbError::read(body.fields())?)))
+            }
+            (Phase::Startup | Phase::Proved, Message::AuthenticationOk) => {
+                self.phase = Phase::Settling;
+                Ok(None)
+            }
+            (Phase::Startup, Message::AuthenticationCleartextPassword) => {
+                if !self.cleartext {
+                    return Err(Error::Cleartext);
+                }
+                let secret = self.password.take().ok_or(Error::NoPassword)?;
+                self.prove(|out| frontend::password_message(secret.expose().as_bytes(), out))
+            }
+            (Phase::Startup, Message::AuthenticationMd5Password(body)) => {
+                let secret = self.password.take().ok_or(Error::NoPassword)?;
+                let (user, password) = (self.user.as_bytes(), secret.expose().as_bytes());
+                let hash = authentication::md5_hash(user, password, body.salt());
+                self.prove(|out| frontend::password_message(hash.as_bytes(), out))
+            }
+            (Phase::Startup, Message::AuthenticationSasl(body)) => {
+                let mut names = body.mechanisms();
+                let mut offered = Vec::new();
+                while let Some(name) = names.next().map_err(|_| Error::Malformed("a greeting"))? {
+                    offered.push(name);
+                }
+                if !offered.contains(&sasl::SCRAM_SHA_256) {
+                    return Err(Error::Unsupported(offered.join(", ")));
+                }
+                let secret = self.password.take().ok_or(Error::NoPassword)?;
+                let password = secret.expose().as_bytes();
+                let scram = sasl::ScramSha256::new(password, sasl::ChannelBinding::unsupported());
+                let name = sasl::SCRAM_SHA_256;
+                let written =
+                    frontend::sasl_initial_response(name, scram.message(), &mut self.output);
+                written.map_err(proof)?;
+                self.phase = Phase::Scram(scram);
+                Ok(None)
+            }
+            (Phase::Scram(scram), Message::AuthenticationSaslContinue(body)) => {
+                let rounds = rounds(body.data()).ok_or(Error::Malformed("a proof"))?;
+                if rounds > self.limits.iterations {
+                    let limit = self.limits.iterations;
+                    let why = format!("the server wants {rounds} rounds of hashing, over {limit}");
+                    return Err(Error::Proof(why));
+                }
+                scram.update(body.data()).map_err(proof)?;
+                frontend::sasl_response(scram.message(), &mut self.output).map_err(proof)?;
+                Ok(None)
+            }
+            (Phase::Scram(scram), Message::AuthenticationSaslFinal(body)) => {
+                scram.finish(body.data()).map_err(proof)?;
+                self.phase = Phase::Proved;
+                Ok(None)
+            }
+            (Phase::Scram(_), Message::AuthenticationOk) => {
+                let why = "the server has not proved that it knows the password";
+                Err(Error::Proof(why.into()))
+            }
+            (Phase::Startup, other) => match other {
+                Message::AuthenticationGss => Err(Error::Unsupported("GSSAPI".into())),
+                Message::AuthenticationSspi => Err(Error::Unsupported("SSPI".into())),
+                Message::AuthenticationKerberosV5 => Err(Error::Unsupported("Kerberos".into())),
+                _ => Err(Error::Unexpected("a strange answer to the greeting")),
+            },
+            (Phase::Settling, Message::BackendKeyData(body)) => {
+                self.cancel_key = Some((body.process_id(), body.secret_key()));
+                Ok(None)
+            }
+            (Phase::Settling, Message::ReadyForQuery(body)) => {
+                self.status = status(body.status())?;
+                self.phase = Phase::Ready;
+                self.progress = now;
+                Ok(Some(Event::Ready))
+            }
+            _ => Err(Error::Unexpected("a strange answer to the greeting")),
+        }
+    }
+
+    fn prove(
+        &mut self,
+        message: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
+    ) -> Result<Option<Event>, Error> {
+        message(&mut self.output).map_err(proof)?;
+        self.phase = Phase::Proved;
+        Ok(None)
+    }
+
+    fn on_answer(&mut self, message: Message, now: Instant) -> Result<Option<Event>, Error> {
+        self.progress = now;
+        let Some(waiting) = self.waiting.front_mut() else {
+            return match message {
+                // That it shuts down, for example.
+                Message::ErrorResponse(body) => {
+                    Err(Error::Fatal(Box::new(DbError::read(body.fields())?)))
+                }
+                _ => Err(Error::Unexpected("an answer nobody waits for")),
+            };
+        };
+        match message {
+            Message::ReadyForQuery(body) => {
+                let status = status(body.status())?;
+                self.on_ready(status, now)
+            }
+            _ if waiting.failed.is_some() => Err(Error::Unexpected("an answer behind an error")),
+            Message::ErrorResponse(body) => {
+                let error = Box::new(DbError::read(body.fields())?);
+                if error.is_fatal() {
+                    return Err(Error::Fatal(error));
+                }
+                waiting.failed = Some(QueryError::Server(error));
+                if matches!(waiting.what, What::Copy { .. }) {
+                    self.end_copy(now);
+                }
+                Ok(None)
+            }
+            message => match waiting.what {
+                What::Prepare { .. } => on_prepare(waiting, &message, &self.limits),
+                What::Query { .. } => on_query(waiting, message),
+                What::Simple { .. } => {
+                    let event = on_simple(waiting, &message, &self.limits)?;
+                    if let Some(OnSimple::CopyIn) = event {
+                        // Nobody has said that there would be data.
+                        self.write(|out| {
+                            frontend::copy_fail("want copy_in for COPY FROM STDIN", out)
+                        });
+                        return Ok(None);
+                    }
+                    if let Some(OnSimple::Event(Event::Completed(_, tag))) = &event {
+                        note(tag, &mut self.is_changed, &mut self.cache);
+                    }
+                    Ok(event.map(|event| match event {
+                        OnSimple::Event(event) => event,
+                        OnSimple::CopyIn => Event::Ready,
+                    }))
+                }
+                What::Copy { .. } => self.on_copy(&message, now),
+            },
+        }
+    }
+
+    fn on_copy(&mut self, message: &Message, now: Instant) -> Result<Option<Event>, Error> {
+        let Some(waiting) = self.waiting.front_mut() else {
+            return Ok(None);
+        };
+        let What::Copy { inwards, .. } = waiting.what else {
+            return Ok(None);
+        };
+        let ticket = waiting.ticket;
+        let (step, event) = match (waiting.step, message) {
+            (Step::Asked, Message::ParseComplete) => (Step::Parsed, None),
+            (Step::Parsed, Message::BindComplete) => (Step::Bound, None),
+            (Step::Bound, Message::CopyInResponse(_)) if inwards => {
+                self.copying = Some(ticket);
+                (Step::CopyIn, Some(Event::CopyIn(ticket)))
+            }
+            (Step::Bound, Message::CopyInResponse(_)) => {
+                self.write(|out| frontend::copy_fail("want copy_in for COPY FROM STDIN", out));
+                self.end_copy(now);
+                return Ok(None);
+            }
+            (Step::Bound, Message::CopyOutResponse(_)) => (Step::CopyOut, None),
+            (Step::CopyOut, Message::CopyData(body)) => {
+                let data = Bytes::copy_from_slice(body.data());
+                return Ok(Some(Event::CopyOut(ticket, data)));
+            }
+            (Step::CopyOut, Message::CopyDone) => (Step::Copied, None),
+            (Step::Bound | Step::CopyIn | Step::Copied, Message::CommandComplete(body)) => {
+                waiting.tag = tag(body)?;
+                waiting.step = Step::Complete;
+                self.end_copy(now);
+                return Ok(None);
+            }
+            _ => return Err(Error::Unexpected("a strange answer to a copy")),
+        };
+        waiting.step = step;
+        Ok(event)
+    }
+
+    /// `Z`: the oldest question is done.
+    fn on_ready(&mut self, status: Status, now: Instant) -> Result<Option<Event>, Error> {
+        let Some(mut waiting) = self.waiting.pop_front() else {
+            return Err(Error::Unexpected("an answer nobody waits for"));
+        };
+        let before = std::mem::replace(&mut self.status, status);
+        let ticket = waiting.ticket;
+        let failed = waiting.failed.take();
+        if failed.is_none() && waiting.step != Step::Complete {
+            return Err(Error::Unexpected("the end of an answer before all of it"));
+        }
+        if !matches!(waiting.what, What::Query { .. }) {
+            self.blocked = false;
+        }
+        let event = match (waiting.what, failed) {
+            (What::Prepare { sql, statement, .. }, None) => {
+                self.uses += 1;
+                let (used, statement) = (self.uses, Rc::new(statement));
+                self.cache.insert(sql, Cached { statement, used });
+                None
+            }
+            (What::Prepare { .. }, Some(error)) => {
+                // Of the question that it was for, which is the head of the queue.
+                if let Some((_, ask)) = self.queue.pop_front() {
+                    self.queued -= ask.size();
+                }
+                Some(Event::Failed(ticket, error))
+            }
+            (
+                What::Query {
+                    query,
+                    again,
+                    statement,
+                },
+                Some(error),
+            ) => {
+                let is_stale = waiting.step == Step::Asked && is_stale(&error);
+                if is_stale {
+                    self.forget(&query.sql, &statement);
+                }
+                let is_idle = before == Status::Idle && status == Status::Idle;
+                if is_stale && is_idle && !again && self.may_be_later(&query) {
+                    let ask = Ask::Query { query, again: true };
+                    self.queued += ask.size();
+                    self.queue.push_front((ticket, ask));
+                    None
+                } else {
+                    Some(Event::Failed(ticket, error))
+                }
+            }
+            (_, Some(error)) => Some(Event::Failed(ticket, error)),
+            (_, None) => {
+                note(&waiting.tag, &mut self.is_changed, &mut self.cache);
+                Some(Event::Done(ticket, waiting.tag))
+            }
+        };
+        if event.is_some() {
+            self.open -= 1;
+        }
+        self.pump(now);
+        Ok(event)
+    }
+
+    fn forget(&mut self, sql: &str, statement: &Rc<Statement>) {
+        let is_it = |cached: &Cached| Rc::ptr_eq(&cached.statement, statement);
+        if self.cache.get(sql).is_some_and(is_it) {
+            self.cache.remove(sql);
+            self.closing.push(statement.name.clone());
+        }
+    }
+
+    /// Whether all that was asked behind it are independent queries, so that it may go behind them.
+    fn may_be_later(&self, query: &Query) -> bool {
+        let waiting = self.waiting.iter().all(|waiting| match &waiting.what {
+            What::Query { query, .. } => query.independent,
+            What::Prepare { .. } => true,
+            What::Simple { .. } | What::Copy { .. } => false,
+        });
+        let mut queue = self.queue.iter();
+        let queue =
+            queue.all(|(_, ask)| matches!(ask, Ask::Query { query, .. } if query.independent));
+        let is_last = self.waiting.is_empty() && self.queue.is_empty();
+        is_last || (query.independent && waiting && queue)
+    }
+
+    // ---- time
+
+    /// When [`Session::expire`] wants to be called; it moves with what comes and what is asked. Who does not read does
+    /// not count the time: then the server is not to blame.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        match (&self.phase, self.waiting.front()) {
+            (Phase::Over(_), _) => None,
+            (Phase::Ready, Some(oldest)) if self.copying.is_none() => {
+                Some(self.progress.max(oldest.since) + self.limits.reply)
+            }
+            (Phase::Ready, _) => None,
+            _ => Some(self.started + self.limits.startup),
+        }
+    }
+
+    /// At the deadline: the session is over.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn expire(&mut self, now: Instant) -> Result<(), Error> {
+        if let Phase::Over(error) = &self.phase {
+            return Err(error.clone());
+        }
+        if self.next_deadline().is_none_or(|deadline| now < deadline) {
+            return Ok(());
+        }
+        let limit = match self.phase {
+            Phase::Ready => self.limits.reply,
+            _ => self.limits.startup,
+        };
+        let error = Error::Silent { limit };
+        self.end(error.clone());
+        Err(error)
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match &self.phase {
+            Phase::Startup => "Startup",
+            Phase::Scram(_) => "Scram",
+            Phase::Proved => "Proved",
+            Phase::Settling => "Settling",
+            Phase::Ready => "Ready",
+            Phase::Over(_) => "Over",
+        };
+        f.debug_struct("Session")
+            .field("phase", &phase)
+            .field("user", &self.user)
+            .field("open", &self.open)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_ours(key: &str) -> bool {
+    let ours = ["user", "database", "client_encoding", "DateStyle"];
+    // An empty name would be the end of the message.
+    key.is_empty() || ours.iter().any(|name| key.eq_ignore_ascii_case(name))
+}
+
+fn too_large() -> ParamError {
+    ParamError {
+        position: 0,
+        type_name: String::new(),
+        why: "longer than the protocol can say".into(),
+    }
+}
+
+fn proof(error: std::io::Error) -> Error {
+    Error::Proof(error.to_string())
+}
+
+/// The rounds of hashing in a SCRAM server's first message.
+fn rounds(message: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(message).ok()?;
+    text.split(',')
+        .find_map(|part| part.strip_prefix("i="))?
+        .parse()
+        .ok()
+}
+
+fn status(byte: u8) -> Result<Status, Error> {
+    match byte {
+        b'I' => Ok(Status::Idle),
+        b'T' => Ok(Status::InTransaction),
+        b'E' => Ok(Status::Failed),
+        _ => Err(Error::Malformed("a transaction's state")),
+    }
+}
+
+fn tag(body: &backend::CommandCompleteBody) -> Result<Tag, Error> {
+    let text = body.tag().map_err(|_| Error::Malformed("a tag"))?;
+    Ok(Tag::new(text))
+}
+
+/// What a tag says about the session's state.
+fn note(tag: &Tag, is_changed: &mut bool, cache: &mut HashMap<Rc<str>, Cached>) {
+    match tag.as_str() {
+        "DISCARD ALL" => {
+            cache.clear();
+            *is_changed = false;
+        }
+        "DEALLOCATE ALL" => cache.clear(),
+        "SET" | "RESET" | "LISTEN" | "PREPARE" | "DECLARE CURSOR" | "LOAD" | "CREATE TABLE"
+        | "CREATE TABLE AS" | "SELECT INTO" => *is_changed = true,
+        _ => {}
+    }
+}
+
+/// The statement is not what it was when it was prepared, or not there.
+fn is_stale(error: &QueryError) -> bool {
+    let code = error.server().map(|error| &error.code[..]);
+    matches!(code, Some("0A000" | "26000"))
+}
+
+/// Whether the first word is `COPY`.
+fn is_copy(sql: &str) -> bool {
+    let mut rest = sql;
+    loop {
+        rest =
+            rest.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '\u{b}' || c == ';');
+        if let Some(comment) = rest.strip_prefix("--") {
+            rest = comment
+                .split_once(['\n', '\r'])
+                .map_or("", |(_, rest)| rest);
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            rest = behind_comment(comment);
+        } else {
+            let word = rest
+                .get(..4)
+                .is_some_and(|word| word.eq_ignore_ascii_case("copy"));
+            let next = rest.as_bytes().get(4);
+            return word && !next.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+        }
+    }
+}
+
+/// Comments nest.
+fn behind_comment(text: &str) -> &str {
+    let (mut depth, mut rest) = (1, text);
+    while depth > 0 {
+        let Some(at) = rest.find(['*', '/']) else {
+            return "";
+        };
+        rest = &rest[at..];
+        let (step, len) = match rest.as_bytes() {
+            [b'*', b'/', ..] => (-1, 2),
+            [b'/', b'*', ..] => (1, 2),
+            _ => (0, 1),
+        };
+        depth += step;
+        rest = &rest[len..];
+    }
+    rest
+}
+
+/// `binary`: of the simple protocol, which says it; a statement's description does not know it yet.
+fn columns(
+    body: &backend::RowDescriptionBody,
+    binary: Option<bool>,
+    limits: &Limits,
+) -> Result<Rc<Columns>, Error> {
+    let malformed = |_| Error::Malformed("a description of rows");
+    let mut fields = body.fields();
+    let (count, limit) = (fields.size_hint().0, limits.columns);
+    if count > limit {
+        return Err(Error::TooManyColumns { count, limit });
+    }
+    let mut columns = Vec::new();
+    while let Some(field) = fields.next().map_err(malformed)? {
+        columns.push(Column::new(field.name(), field.type_oid(), binary));
+    }
+    Ok(Rc::new(Columns::new(columns, limits.json)))
+}
+
+fn row(body: &backend::DataRowBody, columns: &Rc<Columns>) -> Result<Row, Error> {
+    let count = body.ranges().size_hint().0;
+    let row = Row::new(body.buffer_bytes().clone(), columns.clone());
+    row.filter(|row| row.len() == count)
+        .ok_or(Error::Malformed("a row"))
+}
+
+fn on_prepare(
+    waiting: &mut Waiting,
+    message: &Message,
+    limits: &Limits,
+) -> Result<Option<Event>, Error> {
+    let What::Prepare {
+        statement,
+        closes,
+        step,
+        ..
+    } = &mut waiting.what
+    else {
+        return Ok(None);
+    };
+    match (message, *step) {
+        (Message::CloseComplete, b'1') if *closes > 0 => *closes -= 1,
+        (Message::ParseComplete, b'1') if *closes == 0 => *step = b't',
+        (Message::ParameterDescription(body), b't') => {
+            let malformed = |_| Error::Malformed("a description of parameters");
+            let mut oids = body.parameters();
+            while let Some(oid) = oids.next().map_err(malformed)? {
+                statement.params.push(Wanted::new(oid));
+            }
+            *step = b'T';
+        }
+        (Message::RowDescription(body), b'T') => {
+            statement.columns = Some(columns(body, None, limits)?);
+            waiting.step = Step::Complete;
+            *step = b'Z';
+        }
+        (Message::NoData, b'T') => {
+            waiting.step = Step::Complete;
+            *step = b'Z';
+        }
+        _ => return Err(Error::Unexpected("a strange answer to a statement")),
+    }
+    Ok(None)
+}
+
+fn on_query(waiting: &mut Waiting, message: Message) -> Result<Option<Event>, Error> {
+    let What::Query { statement, .. } = &waiting.what else {
+        return Ok(None);
+    };
+    match (waiting.step, message) {
+        (Step::Asked, Message::BindComplete) => {
+            waiting.step = Step::Bound;
+            let columns = statement.columns.clone();
+            Ok(columns.map(|columns| Event::Columns(waiting.ticket, columns)))
+        }
+        (Step::Bound, Message::DataRow(body)) => {
+            let columns = statement.columns.as_ref();
+            let columns = columns.ok_or(Error::Unexpected("a row without columns"))?;
+            Ok(Some(Event::Row(waiting.ticket, row(&body, columns)?)))
+        }
+        (Step::Bound, Message::CommandComplete(body)) => {
+            waiting.tag = tag(&body)?;
+            waiting.step = Step::Complete;
+            Ok(None)
+        }
+        (Step::Bound, Message::EmptyQueryResponse) => {
+            waiting.step = Step::Complete;
+            Ok(None)
+        }
+        _ => Err(Error::Unexpected("a strange answer to a query")),
+    }
+}
+
+enum OnSimple {
+    Event(Event),
+    CopyIn,
+}
+
+fn on_simple(
+    waiting: &mut Waiting,
+    message: &Message,
+    limits: &Limits,
+) -> Result<Option<OnSimple>, Error> {
+    let ticket = waiting.ticket;
+    let What::Simple { columns: present } = &mut waiting.what else {
+        return Ok(None);
+    };
+    let event = match (waiting.step, message) {
+        (Step::CopyOut, Message::CopyData(body)) => {
+            Event::CopyOut(ticket, Bytes::copy_from_slice(body.data()))
+        }
+        (Step::CopyOut, Message::CopyDone) => {
+            waiting.step = Step::Asked;
+            return Ok(None);
+        }
+        (Step::CopyOut | Step::CopyIn, _) => {
+            return Err(Error::Unexpected("a strange answer to a copy"));
+        }
+        (_, Message::CopyOutResponse(_)) => {
+            waiting.step = Step::CopyOut;
+            return Ok(None);
+        }
+        (_, Message::CopyInResponse(_)) => {
+            waiting.step = Step::CopyIn;
+            return Ok(Some(OnSimple::CopyIn));
+        }
+        (_, Message::RowDescription(body)) => {
+            let columns = columns(body, Some(false), limits)?;
+            *present = Some(columns.clone());
+            Event::Columns(ticket, columns)
+        }
+        (_, Message::DataRow(body)) => {
+            let columns = present
+                .as_ref()
+                .ok_or(Error::Unexpected("a row without columns"))?;
+            Event::Row(ticket, row(body, columns)?)
+        }
+        (_, Message::CommandComplete(body)) => {
+            waiting.tag = tag(body)?;
+            waiting.step = Step::Complete;
+            *present = None;
+            Event::Completed(ticket, waiting.tag.clone())
+        }
+        (_, Message::EmptyQueryResponse) => {
+            waiting.step = Step::Complete;
+            return Ok(None);
+        }
+        _ => return Err(Error::Unexpected("a strange answer to a query")),
+    };
+    Ok(Some(OnSimple::Event(event)))
+}
