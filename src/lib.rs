@@ -62,7 +62,7 @@ pub mod sim;
 pub mod upstream;
 
 pub use app::body::Body;
-pub use app::ctx::{Ctx, OffloadError, TimerId};
+pub use app::ctx::{Ctx, Later, OffloadError, TimerId};
 pub use app::events::{Encoded, Event, Events, Replay};
 pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
 pub use app::fetch::{Fetch, FetchError, FetchHandle, Fetched, Timings};

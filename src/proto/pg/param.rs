@@ -132,6 +132,35 @@ impl<P: Into<Param>, const N: usize> From<[P; N]> for Params {
     }
 }
 
+impl From<()> for Params {
+    fn from((): ()) -> Params {
+        Params::new()
+    }
+}
+
+macro_rules! from_tuple {
+    ($($($type:ident)+;)*) => {$(
+        impl<$($type: Into<Param>),+> From<($($type,)+)> for Params {
+            #[allow(non_snake_case)] // As the types are named.
+            fn from(($($type,)+): ($($type,)+)) -> Params {
+                Params::new()$(.with($type))+
+            }
+        }
+    )*};
+}
+
+// Values of different types: `(7, "ada")`.
+from_tuple! {
+    A;
+    A B;
+    A B C;
+    A B C D;
+    A B C D E;
+    A B C D E F;
+    A B C D E F G;
+    A B C D E F G H;
+}
+
 /// What a statement wants in one place.
 #[derive(Debug)]
 pub(super) struct Wanted {

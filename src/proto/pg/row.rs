@@ -149,6 +149,11 @@ impl Row {
         self.columns.len()
     }
 
+    /// How many bytes its values take, and their lengths.
+    pub fn size(&self) -> usize {
+        self.values.len()
+    }
+
     /// Whether it has none: `SELECT` without columns.
     pub fn is_empty(&self) -> bool {
         self.columns.is_empty()
