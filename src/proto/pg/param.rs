@@ -496,8 +496,10 @@ mod tests {
 
         #[test]
         fn texts_and_bytes_come_back(text in "[^\0]*", bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            prop_assert_eq!(row(&Type::TEXT, text[..].into()).get::<&str>(0), Ok(&text[..]));
-            prop_assert_eq!(row(&Type::BYTEA, bytes.clone().into()).get::<&[u8]>(0), Ok(&bytes[..]));
+            let back = row(&Type::TEXT, text[..].into());
+            prop_assert_eq!(back.get::<&str>(0), Ok(&text[..]));
+            let back = row(&Type::BYTEA, bytes.clone().into());
+            prop_assert_eq!(back.get::<&[u8]>(0), Ok(&bytes[..]));
             let document = serde_json::json!({ "text": text });
             let back = row(&Type::JSON, document.clone().into()).to::<(serde_json::Value,)>();
             prop_assert_eq!(back, Ok((document,)));

@@ -28,6 +28,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// How much, and how long.
+///
+/// ```
+/// use loopwright::proto::pg::Limits;
+/// let limits = Limits { pipeline: 16, ..Limits::default() };
+/// assert_eq!(limits.statements, 256);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Bytes of one message, either way: a row, a query with its parameters.
@@ -111,6 +117,13 @@ impl Query {
 }
 
 /// Whether a transaction is open, as of the last answer.
+///
+/// ```
+/// use loopwright::Instant;
+/// use loopwright::proto::pg::{Limits, Session, Settings, Status};
+/// let session = Session::new(&Settings::new("ada"), Limits::default(), Instant::default()).unwrap();
+/// assert_eq!(session.status(), Status::Idle);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
     /// None is.
@@ -122,11 +135,19 @@ pub enum Status {
 }
 
 /// What has been done: `SELECT 3`, `INSERT 0 1`, `BEGIN`.
+///
+/// ```
+/// use loopwright::proto::pg::Tag;
+/// let tag = Tag::new("INSERT 0 3");
+/// assert_eq!((tag.as_str(), tag.rows()), ("INSERT 0 3", 3));
+/// assert_eq!(Tag::new("BEGIN").rows(), 0);
+/// ```
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Tag(SmallVec<[u8; 24]>);
 
 impl Tag {
-    fn new(text: &str) -> Tag {
+    /// As the server says it.
+    pub fn new(text: &str) -> Tag {
         Tag(SmallVec::from_slice(text.as_bytes()))
     }
 
@@ -149,6 +170,19 @@ impl fmt::Debug for Tag {
 }
 
 /// What somebody has said by `NOTIFY`.
+///
+/// ```
+/// use loopwright::Instant;
+/// use loopwright::proto::pg::{Event, Limits, Session, Settings};
+/// let now = Instant::default();
+/// let mut session = Session::new(&Settings::new("ada"), Limits::default(), now).unwrap();
+/// let mut input = &b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05IA\0\0\0\x10\0\0\0\x07news\0hi\0"[..];
+/// assert_eq!(session.poll_event(&mut input, now), Ok(Some(Event::Ready)));
+/// let Ok(Some(Event::Notification(said))) = session.poll_event(&mut input, now) else {
+///     unreachable!();
+/// };
+/// assert_eq!((&said.channel[..], &said.payload[..], said.process), ("news", "hi", 7));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Notification {
     /// Where.
@@ -159,7 +193,8 @@ pub struct Notification {
     pub process: i32,
 }
 
-/// What the server has said. The number is that of the question, as it was asked.
+/// What the server has said. The number is that of the question, as it was asked. [`Row`] and [`Notification`] have
+/// examples.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
     /// Once: from now on it can be asked.
@@ -324,8 +359,8 @@ pub struct Session {
     /// The begin of a message whose end has not come; and, behind rows that are still held, room for the next.
     input: BytesMut,
     output: BytesMut,
-    /// What happened without the server.
-    events: VecDeque<Event>,
+    /// Questions that the server was not asked, because they do not fit: to be told.
+    unfit: VecDeque<(u64, QueryError)>,
     queue: VecDeque<(u64, Ask)>,
     /// Bytes that the queue will be.
     queued: usize,
@@ -354,6 +389,8 @@ pub struct Session {
 const BLOCK: usize = 16 * 1024;
 /// A message of more bytes than this gets a block of its own, which goes when it does.
 const LARGE: usize = 64 * 1024;
+/// The longest description of a statement: 65,535 parameters, or 1664 columns with names of 63 bytes, and twice that.
+const DESCRIPTION: usize = 300_000;
 /// The longest message of the kinds that are always short, and of any before the session is ready.
 const SHORT: usize = 30_000;
 
@@ -388,7 +425,7 @@ impl Session {
             phase: Phase::Startup,
             input: BytesMut::new(),
             output,
-            events: VecDeque::new(),
+            unfit: VecDeque::new(),
             queue: VecDeque::new(),
             queued: 0,
             waiting: VecDeque::new(),
@@ -451,8 +488,8 @@ impl Session {
         self.cancel_key
     }
 
-    /// The questions that have no answer, oldest first. The first is what the server is about; when the connection
-    /// has ended, all are for their askers to know.
+    /// The questions that have no answer, in the order in which they will have one. The first is what the server is
+    /// about; when the connection has ended, all are for their askers to know.
     pub fn unanswered(&self) -> impl Iterator<Item = u64> + '_ {
         let waiting = self
             .waiting
@@ -461,6 +498,7 @@ impl Session {
         waiting
             .map(|w| w.ticket)
             .chain(self.queue.iter().map(|(ticket, _)| *ticket))
+            .chain(self.unfit.iter().map(|(ticket, _)| *ticket))
     }
 
     // ---- questions
@@ -747,8 +785,7 @@ impl Session {
         });
         if let Err(error) = written {
             self.output.truncate(begin);
-            self.open -= 1;
-            self.events.push_back(Event::Failed(ticket, error));
+            self.unfit.push_back((ticket, error));
             return;
         }
         self.write(|out| frontend::execute("", 0, out));
@@ -786,8 +823,9 @@ impl Session {
 
     fn next_event(&mut self, input: &mut &[u8], now: Instant) -> Result<Option<Event>, Error> {
         loop {
-            if let Some(event) = self.events.pop_front() {
-                return Ok(Some(event));
+            if let Some((ticket, error)) = self.unfit.pop_front() {
+                self.open -= 1;
+                return Ok(Some(Event::Failed(ticket, error)));
             }
             let Some(message) = self.read(input)? else {
                 return Ok(None);
@@ -823,7 +861,11 @@ impl Session {
         if whole > self.input.capacity() {
             // As its bytes come, not as they are announced.
             let missing = whole - self.input.len();
-            let room = missing.min(input.len().max(self.input.len()).max(BLOCK));
+            let room = if whole > LARGE {
+                missing.min(input.len().max(self.input.len()).max(BLOCK))
+            } else {
+                missing.max(BLOCK)
+            };
             self.input.reserve(room);
         }
         self.take(input, whole);
@@ -851,8 +893,6 @@ impl Session {
             tag,
             backend::DATA_ROW_TAG
                 | backend::COPY_DATA_TAG
-                | backend::ROW_DESCRIPTION_TAG
-                | backend::PARAMETER_DESCRIPTION_TAG
                 | backend::ERROR_RESPONSE_TAG
                 | backend::NOTICE_RESPONSE_TAG
                 | backend::NOTIFICATION_RESPONSE_TAG
@@ -870,8 +910,18 @@ impl Session {
                 | b'n'
                 | b'R'
                 | b'S'
+                | b't'
+                | b'T'
                 | b'Z'
         );
+        // These are kept as long as their statement.
+        let is_description = matches!(
+            tag,
+            backend::ROW_DESCRIPTION_TAG | backend::PARAMETER_DESCRIPTION_TAG
+        );
+        if is_description && self.is_ready() {
+            return Ok(DESCRIPTION.min(self.limits.message));
+        }
         match is_long && self.is_ready() {
             true => Ok(self.limits.message),
             false if is_long || is_short => Ok(SHORT.min(self.limits.message)),
@@ -1107,15 +1157,16 @@ impl Session {
 
     /// `Z`: the oldest question is done.
     fn on_ready(&mut self, status: Status, now: Instant) -> Result<Option<Event>, Error> {
-        let Some(mut waiting) = self.waiting.pop_front() else {
-            return Err(Error::Unexpected("an answer nobody waits for"));
-        };
+        // Whose answer breaks off stays among those without one.
+        let is_over = |oldest: &Waiting| oldest.failed.is_some() || oldest.step == Step::Complete;
+        let unfinished = Error::Unexpected("the end of an answer before all of it");
+        if !self.waiting.front().is_some_and(is_over) {
+            return Err(unfinished);
+        }
+        let mut waiting = self.waiting.pop_front().ok_or(unfinished)?;
         let before = std::mem::replace(&mut self.status, status);
         let ticket = waiting.ticket;
         let failed = waiting.failed.take();
-        if failed.is_none() && waiting.step != Step::Complete {
-            return Err(Error::Unexpected("the end of an answer before all of it"));
-        }
         if !matches!(waiting.what, What::Query { .. }) {
             self.blocked = false;
         }
@@ -2153,6 +2204,7 @@ mod tests {
             ),
             (head(b'D', 100_001), too_long(100_001, 100_000)),
             (head(b'Z', 30_001), too_long(30_001, 30_000)),
+            (head(b'T', 100_001), too_long(100_001, 100_000)),
         ] {
             for pieces in cuts(&input) {
                 let mut session = ready(limits);

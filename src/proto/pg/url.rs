@@ -70,6 +70,11 @@ pub struct Url {
 }
 
 /// What is wrong with a URL. Says nothing of its text: there may be a password in it.
+///
+/// ```
+/// use loopwright::proto::pg::{Url, UrlError};
+/// assert_eq!("postgres://ada@h?sslmode=require".parse::<Url>(), Err(UrlError::Tls));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum UrlError {
@@ -163,6 +168,9 @@ impl FromStr for Url {
 
         // Behind the brackets, if there are any, for an IPv6 address is full of colons.
         let behind = server.rfind(']').map_or(0, |at| at + 1);
+        if server.starts_with('[') && behind == 0 {
+            return Err(UrlError::Host);
+        }
         let at = server[behind..].find(':').map(|at| behind + at);
         let (host, number) = server.split_at(at.unwrap_or(server.len()));
         let mut number = number.strip_prefix(':').map(port).transpose()?;

@@ -88,19 +88,18 @@ fn session(before: &[u8], data: &[u8], step: usize) -> Vec<String> {
                     }
                     seen.push(format!("{event:?}"));
                     // Something to be answered: each event leads to other questions.
-                    match seen.len() % 5 {
-                        0 => drop(session.simple("select 1; select 2", now)),
-                        1 => drop(session.query(Query::new("select 1"), now)),
-                        2 => drop(
-                            session.query(Query::new("select $1").with(Params::new().with(7)), now),
-                        ),
-                        3 => drop(session.copy_in("copy c from stdin", now)),
-                        _ => drop(session.copy_out("copy c to stdout", now)),
-                    }
+                    let parameter = Query::new("select $1").with(Params::new().with(7));
+                    let _ = match seen.len() % 5 {
+                        0 => session.simple("select 1; select 2", now),
+                        1 => session.query(Query::new("select 1"), now),
+                        2 => session.query(parameter, now),
+                        3 => session.copy_in("copy c from stdin", now),
+                        _ => session.copy_out("copy c to stdout", now),
+                    };
                     if let Some(ticket) = copying {
-                        drop(session.copy_data(ticket, b"1\n"));
+                        let _ = session.copy_data(ticket, b"1\n");
                         if seen.len().is_multiple_of(2) {
-                            drop(session.copy_done(ticket, now));
+                            let _ = session.copy_done(ticket, now);
                         }
                     }
                     assert!(session.owed() <= LIMITS.pipeline);
