@@ -4,6 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// A password: shown to nobody by accident.
+///
+/// ```
+/// use loopwright::proto::address::Secret;
+/// let secret = Secret::new("s3cret".into());
+/// assert_eq!((format!("{secret:?}"), secret.expose()), ("[secret]".into(), "s3cret"));
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -26,6 +32,11 @@ impl fmt::Debug for Secret {
 }
 
 /// Where a server listens.
+///
+/// ```
+/// use loopwright::proto::address::Address;
+/// assert_eq!(Address::Tcp("::1".into(), 5432).to_string(), "[::1]:5432");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Address {
     /// A host name, or an address without brackets; a port.

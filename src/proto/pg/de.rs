@@ -6,7 +6,7 @@
 
 use super::error::ConvertError;
 use super::row::{Column, Row};
-use super::value::{Array, Elements, Value, not_finite};
+use super::value::{Array, Elements, Value};
 use serde::de::value::{Error, MapDeserializer, SeqDeserializer};
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use std::fmt;

@@ -120,6 +120,13 @@ impl fmt::Display for ParamError {
 impl std::error::Error for ParamError {}
 
 /// Why a question has no answer. The session goes on.
+///
+/// ```
+/// use loopwright::proto::pg::QueryError;
+/// let error = QueryError::ParamCount { want: 2, given: 1 };
+/// assert_eq!(error.to_string(), "the statement has 2 parameters, 1 were given");
+/// assert!(error.server().is_none());
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum QueryError {
@@ -219,6 +226,12 @@ impl fmt::Display for ConvertError {
 impl std::error::Error for ConvertError {}
 
 /// Why the session is over.
+///
+/// ```
+/// use loopwright::proto::pg::Error;
+/// let error = Error::TooLong { size: 20_000_000, limit: 16_777_216 };
+/// assert_eq!(error.to_string(), "a message of 20000000 bytes, over 16777216");
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Error {

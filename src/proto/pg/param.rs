@@ -250,7 +250,7 @@ impl Param {
                     // Rounded as the type is; checked for its range.
                     let single = *value as f32;
                     if single.is_infinite() && value.is_finite() {
-                        return Err(format!("{value} is out of its range"));
+                        return Err(format!("{value:e} is out of its range"));
                     }
                     out.put_f32(single);
                 }
@@ -470,4 +470,129 @@ fn is_time(text: &str) -> bool {
     digits(fraction, 1..=9).is_some()
         && is_clock(clock.trim_end(), 2..=3, 24)
         && zone.is_none_or(|zone| is_clock(zone, 1..=3, 15) || digits(zone, 4..=4).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::pg::row::{Column, Columns, Row};
+    use proptest::prelude::*;
+    use std::rc::Rc;
+
+    /// What a `Bind` says of one parameter: whether it is binary, and its bytes.
+    fn bound(ty: &Type, param: Param) -> Result<(bool, Vec<u8>), String> {
+        let mut out = BytesMut::new();
+        let wanted = [Wanted::new(ty.oid())];
+        let params = Params::from([param]);
+        bind("s", &wanted, &params, std::iter::empty(), &mut out)
+            .map_err(|wrong| wrong.map(|wrong| wrong.to_string()).unwrap_or_default())?;
+        // The letter, the length, two names, one format, one value with its length, no formats.
+        let rest = &out[5 + 1 + 2..];
+        assert_eq!((&rest[..2], &rest[4..6]), (&[0, 1][..], &[0, 1][..]));
+        assert_eq!(rest[rest.len() - 2..], [0, 0]);
+        Ok((rest[3] == 1, rest[6..rest.len() - 2].to_vec()))
+    }
+
+    /// Comes back as the one value of a row.
+    fn row(ty: &Type, param: Param) -> Row {
+        let (binary, value) = bound(ty, param).expect("it fits");
+        let columns = Columns::new(vec![Column::new("v", ty.oid(), Some(binary))], 1 << 20);
+        Row::new(value.into(), Rc::new(columns)).expect("a row")
+    }
+
+    proptest! {
+        #[test]
+        fn integers_come_back(n in any::<i64>()) {
+            prop_assert_eq!(row(&Type::INT8, n.into()).get::<i64>(0), Ok(n));
+            let small = i32::try_from(n >> 32).expect("32 bits");
+            prop_assert_eq!(row(&Type::INT4, small.into()).get::<i32>("v"), Ok(small));
+            let fits = bound(&Type::INT4, n.into());
+            prop_assert_eq!(fits.is_ok(), i32::try_from(n).is_ok());
+            let fits = bound(&Type::INT2, Param::Given((n >> 40).to_string()));
+            prop_assert_eq!(fits.is_ok(), i16::try_from(n >> 40).is_ok());
+        }
+
+        #[test]
+        fn floats_come_back(x in any::<f64>(), y in any::<f32>()) {
+            prop_assert_eq!(row(&Type::FLOAT8, x.into()).get::<f64>(0).map(f64::to_bits), Ok(x.to_bits()));
+            let back = row(&Type::FLOAT4, y.into()).get::<f32>(0);
+            prop_assert!(back.is_ok_and(|back| back == y || (back.is_nan() && y.is_nan())));
+            // As a numeric's text.
+            let text = row(&Type::NUMERIC, x.into()).get::<String>(0).expect("a text");
+            prop_assert_eq!(text.parse::<f64>().ok(), Some(x));
+            prop_assert!(is_numeric(&text), "{}", text);
+        }
+
+        #[test]
+        fn texts_and_bytes_come_back(text in "[^\0]*", bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let back = row(&Type::TEXT, text[..].into());
+            prop_assert_eq!(back.get::<&str>(0), Ok(&text[..]));
+            let back = row(&Type::BYTEA, bytes.clone().into());
+            prop_assert_eq!(back.get::<&[u8]>(0), Ok(&bytes[..]));
+            let document = serde_json::json!({ "text": text });
+            let back = row(&Type::JSON, document.clone().into()).to::<(serde_json::Value,)>();
+            prop_assert_eq!(back, Ok((document,)));
+        }
+
+        /// Any text from outside fits, or is an error that says where.
+        #[test]
+        fn any_text(text in "\\PC{0,20}|[0-9TZ:. +-]{0,25}", oid in 16u32..3910) {
+            if let Some(ty) = Type::from_oid(oid)
+                && let Err(why) = bound(&ty, Param::Given(text)) {
+                prop_assert!(why.starts_with("parameter $1 ("), "{}", why);
+            }
+        }
+    }
+
+    #[test]
+    fn moments() {
+        for (text, fits) in [
+            ("2024-02-29", true),
+            ("2000-02-29", true),
+            ("1900-02-29", false),
+            ("2024-13-01", false),
+            ("2024-04-31", false),
+            ("0000-01-01", false),
+            ("24-01-01", false),
+            ("2024-01-01-01", false),
+            ("2024-01", false),
+            ("infinity", true),
+        ] {
+            assert_eq!(check(text, &Type::DATE).is_ok(), fits, "{text}");
+        }
+        for (text, fits) in [
+            ("2024-01-01", true),
+            ("2024-01-01T12:00", true),
+            ("2024-01-01 12:00:00.123456Z", true),
+            ("2024-01-01T12:00:00+05:45", true),
+            ("2024-01-01T12:00:00-0330", true),
+            ("2024-01-01T12:00:00+7", true),
+            ("2024-01-01T", false),
+            ("2024-01-01T12", false),
+            ("2024-01-01T12:00:00+99", false),
+            ("2024-01-01T12:61", false),
+            ("2024-01-01T12:00:00.", false),
+            ("1704067200", false),
+            ("", false),
+        ] {
+            assert_eq!(check(text, &Type::TIMESTAMPTZ).is_ok(), fits, "{text}");
+        }
+        for (text, fits) in [
+            ("1", true),
+            ("-1.5e-3", true),
+            (".5", true),
+            ("5.", true),
+            ("NaN", true),
+            ("-inf", true),
+            ("", false),
+            (".", false),
+            ("-", false),
+            ("1e", false),
+            ("1e9999999", false),
+            ("0x1", false),
+            ("1 ", false),
+        ] {
+            assert_eq!(is_numeric(text), fits, "{text}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use postgres_types::{FromSql, Kind, Type};
 use std::rc::Rc;
 
-/// What one value of a row is.
+/// What one value of a row is. [`Row`] has an example.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Column {
     /// As the query names it.
@@ -51,7 +51,7 @@ impl Column {
     }
 }
 
-/// What the rows of one answer have.
+/// What the rows of one answer have. [`Row`] has an example.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Columns {
     columns: Vec<Column>,
@@ -95,7 +95,7 @@ impl std::ops::Index<usize> for Columns {
     }
 }
 
-/// A column, by number from 0 or by name.
+/// A column, by number from 0 or by name. [`Row`] has an example.
 pub trait Index {
     /// Its number.
     fn find(&self, columns: &Columns) -> Option<usize>;
@@ -122,6 +122,38 @@ impl Index for &str {
 }
 
 /// One row. It keeps the block of memory alive that it came in (about 16 KiB, or its own size).
+///
+/// ```
+/// use loopwright::Instant;
+/// use loopwright::proto::pg::{Event, Limits, Query, Session, Settings};
+/// # let now = Instant::default();
+/// # let mut session = Session::new(&Settings::new("ada"), Limits::default(), now).unwrap();
+/// # session.poll_event(&mut &b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I"[..], now).unwrap();
+/// let ticket = session.query(Query::new("select id from users"), now).unwrap();
+/// # let mut input = &b"1\0\0\0\x04t\0\0\0\x06\0\0T\0\0\0\x1b\0\x01id\0\0\0\0\0\0\0\0\0\0\x17\0\x04\0\0\0\0\0\0\
+/// #   Z\0\0\0\x05I2\0\0\0\x04D\0\0\0\x0e\0\x01\0\0\0\x04\0\0\0\x07C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I"[..];
+/// let mut rows = Vec::new();
+/// while let Some(event) = session.poll_event(&mut input, now).unwrap() {
+///     match event {
+///         Event::Columns(_, columns) => assert_eq!((columns.len(), &columns[0].name[..]), (1, "id")),
+///         Event::Row(_, row) => rows.push(row),
+///         Event::Done(which, tag) => assert_eq!((which, tag.rows()), (ticket, 1)),
+///         other => unreachable!("{other:?}"),
+///     }
+/// }
+/// assert_eq!(rows[0].get::<i32>("id"), Ok(7));
+///
+/// #[derive(serde::Deserialize)]
+/// struct User {
+///     id: u64,
+/// }
+/// let user: User = rows[0].to().unwrap();
+/// assert_eq!(user.id, 7);
+///
+/// let mut json = Vec::new();
+/// rows[0].json(&mut json).unwrap();
+/// assert_eq!(json, b"{\"id\":7}");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
     values: Bytes,

@@ -28,6 +28,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// How much, and how long.
+///
+/// ```
+/// use loopwright::proto::pg::Limits;
+/// let limits = Limits { pipeline: 16, ..Limits::default() };
+/// assert_eq!(limits.statements, 256);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Bytes of one message, either way: a row, a query with its parameters.
@@ -111,6 +117,13 @@ impl Query {
 }
 
 /// Whether a transaction is open, as of the last answer.
+///
+/// ```
+/// use loopwright::Instant;
+/// use loopwright::proto::pg::{Limits, Session, Settings, Status};
+/// let session = Session::new(&Settings::new("ada"), Limits::default(), Instant::default()).unwrap();
+/// assert_eq!(session.status(), Status::Idle);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
     /// None is.
@@ -122,11 +135,19 @@ pub enum Status {
 }
 
 /// What has been done: `SELECT 3`, `INSERT 0 1`, `BEGIN`.
+///
+/// ```
+/// use loopwright::proto::pg::Tag;
+/// let tag = Tag::new("INSERT 0 3");
+/// assert_eq!((tag.as_str(), tag.rows()), ("INSERT 0 3", 3));
+/// assert_eq!(Tag::new("BEGIN").rows(), 0);
+/// ```
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Tag(SmallVec<[u8; 24]>);
 
 impl Tag {
-    fn new(text: &str) -> Tag {
+    /// As the server says it.
+    pub fn new(text: &str) -> Tag {
         Tag(SmallVec::from_slice(text.as_bytes()))
     }
 
@@ -149,6 +170,19 @@ impl fmt::Debug for Tag {
 }
 
 /// What somebody has said by `NOTIFY`.
+///
+/// ```
+/// use loopwright::Instant;
+/// use loopwright::proto::pg::{Event, Limits, Session, Settings};
+/// let now = Instant::default();
+/// let mut session = Session::new(&Settings::new("ada"), Limits::default(), now).unwrap();
+/// let mut input = &b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05IA\0\0\0\x10\0\0\0\x07news\0hi\0"[..];
+/// assert_eq!(session.poll_event(&mut input, now), Ok(Some(Event::Ready)));
+/// let Ok(Some(Event::Notification(said))) = session.poll_event(&mut input, now) else {
+///     unreachable!();
+/// };
+/// assert_eq!((&said.channel[..], &said.payload[..], said.process), ("news", "hi", 7));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Notification {
     /// Where.
@@ -159,7 +193,8 @@ pub struct Notification {
     pub process: i32,
 }
 
-/// What the server has said. The number is that of the question, as it was asked.
+/// What the server has said. The number is that of the question, as it was asked. [`Row`] and [`Notification`] have
+/// examples.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
     /// Once: from now on it can be asked.
@@ -324,8 +359,8 @@ pub struct Session {
     /// The begin of a message whose end has not come; and, behind rows that are still held, room for the next.
     input: BytesMut,
     output: BytesMut,
-    /// What happened without the server.
-    events: VecDeque<Event>,
+    /// Questions that the server was not asked, because they do not fit: to be told.
+    unfit: VecDeque<(u64, QueryError)>,
     queue: VecDeque<(u64, Ask)>,
     /// Bytes that the queue will be.
     queued: usize,
@@ -354,6 +389,8 @@ pub struct Session {
 const BLOCK: usize = 16 * 1024;
 /// A message of more bytes than this gets a block of its own, which goes when it does.
 const LARGE: usize = 64 * 1024;
+/// The longest description of a statement: 65,535 parameters, or 1664 columns with names of 63 bytes, and twice that.
+const DESCRIPTION: usize = 300_000;
 /// The longest message of the kinds that are always short, and of any before the session is ready.
 const SHORT: usize = 30_000;
 
@@ -388,7 +425,7 @@ impl Session {
             phase: Phase::Startup,
             input: BytesMut::new(),
             output,
-            events: VecDeque::new(),
+            unfit: VecDeque::new(),
             queue: VecDeque::new(),
             queued: 0,
             waiting: VecDeque::new(),
@@ -451,8 +488,8 @@ impl Session {
         self.cancel_key
     }
 
-    /// The questions that have no answer, oldest first. The first is what the server is about; when the connection
-    /// has ended, all are for their askers to know.
+    /// The questions that have no answer, in the order in which they will have one. The first is what the server is
+    /// about; when the connection has ended, all are for their askers to know.
     pub fn unanswered(&self) -> impl Iterator<Item = u64> + '_ {
         let waiting = self
             .waiting
@@ -461,6 +498,7 @@ impl Session {
         waiting
             .map(|w| w.ticket)
             .chain(self.queue.iter().map(|(ticket, _)| *ticket))
+            .chain(self.unfit.iter().map(|(ticket, _)| *ticket))
     }
 
     // ---- questions
@@ -747,8 +785,7 @@ impl Session {
         });
         if let Err(error) = written {
             self.output.truncate(begin);
-            self.open -= 1;
-            self.events.push_back(Event::Failed(ticket, error));
+            self.unfit.push_back((ticket, error));
             return;
         }
         self.write(|out| frontend::execute("", 0, out));
@@ -786,8 +823,9 @@ impl Session {
 
     fn next_event(&mut self, input: &mut &[u8], now: Instant) -> Result<Option<Event>, Error> {
         loop {
-            if let Some(event) = self.events.pop_front() {
-                return Ok(Some(event));
+            if let Some((ticket, error)) = self.unfit.pop_front() {
+                self.open -= 1;
+                return Ok(Some(Event::Failed(ticket, error)));
             }
             let Some(message) = self.read(input)? else {
                 return Ok(None);
@@ -823,7 +861,11 @@ impl Session {
         if whole > self.input.capacity() {
             // As its bytes come, not as they are announced.
             let missing = whole - self.input.len();
-            let room = missing.min(input.len().max(self.input.len()).max(BLOCK));
+            let room = if whole > LARGE {
+                missing.min(input.len().max(self.input.len()).max(BLOCK))
+            } else {
+                missing.max(BLOCK)
+            };
             self.input.reserve(room);
         }
         self.take(input, whole);
@@ -851,8 +893,6 @@ impl Session {
             tag,
             backend::DATA_ROW_TAG
                 | backend::COPY_DATA_TAG
-                | backend::ROW_DESCRIPTION_TAG
-                | backend::PARAMETER_DESCRIPTION_TAG
                 | backend::ERROR_RESPONSE_TAG
                 | backend::NOTICE_RESPONSE_TAG
                 | backend::NOTIFICATION_RESPONSE_TAG
@@ -870,8 +910,18 @@ impl Session {
                 | b'n'
                 | b'R'
                 | b'S'
+                | b't'
+                | b'T'
                 | b'Z'
         );
+        // These are kept as long as their statement.
+        let is_description = matches!(
+            tag,
+            backend::ROW_DESCRIPTION_TAG | backend::PARAMETER_DESCRIPTION_TAG
+        );
+        if is_description && self.is_ready() {
+            return Ok(DESCRIPTION.min(self.limits.message));
+        }
         match is_long && self.is_ready() {
             true => Ok(self.limits.message),
             false if is_long || is_short => Ok(SHORT.min(self.limits.message)),
@@ -1107,15 +1157,16 @@ impl Session {
 
     /// `Z`: the oldest question is done.
     fn on_ready(&mut self, status: Status, now: Instant) -> Result<Option<Event>, Error> {
-        let Some(mut waiting) = self.waiting.pop_front() else {
-            return Err(Error::Unexpected("an answer nobody waits for"));
-        };
+        // Whose answer breaks off stays among those without one.
+        let is_over = |oldest: &Waiting| oldest.failed.is_some() || oldest.step == Step::Complete;
+        let unfinished = Error::Unexpected("the end of an answer before all of it");
+        if !self.waiting.front().is_some_and(is_over) {
+            return Err(unfinished);
+        }
+        let mut waiting = self.waiting.pop_front().ok_or(unfinished)?;
         let before = std::mem::replace(&mut self.status, status);
         let ticket = waiting.ticket;
         let failed = waiting.failed.take();
-        if failed.is_none() && waiting.step != Step::Complete {
-            return Err(Error::Unexpected("the end of an answer before all of it"));
-        }
         if !matches!(waiting.what, What::Query { .. }) {
             self.blocked = false;
         }
@@ -1127,8 +1178,9 @@ impl Session {
                 None
             }
             (What::Prepare { .. }, Some(error)) => {
-                // Of the question that it was for, which is the head of the queue.
-                if let Some((_, ask)) = self.queue.pop_front() {
+                // Of the question that it was for.
+                let asker = self.queue.iter().position(|(asker, _)| *asker == ticket);
+                if let Some((_, ask)) = asker.and_then(|at| self.queue.remove(at)) {
                     self.queued -= ask.size();
                 }
                 Some(Event::Failed(ticket, error))
@@ -1149,7 +1201,10 @@ impl Session {
                 if is_stale && is_idle && !again && self.may_be_later(&query) {
                     let ask = Ask::Query { query, again: true };
                     self.queued += ask.size();
-                    self.queue.push_front((ticket, ask));
+                    // Behind others that are asked again, so that these stay in order.
+                    let later = self.queue.iter().position(|(other, _)| *other > ticket);
+                    let at = later.unwrap_or(self.queue.len());
+                    self.queue.insert(at, (ticket, ask));
                     None
                 } else {
                     Some(Event::Failed(ticket, error))
@@ -1497,4 +1552,987 @@ fn on_simple(
         _ => return Err(Error::Unexpected("a strange answer to a query")),
     };
     Ok(Some(OnSimple::Event(event)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::address::Secret;
+    use crate::proto::resp::cuts;
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use std::fmt::Write;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_micros(seconds * 1_000_000)
+    }
+
+    fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+        let mut message = vec![tag];
+        message.extend_from_slice(&u32::try_from(body.len() + 4).expect("short").to_be_bytes());
+        message.extend_from_slice(body);
+        message
+    }
+
+    /// What a server sends: words of a message's letter, and what is in it behind a colon, `_` for spaces.
+    fn wire(script: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        for word in script.split_whitespace() {
+            let (tag, text) = word.split_once(':').unwrap_or((word, ""));
+            let text = match tag {
+                "S" => text.to_string(),
+                _ => text.replace('_', " "),
+            };
+            let list = || text.split(',').filter(|item| !item.is_empty());
+            let mut body = Vec::new();
+            match tag {
+                "E" | "F" | "N" => {
+                    let severity = if tag == "F" { "FATAL" } else { "ERROR" };
+                    let _ = write!(string(&mut body), "V{severity}\0C{text}\0Mno\0\0");
+                }
+                "A" => {
+                    body.extend_from_slice(&7i32.to_be_bytes());
+                    body.extend_from_slice(text.replace('=', "\0").as_bytes());
+                    body.push(0);
+                }
+                "K" => body.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 2]),
+                "S" => {
+                    body.extend_from_slice(text.replace('=', "\0").as_bytes());
+                    body.push(0);
+                }
+                "G" | "H" => body.extend_from_slice(&[0, 0, 0]),
+                "C" => {
+                    body.extend_from_slice(text.as_bytes());
+                    body.push(0);
+                }
+                "t" => {
+                    body.extend_from_slice(
+                        &u16::try_from(list().count()).expect("few").to_be_bytes(),
+                    );
+                    for oid in list() {
+                        let oid: u32 = oid.parse().expect("a type");
+                        body.extend_from_slice(&oid.to_be_bytes());
+                    }
+                }
+                "T" => {
+                    body.extend_from_slice(
+                        &u16::try_from(list().count()).expect("few").to_be_bytes(),
+                    );
+                    for column in list() {
+                        let (name, oid) = column.split_once('=').expect("name=type");
+                        body.extend_from_slice(name.as_bytes());
+                        body.extend_from_slice(&[0; 7]);
+                        let oid: u32 = oid.parse().expect("a type");
+                        body.extend_from_slice(&oid.to_be_bytes());
+                        body.extend_from_slice(&[0; 8]);
+                    }
+                }
+                "D" => {
+                    body.extend_from_slice(
+                        &u16::try_from(list().count()).expect("few").to_be_bytes(),
+                    );
+                    for value in list() {
+                        let number = value.parse::<i32>().map(i32::to_be_bytes);
+                        let bytes: &[u8] = match &number {
+                            Ok(number) => number,
+                            Err(_) => value.as_bytes(),
+                        };
+                        match value {
+                            "-" => body.extend_from_slice(&[255; 4]),
+                            _ => {
+                                let len = i32::try_from(bytes.len()).expect("short");
+                                body.extend_from_slice(&len.to_be_bytes());
+                                body.extend_from_slice(bytes);
+                            }
+                        }
+                    }
+                }
+                "R" => {
+                    let (kind, text) = text.split_once(',').unwrap_or((&text, ""));
+                    let kind: u32 = kind.parse().expect("a number");
+                    body.extend_from_slice(&kind.to_be_bytes());
+                    body.extend_from_slice(text.replace('|', "\0").as_bytes());
+                }
+                _ => body.extend_from_slice(text.as_bytes()),
+            }
+            let tag = match tag {
+                "F" => b'E',
+                tag => tag.as_bytes()[0],
+            };
+            out.extend(message(tag, &body));
+        }
+        out
+    }
+
+    /// Writes text into bytes.
+    fn string(bytes: &mut Vec<u8>) -> impl Write + '_ {
+        struct Text<'a>(&'a mut Vec<u8>);
+        impl Write for Text<'_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0.extend_from_slice(text.as_bytes());
+                Ok(())
+            }
+        }
+        Text(bytes)
+    }
+
+    /// The messages in the output, which are taken out of it: letters, and the texts that are in them.
+    fn said(session: &mut Session) -> String {
+        let (mut out, mut said) = (session.output().to_vec(), Vec::new());
+        session.sent(out.len());
+        while !out.is_empty() {
+            let len = u32::from_be_bytes(out[1..5].try_into().expect("a length"));
+            let message: Vec<u8> = out
+                .drain(..1 + usize::try_from(len).expect("short"))
+                .collect();
+            let is_text = |b: &u8| b.is_ascii_graphic() || *b == b' ';
+            let body: Vec<u8> = message[5..]
+                .iter()
+                .map(|b| if is_text(b) { *b } else { b'.' })
+                .collect();
+            let text = String::from_utf8(body)
+                .expect("text")
+                .trim_matches('.')
+                .to_string();
+            let colon = if text.is_empty() { "" } else { ":" };
+            said.push(format!(
+                "{}{colon}{}",
+                char::from(message[0]),
+                text.replace(' ', "_")
+            ));
+        }
+        said.join(" ")
+    }
+
+    fn shown(event: Event) -> String {
+        let json = |row: &Row| {
+            let mut out = Vec::new();
+            match row.json(&mut out) {
+                Ok(()) => String::from_utf8(out).expect("UTF-8"),
+                Err(error) => error.to_string(),
+            }
+        };
+        match event {
+            Event::Columns(t, columns) => {
+                let names: Vec<&str> = columns.iter().map(|column| &column.name[..]).collect();
+                format!("{t} columns {}", names.join(","))
+            }
+            Event::Row(t, row) => format!("{t} {}", json(&row)),
+            Event::Completed(t, tag) => format!("{t} completed {}", tag.as_str()),
+            Event::Done(t, tag) => format!("{t} done {}", tag.as_str()),
+            Event::Failed(t, error) => format!("{t} failed {error}"),
+            Event::CopyIn(t) => format!("{t} copy in"),
+            Event::CopyOut(t, data) => format!("{t} copy out {}", String::from_utf8_lossy(&data)),
+            Event::Notice(notice) => format!("notice {}", notice.code),
+            Event::Notification(n) => format!("{} on {} by {}", n.payload, n.channel, n.process),
+            Event::ParameterStatus(name, value) => format!("{name}={value}"),
+            Event::Ready => "ready".into(),
+        }
+    }
+
+    fn feed(session: &mut Session, pieces: &[&[u8]]) -> Result<Vec<String>, Error> {
+        let mut events = Vec::new();
+        for mut piece in pieces.iter().copied() {
+            while let Some(event) = session.poll_event(&mut piece, at(0))? {
+                events.push(shown(event));
+            }
+            assert!(piece.is_empty());
+        }
+        Ok(events)
+    }
+
+    fn ready(limits: Limits) -> Session {
+        let mut session = Session::new(&Settings::new("ada"), limits, at(0)).expect("a session");
+        let events = feed(&mut session, &[&wire("R:0 S:TimeZone=UTC K Z:I")]);
+        assert_eq!(events.expect("ready"), ["TimeZone=UTC", "ready"]);
+        assert_eq!(session.cancel_key(), Some((1, 2)));
+        session.sent(session.output().len());
+        session
+    }
+
+    /// Asks in words: `q` a query (with an `int4` if there is a number), `o` one that is to stay in order, `s` the simple protocol,
+    /// `i` and `x` copies in and out.
+    fn ask(session: &mut Session, what: &str) {
+        let (kind, sql) = what.split_once(' ').expect("a kind and SQL");
+        let (sql, params) = match sql.split_once('|') {
+            Some((sql, n)) => (sql, Params::new().with(n.parse::<i32>().expect("a number"))),
+            None => (sql, Params::new()),
+        };
+        let query = Query::new(sql).with(params);
+        let asked = match kind {
+            "q" => session.query(query, at(0)),
+            "o" => session.query(query.in_order(), at(0)),
+            "s" => session.simple(sql, at(0)),
+            "i" => session.copy_in(sql, at(0)),
+            _ => session.copy_out(sql, at(0)),
+        };
+        asked.expect("asked");
+    }
+
+    /// What is asked, what the server says to it, what happens, and what we say meanwhile.
+    #[test]
+    fn answers() {
+        for (asked, server, events, says) in [
+            (
+                &["q select 1"][..],
+                "1 t: T:n=23 Z:I 2 D:7 D:- C:SELECT_2 Z:I",
+                &[
+                    "0 columns n",
+                    "0 {\"n\":7}",
+                    "0 {\"n\":null}",
+                    "0 done SELECT 2",
+                ][..],
+                "P:s0.select_1... D:Ss0 S B:s0.........\u{1} E S",
+            ),
+            // The same statement again is not prepared again, and not waited for.
+            (
+                &["q select $1|7", "q select $1|8"],
+                "1 t:23 T:n=23 Z:I 2 D:7 C:SELECT_1 Z:I 2 D:8 C:SELECT_1 Z:I",
+                &[
+                    "0 columns n",
+                    "0 {\"n\":7}",
+                    "0 done SELECT 1",
+                    "1 columns n",
+                    "1 {\"n\":8}",
+                    "1 done SELECT 1",
+                ],
+                "P:s0.select_$1 D:Ss0 S B:s0 E S B:s0 E S",
+            ),
+            // An error ends with the query that has made it: in the statement, in the parameters, in the middle.
+            (
+                &["q selec", "q select 1", "q select 1"],
+                "E:42601 Z:I 1 t: T:n=23 Z:I 2 D:7 E:22012 Z:I 2 D:8 C:SELECT_1 Z:I",
+                &[
+                    "0 failed no (42601)",
+                    "1 columns n",
+                    "1 {\"n\":7}",
+                    "1 failed no (22012)",
+                    "2 columns n",
+                    "2 {\"n\":8}",
+                    "2 done SELECT 1",
+                ],
+                "P:s0.selec D:Ss0 S P:s1.select_1 D:Ss1 S B:s1 E S B:s1 E S",
+            ),
+            (
+                &["q select $1", "q select $1|1"],
+                "1 t:16 n Z:I",
+                &[
+                    "0 failed the statement has 1 parameters, 0 were given",
+                    "1 failed parameter $1 (bool): an integer does not fit",
+                ],
+                "P:s0.select_$1 D:Ss0 S",
+            ),
+            // What is found at the end of the implicit transaction.
+            (
+                &["q insert"],
+                "1 t: n Z:I 2 C:INSERT_0_1 E:23505 Z:I",
+                &["0 failed no (23505)"],
+                "P:s0.insert D:Ss0 S B:s0 E S",
+            ),
+            (
+                &["q ;"],
+                "1 t: n Z:I 2 I Z:I",
+                &["0 done "],
+                "P:s0.; D:Ss0 S B:s0 E S",
+            ),
+            // In between.
+            (
+                &["q select 1"],
+                "1 N:00000 t: A:c=hi T:n=23 Z:I 2 S:TimeZone=UTC D:7 C:SELECT_1 N:00001 Z:T",
+                &[
+                    "notice 00000",
+                    "hi on c by 7",
+                    "0 columns n",
+                    "TimeZone=UTC",
+                    "0 {\"n\":7}",
+                    "notice 00001",
+                    "0 done SELECT 1",
+                ],
+                "P:s0.select_1 D:Ss0 S B:s0 E S",
+            ),
+            // Several at once are alone: what is behind waits.
+            (
+                &["s select 1; begin", "q select 2"],
+                "T:a=23 D:x C:SELECT_1 C:BEGIN Z:T 1 t: n Z:T 2 C:X Z:T",
+                &[
+                    "0 columns a",
+                    "0 column a (int4): no integer",
+                    "0 completed SELECT 1",
+                    "0 completed BEGIN",
+                    "0 done BEGIN",
+                    "1 done X",
+                ],
+                "Q:select_1;_begin P:s0.select_2 D:Ss0 S B:s0 E S",
+            ),
+            (
+                &["s copy c from stdin", "s select"],
+                "G E:57014 Z:I I Z:I",
+                &["0 failed no (57014)", "1 done "],
+                "Q:copy_c_from_stdin f:want_copy_in_for_COPY_FROM_STDIN Q:select",
+            ),
+            // Copies.
+            (
+                &["x copy c to stdout", "s select"],
+                "1 2 H d:one d:two c C:COPY_2 Z:I I Z:I",
+                &[
+                    "0 copy out one",
+                    "0 copy out two",
+                    "0 done COPY 2",
+                    "1 done ",
+                ],
+                "P:copy_c_to_stdout B E H S Q:select",
+            ),
+            (
+                &["i copy c from stdin", "s select"],
+                "1 2 G E:22P02 Z:I I Z:I",
+                &["0 copy in", "0 failed no (22P02)", "1 done "],
+                "P:copy_c_from_stdin B E H S Q:select",
+            ),
+            (
+                &["i copy c from stdin"],
+                "E:42P01 Z:I",
+                &["0 failed no (42P01)"],
+                "P:copy_c_from_stdin B E H S",
+            ),
+            (
+                &["i copy c from '/file'"],
+                "1 2 C:COPY_3 Z:I",
+                &["0 done COPY 3"],
+                "P:copy_c_from_'/file' B E H S",
+            ),
+            (
+                &["x copy c from stdin"],
+                "1 2 G E:57014 Z:I",
+                &["0 failed no (57014)"],
+                "P:copy_c_from_stdin B E H f:want_copy_in_for_COPY_FROM_STDIN S",
+            ),
+            // Stale: asked again, in order, behind what was written meanwhile. The old one is closed.
+            (
+                &["q select 1", "q select 1", "q select 2"],
+                "1 t: n Z:I E:0A000 Z:I E:0A000 Z:I 1 t: n Z:I \
+                 3 1 t: T:n=23 Z:I 2 C:A Z:I 2 C:B Z:I 2 C:C Z:I",
+                &[
+                    "0 columns n",
+                    "0 done A",
+                    "1 columns n",
+                    "1 done B",
+                    "2 done C",
+                ],
+                "P:s0.select_1 D:Ss0 S B:s0 E S B:s0 E S P:s1.select_2 D:Ss1 S C:Ss0 P:s2.select_1 D:Ss2 S \
+                 B:s2 E S B:s2 E S B:s1 E S",
+            ),
+            // The second statement fails while the first waits to be asked again.
+            (
+                &["q select 1", "q selec"],
+                "1 t: n Z:I E:26000 Z:I E:42601 Z:I 3 1 t: n Z:I E:26000 Z:I",
+                &["1 failed no (42601)", "0 failed no (26000)"],
+                "P:s0.select_1 D:Ss0 S B:s0 E S P:s1.selec D:Ss1 S C:Ss0 P:s2.select_1 D:Ss2 S B:s2 E S",
+            ),
+            // But not where the order matters, nor in a transaction.
+            (
+                &["q select 1", "o begin"],
+                "1 t: n Z:I E:26000 Z:I 1 t: n Z:I 2 C:BEGIN Z:T",
+                &["0 failed no (26000)", "1 done BEGIN"],
+                "P:s0.select_1 D:Ss0 S B:s0 E S P:s1.begin D:Ss1 S B:s1 E S",
+            ),
+            (
+                &["q select 1"],
+                "1 t: n Z:T E:26000 Z:E",
+                &["0 failed no (26000)"],
+                "P:s0.select_1 D:Ss0 S B:s0 E S",
+            ),
+            // No more than two are kept.
+            (
+                &["q a", "q b", "q a", "q c", "q a"],
+                "1 t: n Z:I 2 C:X Z:I 1 t: n Z:I 2 C:X Z:I 2 C:X Z:I 3 1 t: n Z:I 2 C:X Z:I 2 C:X Z:I",
+                &["0 done X", "1 done X", "2 done X", "3 done X", "4 done X"],
+                "P:s0.a D:Ss0 S B:s0 E S P:s1.b D:Ss1 S B:s1 E S B:s0 E S C:Ss1 P:s2.c D:Ss2 S B:s2 E S B:s0 E S",
+            ),
+        ] {
+            let input = wire(server);
+            for pieces in cuts(&input) {
+                let limits = Limits {
+                    statements: 2,
+                    ..Limits::default()
+                };
+                let mut session = ready(limits);
+                for what in asked {
+                    ask(&mut session, what);
+                }
+                assert_eq!(session.owed(), asked.len());
+                let got = feed(&mut session, &pieces).unwrap_or_else(|e| panic!("{asked:?}: {e}"));
+                assert_eq!(got, events, "{asked:?}");
+                assert_eq!(plain(&said(&mut session)), plain(says), "{asked:?}");
+                assert_eq!((session.owed(), session.unanswered().count()), (0, 0));
+                assert_eq!(session.next_deadline(), None);
+            }
+        }
+    }
+
+    /// Without what is binary: names of statements and texts are left.
+    fn plain(said: &str) -> String {
+        let words = said
+            .split_whitespace()
+            .map(|word| match word.split_once(':') {
+                Some(("B", rest)) => match rest.split(['.', '\u{1}']).next() {
+                    Some(name) if name.starts_with('s') => format!("B:{name}"),
+                    _ => "B".into(),
+                },
+                Some(("E", _)) => "E".into(),
+                _ => word.trim_end_matches('.').to_string(),
+            });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn copied_in() {
+        for (ends_with, server, says, last) in [
+            ("done", "C:COPY_2 Z:I", "d:one d:two c S", "0 done COPY 2"),
+            (
+                "fail",
+                "E:57014 Z:I",
+                "d:one d:two f:enough S",
+                "0 failed no (57014)",
+            ),
+            ("", "E:22P02 Z:I", "d:one d:two S", "0 failed no (22P02)"),
+            // The error and our end meet on their way: no second Sync.
+            (
+                "done",
+                "E:22P02 Z:I",
+                "d:one d:two c S",
+                "0 failed no (22P02)",
+            ),
+        ] {
+            let mut session = ready(Limits::default());
+            ask(&mut session, "i copy c from stdin");
+            assert_eq!(session.copy_data(0, b"one"), Err(Refusal::NoCopy));
+            assert_eq!(
+                feed(&mut session, &[&wire("1 2 G")]),
+                Ok(vec!["0 copy in".to_string()])
+            );
+            said(&mut session);
+            assert_eq!(
+                (session.copy_data(0, b"one"), session.copy_data(0, b"two")),
+                (Ok(()), Ok(()))
+            );
+            assert_eq!(session.copy_data(1, b"one"), Err(Refusal::NoCopy));
+            match ends_with {
+                "done" => assert_eq!(session.copy_done(0, at(0)), Ok(())),
+                "fail" => assert_eq!(session.copy_fail(0, "enough", at(0)), Ok(())),
+                _ => {}
+            }
+            assert_eq!(
+                feed(&mut session, &[&wire(server)]),
+                Ok(vec![last.to_string()])
+            );
+            assert_eq!(said(&mut session), says);
+            assert_eq!(session.copy_data(0, b"one"), Err(Refusal::NoCopy));
+        }
+    }
+
+    #[test]
+    fn what_a_server_may_not_say() {
+        for (asked, server, why) in [
+            ("", "Z:I", "the server sends an answer nobody waits for"),
+            ("", "D:7", "the server sends an answer nobody waits for"),
+            ("", "E:57P01", "the server ends the session: no (57P01)"),
+            ("", "F:57P01", "the server ends the session: no (57P01)"),
+            (
+                "",
+                "x",
+                "not PostgreSQL's protocol: an unknown kind of message",
+            ),
+            (
+                "",
+                "W:abc",
+                "not PostgreSQL's protocol: an unknown kind of message",
+            ),
+            (
+                "",
+                "S:client_encoding=LATIN1",
+                "the server sends another client_encoding than UTF8",
+            ),
+            (
+                "",
+                "S:integer_datetimes=off",
+                "the server sends times as floats",
+            ),
+            ("", "R:0", "the server sends an answer nobody waits for"),
+            (
+                "q select 1",
+                "F:57P01",
+                "the server ends the session: no (57P01)",
+            ),
+            (
+                "q select 1",
+                "Z:I",
+                "the server sends the end of an answer before all of it",
+            ),
+            (
+                "q select 1",
+                "1 t: T:n=23,m=23 Z:I 2 D:7",
+                "not PostgreSQL's protocol: a row",
+            ),
+            (
+                "q select 1",
+                "1 t: n Z:I 2 D:7",
+                "the server sends a row without columns",
+            ),
+            (
+                "q select 1",
+                "t:",
+                "the server sends a strange answer to a statement",
+            ),
+            (
+                "q select 1",
+                "3",
+                "the server sends a strange answer to a statement",
+            ),
+            ("q select 1", "1 t: T:a=23,b=23,c=23", "3 columns, over 2"),
+            (
+                "q select 1",
+                "1 t: T:n=23 Z:x",
+                "not PostgreSQL's protocol: a transaction's state",
+            ),
+            (
+                "q select 1",
+                "1 t: T:n=23 Z:I D:7",
+                "the server sends a strange answer to a query",
+            ),
+            (
+                "q select 1",
+                "1 t: T:n=23 Z:I 2 G",
+                "the server sends a strange answer to a query",
+            ),
+            (
+                "q select 1",
+                "1 t: T:n=23 Z:I 2 Z:I",
+                "the server sends the end of an answer before all of it",
+            ),
+            (
+                "q select 1",
+                "1 t: T:n=23 Z:I 2 C:A C:A",
+                "the server sends a strange answer to a query",
+            ),
+            (
+                "q select 1",
+                "1 t: T:n=23 Z:I 2 E:22012 D:7",
+                "the server sends an answer behind an error",
+            ),
+            (
+                "q select 1",
+                "1 t: T:n=23 Z:I 2 E:22012 E:22012",
+                "the server sends an answer behind an error",
+            ),
+            (
+                "s select 1",
+                "D:7",
+                "the server sends a row without columns",
+            ),
+            (
+                "s select 1",
+                "2",
+                "the server sends a strange answer to a query",
+            ),
+            (
+                "s select 1",
+                "H D:7",
+                "the server sends a strange answer to a copy",
+            ),
+            (
+                "s select 1",
+                "d:x",
+                "the server sends a strange answer to a query",
+            ),
+            (
+                "i copy c from stdin",
+                "2",
+                "the server sends a strange answer to a copy",
+            ),
+            (
+                "i copy c from stdin",
+                "1 2 G G",
+                "the server sends a strange answer to a copy",
+            ),
+            (
+                "x copy c to stdout",
+                "1 2 H c d:x",
+                "the server sends a strange answer to a copy",
+            ),
+        ] {
+            let input = wire(server);
+            for pieces in cuts(&input) {
+                let limits = Limits {
+                    columns: 2,
+                    ..Limits::default()
+                };
+                let mut session = ready(limits);
+                if !asked.is_empty() {
+                    ask(&mut session, asked);
+                }
+                let error = feed(&mut session, &pieces).expect_err(server);
+                assert_eq!(error.to_string(), why, "{asked} {server}");
+                // And it stays over.
+                assert_eq!(session.expire(at(1000)), Err(error.clone()));
+                assert_eq!(session.poll_event(&mut &wire("Z:I")[..], at(0)), Err(error));
+                assert_eq!(
+                    session.query(Query::new("select 1"), at(0)),
+                    Err(Refusal::NotReady)
+                );
+                assert_eq!(session.copy_data(0, b""), Err(Refusal::NoCopy));
+                assert_eq!(session.unanswered().count(), usize::from(!asked.is_empty()));
+            }
+        }
+    }
+
+    /// Nothing is kept of what is too long, or of lengths that are none.
+    #[test]
+    fn lengths() {
+        let limits = Limits {
+            message: 100_000,
+            ..Limits::default()
+        };
+        let head = |tag: u8, len: u32| [&[tag][..], &len.to_be_bytes()].concat();
+        let malformed = Error::Malformed("a length");
+        let too_long = |size, limit| Error::TooLong { size, limit };
+        for (input, error) in [
+            (head(b'D', 3), malformed.clone()),
+            (head(b'D', 0), malformed.clone()),
+            (head(b'D', u32::MAX), malformed),
+            (
+                head(b'D', i32::MAX.unsigned_abs()),
+                too_long(i32::MAX.unsigned_abs() as usize, 100_000),
+            ),
+            (head(b'D', 100_001), too_long(100_001, 100_000)),
+            (head(b'Z', 30_001), too_long(30_001, 30_000)),
+            (head(b'T', 100_001), too_long(100_001, 100_000)),
+        ] {
+            for pieces in cuts(&input) {
+                let mut session = ready(limits);
+                assert_eq!(feed(&mut session, &pieces), Err(error.clone()));
+                assert_eq!(session.input.capacity(), 0);
+            }
+        }
+        // Before the session is ready, everything is short.
+        let mut session = Session::new(&Settings::new("ada"), limits, at(0)).expect("a session");
+        assert_eq!(
+            feed(&mut session, &[&head(b'E', 30_001)]),
+            Err(too_long(30_001, 30_000))
+        );
+        // What is announced is not yet made room for.
+        let mut session = ready(Limits::default());
+        let announced = head(b'N', 16 * 1024 * 1024);
+        assert_eq!(feed(&mut session, &[&announced]), Ok(vec![]));
+        assert!(session.input.capacity() <= 64 * 1024);
+        for _ in 0..100 {
+            assert_eq!(feed(&mut session, &[&[b'x'; 1000]]), Ok(vec![]));
+        }
+        assert!(
+            session.input.capacity() <= 400_000,
+            "{}",
+            session.input.capacity()
+        );
+    }
+
+    /// The server's half of SCRAM-SHA-256, with a password that it takes to be `password`.
+    fn scram(session: &mut Session, password: &str, wrong_end: bool) -> Result<Vec<String>, Error> {
+        use hmac::{Hmac, KeyInit, Mac};
+        use sha2::{Digest, Sha256};
+        let hash = |key: &[u8], text: &[u8]| -> Vec<u8> {
+            let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key");
+            mac.update(text);
+            mac.finalize().into_bytes().to_vec()
+        };
+        session.sent(session.output().len());
+        feed(session, &[&wire("R:10,SCRAM-SHA-256-PLUS|SCRAM-SHA-256||")])?;
+        let text = |session: &mut Session, from| {
+            let text = String::from_utf8(session.output()[from..].to_vec()).expect("text");
+            session.sent(session.output().len());
+            text
+        };
+        let first = text(session, 5 + "SCRAM-SHA-256".len() + 1 + 4);
+        let bare = first
+            .strip_prefix("n,,")
+            .expect("no channel binding")
+            .to_string();
+        let nonce = format!("{}more", bare.strip_prefix("n=,r=").expect("a nonce"));
+        let salt = b"salt";
+        let challenge = format!("r={nonce},s={},i=2", STANDARD.encode(salt));
+        feed(
+            session,
+            &[&message(
+                b'R',
+                &[&[0, 0, 0, 11], challenge.as_bytes()].concat(),
+            )],
+        )?;
+        let last = text(session, 5);
+        let (without_proof, proof) = last.rsplit_once(",p=").expect("a proof");
+        let one = hash(password.as_bytes(), &[salt, &[0, 0, 0, 1][..]].concat());
+        let two = hash(password.as_bytes(), &one);
+        let salted: Vec<u8> = one.iter().zip(&two).map(|(a, b)| a ^ b).collect();
+        let all = format!("{bare},{challenge},{without_proof}");
+        let client_key = hash(&salted, b"Client Key");
+        let signature = hash(&Sha256::digest(&client_key), all.as_bytes());
+        let want: Vec<u8> = client_key
+            .iter()
+            .zip(&signature)
+            .map(|(a, b)| a ^ b)
+            .collect();
+        if proof != STANDARD.encode(want) {
+            return feed(session, &[&wire("F:28P01")]);
+        }
+        let mut end = hash(&hash(&salted, b"Server Key"), all.as_bytes());
+        end[0] ^= u8::from(wrong_end);
+        let end = format!("v={}", STANDARD.encode(end));
+        feed(
+            session,
+            &[&message(b'R', &[&[0, 0, 0, 12], end.as_bytes()].concat())],
+        )?;
+        feed(session, &[&wire("R:0 K Z:I")])
+    }
+
+    fn login(password: Option<&str>, cleartext: bool) -> Session {
+        let mut settings = Settings::new("ada");
+        settings.password = password.map(|text| Secret::new(text.into()));
+        settings.cleartext = cleartext;
+        settings.parameters = vec![
+            ("application_name".into(), "x".into()),
+            ("DateStyle".into(), "German".into()),
+        ];
+        let session = Session::new(&settings, Limits::default(), at(0)).expect("a session");
+        let greeting =
+            b"\0\x03\0\0user\0ada\0client_encoding\0UTF8\0DateStyle\0ISO\0application_name\0x\0\0";
+        assert_eq!(session.output()[4..], greeting[..]);
+        session
+    }
+
+    #[test]
+    fn logins() {
+        let ready = Ok(vec!["ready".to_string()]);
+        assert_eq!(scram(&mut login(Some("pw"), false), "pw", false), ready);
+        let error = scram(&mut login(Some("pw"), false), "other", false).expect_err("wrong");
+        assert_eq!(
+            error.to_string(),
+            "the server refuses the login: no (28P01)"
+        );
+        // Somebody who does not know the password is no server of ours.
+        let error = scram(&mut login(Some("pw"), false), "pw", true).expect_err("wrong");
+        assert_eq!(
+            error.to_string(),
+            "the proof of the password has failed: SCRAM verification error"
+        );
+        for (password, cleartext, server, says, want) in [
+            (Some("pw"), false, "R:0 Z:I", "", Ok("ready")),
+            (Some("pw"), true, "R:3 R:0 Z:I", "p:pw", Ok("ready")),
+            (Some("pw"), false, "R:3", "", Err("clear text")),
+            (None, true, "R:3", "", Err("there is none")),
+            // md5(md5(pw ada) salt), as of the server's own documentation.
+            (Some("pw"), false, "R:5,salt R:0 Z:I", "p:md5", Ok("ready")),
+            (None, false, "R:5,salt", "", Err("there is none")),
+            (
+                None,
+                false,
+                "R:10,SCRAM-SHA-256||",
+                "",
+                Err("there is none"),
+            ),
+            (
+                Some("pw"),
+                false,
+                "R:10,SCRAM-SHA-512|X||",
+                "",
+                Err("SCRAM-SHA-512, X, which is not supported"),
+            ),
+            (
+                Some("pw"),
+                false,
+                "R:10,SCRAM-SHA-256|| R:0",
+                "",
+                Err("has not proved"),
+            ),
+            (
+                Some("pw"),
+                false,
+                "R:10,SCRAM-SHA-256|| R:11,r=x,s=c2FsdA==,i=2",
+                "",
+                Err("invalid nonce"),
+            ),
+            (
+                Some("pw"),
+                false,
+                "R:10,SCRAM-SHA-256|| R:11,r=x,s=c2FsdA==,i=99999",
+                "",
+                Err("99999 rounds"),
+            ),
+            (
+                Some("pw"),
+                false,
+                "R:10,SCRAM-SHA-256|| R:11,r=x",
+                "",
+                Err("a proof"),
+            ),
+            (
+                Some("pw"),
+                false,
+                "R:10,SCRAM-SHA-256|| R:12,v=x",
+                "",
+                Err("has failed"),
+            ),
+            (Some("pw"), false, "R:11,r=x", "", Err("strange")),
+            (Some("pw"), true, "R:3 R:3", "p:pw", Err("strange")),
+            (Some("pw"), true, "R:7", "", Err("GSSAPI")),
+            (None, false, "R:4", "", Err("a message")),
+            (None, false, "Z:I", "", Err("strange")),
+            (None, false, "R:0 D:7", "", Err("strange")),
+            (
+                None,
+                false,
+                "F:3D000",
+                "",
+                Err("refuses the login: no (3D000)"),
+            ),
+            (
+                None,
+                false,
+                "R:0 F:53300",
+                "",
+                Err("refuses the login: no (53300)"),
+            ),
+        ] {
+            for pieces in cuts(&wire(server)) {
+                let mut session = login(password, cleartext);
+                session.sent(session.output().len());
+                let got = feed(&mut session, &pieces).map(|events| events.join(" "));
+                match (got, want) {
+                    (Ok(got), Ok(want)) => {
+                        assert_eq!(got, want);
+                        assert!(said(&mut session).starts_with(says), "{server}");
+                    }
+                    (Err(error), Err(want)) => {
+                        assert!(error.to_string().contains(want), "{server}: {error}");
+                        assert!(!session.is_ready());
+                    }
+                    (got, want) => panic!("{server}: {got:?} instead of {want:?}"),
+                }
+                assert!(!format!("{session:?}").contains("pw"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_asked() {
+        let limits = Limits {
+            pipeline: 2,
+            message: 100,
+            ..Limits::default()
+        };
+        let mut session = Session::new(&Settings::new("ada"), limits, at(0)).expect("a session");
+        assert_eq!(session.simple("select", at(0)), Err(Refusal::NotReady));
+        let mut session = ready(limits);
+        let query = |sql: &str| Query::new(sql);
+        assert_eq!(session.query(query("a\0b"), at(0)), Err(Refusal::Nul));
+        assert_eq!(
+            session.query(query(&"x".repeat(101)), at(0)),
+            Err(Refusal::TooLong)
+        );
+        for sql in [
+            "copy",
+            " \n;COPY c",
+            "-- a\ncopy c",
+            "/* /* */ */copy c",
+            "--\r/**/Copy(select 1)",
+        ] {
+            assert_eq!(
+                session.query(query(sql), at(0)),
+                Err(Refusal::Copy),
+                "{sql}"
+            );
+        }
+        for sql in [
+            "copyist",
+            "copy_x",
+            "-- copy",
+            "/* copy",
+            "(copy c",
+            "cop",
+            "é",
+            "/**/x copy",
+            "",
+        ] {
+            assert_eq!(session.copy_in(sql, at(0)), Err(Refusal::Copy), "{sql}");
+        }
+        assert_eq!(session.query(query("a"), at(0)), Ok(0));
+        assert_eq!(session.query(query("a"), at(0)), Ok(1));
+        assert_eq!(session.query(query("a"), at(0)), Err(Refusal::Full));
+        let limits = Limits {
+            output: 100,
+            ..Limits::default()
+        };
+        let mut session = ready(limits);
+        assert_eq!(session.simple("x".repeat(200), at(0)), Ok(0));
+        assert_eq!(session.simple("x", at(0)), Err(Refusal::Full));
+        session.sent(1000);
+        // What waits behind it counts, too.
+        assert_eq!(session.simple("x".repeat(200), at(0)), Ok(1));
+        assert_eq!(session.simple("x", at(0)), Err(Refusal::Full));
+        session.close();
+        assert_eq!(said(&mut session), "X");
+        assert_eq!(
+            session.poll_event(&mut &wire("Z:I")[..], at(0)),
+            Err(Error::Closed)
+        );
+        assert_eq!(session.unanswered().collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn silence() {
+        let limits = Limits::default();
+        let mut session = Session::new(&Settings::new("ada"), limits, at(5)).expect("a session");
+        assert_eq!(session.next_deadline(), Some(at(15)));
+        assert_eq!(session.expire(at(14)), Ok(()));
+        let limit = limits.startup;
+        assert_eq!(session.expire(at(15)), Err(Error::Silent { limit }));
+        assert_eq!(session.next_deadline(), None);
+
+        let mut session = ready(limits);
+        assert_eq!(session.next_deadline(), None);
+        assert_eq!(session.query(Query::new("a"), at(10)), Ok(0));
+        assert_eq!(session.next_deadline(), Some(at(70)));
+        // What comes of its answer moves the deadline; a notice does not.
+        assert!(
+            session
+                .poll_event(&mut &wire("1 t: n Z:I 2")[..], at(20))
+                .is_ok()
+        );
+        assert_eq!(session.next_deadline(), Some(at(80)));
+        assert!(
+            session
+                .poll_event(&mut &wire("N:00000")[..], at(30))
+                .is_ok()
+        );
+        assert_eq!(session.next_deadline(), Some(at(80)));
+        let limit = limits.reply;
+        assert_eq!(session.expire(at(80)), Err(Error::Silent { limit }));
+    }
+
+    #[test]
+    fn clean() {
+        let mut session = ready(Limits::default());
+        assert!(session.is_clean());
+        for (tag, state, clean) in [
+            ("SELECT_1", "I", true),
+            ("BEGIN", "T", false),
+            ("COMMIT", "I", true),
+            ("LISTEN", "I", false),
+            ("DISCARD_ALL", "I", true),
+            ("SET", "I", false),
+            ("SELECT_1", "I", false),
+            ("DISCARD_ALL", "E", false),
+            ("ROLLBACK", "I", true),
+        ] {
+            ask(&mut session, "s x");
+            assert!(!session.is_clean());
+            feed(&mut session, &[&wire(&format!("C:{tag} Z:{state}"))]).expect("done");
+            assert_eq!(session.is_clean(), clean, "{tag}");
+        }
+    }
 }

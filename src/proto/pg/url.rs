@@ -70,6 +70,11 @@ pub struct Url {
 }
 
 /// What is wrong with a URL. Says nothing of its text: there may be a password in it.
+///
+/// ```
+/// use loopwright::proto::pg::{Url, UrlError};
+/// assert_eq!("postgres://ada@h?sslmode=require".parse::<Url>(), Err(UrlError::Tls));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum UrlError {
@@ -163,6 +168,9 @@ impl FromStr for Url {
 
         // Behind the brackets, if there are any, for an IPv6 address is full of colons.
         let behind = server.rfind(']').map_or(0, |at| at + 1);
+        if server.starts_with('[') && behind == 0 {
+            return Err(UrlError::Host);
+        }
         let at = server[behind..].find(':').map(|at| behind + at);
         let (host, number) = server.split_at(at.unwrap_or(server.len()));
         let mut number = number.strip_prefix(':').map(port).transpose()?;
@@ -216,5 +224,114 @@ impl FromStr for Url {
             settings,
             connect_timeout,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let tcp = |host: &str, port| Address::Tcp(host.into(), port);
+        let unix = |path: &str| Address::Unix(path.into());
+        for (text, address, user, password, database) in [
+            ("postgres://ada@h", tcp("h", 5432), "ada", None, None),
+            ("PostgreSQL://ada@h/", tcp("h", 5432), "ada", None, None),
+            (
+                "postgres://ada:p%40%3a@127.0.0.1:7/d",
+                tcp("127.0.0.1", 7),
+                "ada",
+                Some("p@:"),
+                Some("d"),
+            ),
+            (
+                "postgres://ada:a@b@[::1]:7/a%20b",
+                tcp("::1", 7),
+                "ada",
+                Some("a@b"),
+                Some("a b"),
+            ),
+            ("postgres://ada:@h", tcp("h", 5432), "ada", None, None),
+            (
+                "postgres://h/d?user=ada&password=pw",
+                tcp("h", 5432),
+                "ada",
+                Some("pw"),
+                Some("d"),
+            ),
+            (
+                "postgres://ada@%2frun%2fpg:7/d",
+                unix("/run/pg/.s.PGSQL.7"),
+                "ada",
+                None,
+                Some("d"),
+            ),
+            (
+                "postgres:///d?host=/run/pg&user=ada",
+                unix("/run/pg/.s.PGSQL.5432"),
+                "ada",
+                None,
+                Some("d"),
+            ),
+            (
+                "postgres://ada@/?host=h&port=7&dbname=d",
+                tcp("h", 7),
+                "ada",
+                None,
+                Some("d"),
+            ),
+            (
+                "postgres://ada@h?sslmode=prefer",
+                tcp("h", 5432),
+                "ada",
+                None,
+                None,
+            ),
+        ] {
+            let url: Url = text.parse().expect(text);
+            let mut settings = Settings::new(user);
+            settings.password = password.map(|text: &str| Secret::new(text.into()));
+            settings.database = database.map(String::from);
+            assert_eq!((url.address, url.settings), (address, settings), "{text}");
+            assert_eq!(url.connect_timeout, None);
+        }
+        let text = "postgres://ada@h/d?application_name=a%20b&options=-c%20work_mem%3D1MB&connect_timeout=5";
+        let url: Url = text.parse().expect(text);
+        let want = [("application_name", "a b"), ("options", "-c work_mem=1MB")];
+        assert_eq!(
+            url.settings.parameters,
+            want.map(|(key, value)| (key.into(), value.into()))
+        );
+        assert_eq!(url.connect_timeout, Some(Duration::from_secs(5)));
+        for (text, error) in [
+            ("", UrlError::Scheme),
+            ("localhost:5432", UrlError::Scheme),
+            ("mysql://s3cret@h", UrlError::Scheme),
+            ("postgres://ada@h?sslmode=require", UrlError::Tls),
+            ("postgres://ada@h?sslmode=s3cret", UrlError::TlsMode),
+            ("postgres://h", UrlError::User),
+            ("postgres://:s3cret@h", UrlError::User),
+            ("postgres://ada:s3cret%@h", UrlError::Encoding),
+            ("postgres://ada:%ffs3cret@h", UrlError::Encoding),
+            ("postgres://ada:%00s3cret@h", UrlError::Encoding),
+            ("postgres://ada@", UrlError::Host),
+            ("postgres://ada@:7", UrlError::Host),
+            ("postgres://ada@a,b/d", UrlError::Host),
+            ("postgres://ada@::1/d", UrlError::Port),
+            ("postgres://ada@[::1/d", UrlError::Host),
+            ("postgres://ada@a b/d", UrlError::Host),
+            ("postgres://ada@h:0", UrlError::Port),
+            ("postgres://ada@h:+7", UrlError::Port),
+            ("postgres://ada@h:", UrlError::Port),
+            ("postgres://ada@h/a/b", UrlError::Database),
+            ("postgres://ada@h?connect_timeout=s3cret", UrlError::Timeout),
+            ("postgres://ada@h?s3cret=1", UrlError::Parameter),
+            ("postgres://ada@h?s3cret", UrlError::Parameter),
+            ("postgres://ada@h#s3cret", UrlError::Parameter),
+        ] {
+            assert_eq!(text.parse::<Url>(), Err(error), "{text}");
+            assert!(!format!("{error} {error:?}").contains("s3cret"));
+        }
     }
 }

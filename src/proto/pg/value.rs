@@ -252,6 +252,12 @@ impl<'a> Numeric<'a> {
         }
     }
 
+    /// How long its text may be.
+    fn len(&self) -> usize {
+        let whole = usize::try_from(i32::from(self.weight) + 1).unwrap_or(0);
+        whole * 4 + usize::from(self.scale) + 3
+    }
+
     /// The digit at a place, from the first one; those that are not there are 0.
     fn group(&self, at: i32) -> u16 {
         let bytes = usize::try_from(at)
@@ -500,6 +506,9 @@ impl<'a> Array<'a> {
         if count > 0 && (total > elements.len() / 4 || dimensions.contains(&0)) {
             return Err("an array with more elements than bytes");
         }
+        if *member == Type::NUMERIC {
+            check_numerics(elements)?;
+        }
         let member = member.clone();
         Ok(Array {
             member,
@@ -543,6 +552,21 @@ impl<'a> Array<'a> {
     }
 }
 
+/// Ten bytes of a numeric may be 147,455 digits: of one that is fine, of thousands it is not.
+fn check_numerics(elements: &[u8]) -> Result<(), &'static str> {
+    let mut left = elements.len().saturating_mul(64).saturating_add(256 * 1024);
+    let mut rest = Elements(elements);
+    while !rest.0.is_empty() {
+        let len = rest
+            .next()?
+            .map_or(Ok(0), |raw| Numeric::read(raw).map(|numeric| numeric.len()))?;
+        left = left
+            .checked_sub(len)
+            .ok_or("numerics with too many digits")?;
+    }
+    Ok(())
+}
+
 /// Values with their lengths in front.
 #[derive(Clone, Debug)]
 pub(super) struct Elements<'a>(pub(super) &'a [u8]);
@@ -560,5 +584,238 @@ impl<'a> Elements<'a> {
             .ok_or("a value longer than the rest")?;
         self.0 = rest;
         Ok(Some(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn json(ty: &Type, raw: &[u8]) -> Result<String, &'static str> {
+        let mut out = Vec::new();
+        Value::read(ty, true, raw)?.json(&mut out, 1 << 20)?;
+        Ok(String::from_utf8(out).expect("UTF-8"))
+    }
+
+    /// A numeric's bytes, from its text.
+    fn numeric(text: &str) -> Vec<u8> {
+        let (sign, digits) = match text.strip_prefix('-') {
+            Some(digits) => (0x4000u16, digits),
+            None => (0, text),
+        };
+        let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+        let whole = format!("{}{whole}", "0".repeat((4 - whole.len() % 4) % 4));
+        let padded = format!("{part}{}", "0".repeat((4 - part.len() % 4) % 4));
+        let groups = |text: &str| -> Vec<u16> {
+            let groups = text.as_bytes().chunks(4);
+            groups
+                .map(|four| {
+                    std::str::from_utf8(four)
+                        .expect("digits")
+                        .parse()
+                        .expect("a number")
+                })
+                .collect()
+        };
+        let weight = i16::try_from(whole.len() / 4).expect("short") - 1;
+        let mut all = [groups(&whole), groups(&padded)].concat();
+        // The server leaves zeros out, at either end.
+        let before = all.len();
+        let first = all.iter().position(|group| *group != 0).unwrap_or(before);
+        all.drain(..first);
+        let weight = weight - i16::try_from(first).expect("short");
+        while all.last() == Some(&0) {
+            all.pop();
+        }
+        let head = [
+            u16::try_from(all.len()).expect("short"),
+            weight.cast_unsigned(),
+            sign,
+            u16::try_from(part.len()).expect("short"),
+        ];
+        head.iter()
+            .chain(&all)
+            .flat_map(|word| word.to_be_bytes())
+            .collect()
+    }
+
+    #[test]
+    fn numerics() {
+        for text in [
+            "0",
+            "0.0",
+            "7",
+            "-7",
+            "10000",
+            "0.00001",
+            "123456789.000100",
+            "-0.5",
+            "99999999",
+        ] {
+            assert_eq!(json(&Type::NUMERIC, &numeric(text)), Ok(text.to_string()));
+        }
+        for (raw, why) in [
+            (&[][..], "too short for a numeric"),
+            (
+                &[0, 1, 0, 0, 0, 0, 0, 0],
+                "a numeric with another number of digits",
+            ),
+            (&[0, 1, 0, 0, 0, 0, 0, 0, 0x27, 0x10], "no numeric"),
+            (&[0, 0, 0, 0, 0, 1, 0, 0], "no numeric"),
+            (&[0, 0, 0, 0, 0, 0, 0x40, 0], "no numeric"),
+        ] {
+            assert_eq!(json(&Type::NUMERIC, raw), Err(why));
+        }
+        // As large as they come.
+        let large = [0u16, 32767, 0, 0x3FFF]
+            .iter()
+            .flat_map(|word| word.to_be_bytes())
+            .collect::<Vec<_>>();
+        assert_eq!(
+            json(&Type::NUMERIC, &large).map(|text| text.len()),
+            Ok(16_383 + 2)
+        );
+        let large: Vec<u8> = [1u16, 32767, 0, 0x3FFF, 1]
+            .iter()
+            .flat_map(|word| word.to_be_bytes())
+            .collect();
+        assert_eq!(
+            json(&Type::NUMERIC, &large).map(|text| text.len()),
+            Ok(32767 * 4 + 1 + 1 + 16_383)
+        );
+    }
+
+    /// An array of so many of these bytes.
+    fn array(dimensions: &[i32], element: &[u8], times: usize) -> Vec<u8> {
+        let mut raw = Vec::new();
+        let count = i32::try_from(dimensions.len()).expect("few");
+        for word in [count, 0, 0]
+            .iter()
+            .chain(dimensions.iter().flat_map(|len| [len, &1]))
+        {
+            raw.extend_from_slice(&word.to_be_bytes());
+        }
+        for _ in 0..times {
+            raw.extend_from_slice(&u32::try_from(element.len()).expect("short").to_be_bytes());
+            raw.extend_from_slice(element);
+        }
+        raw
+    }
+
+    #[test]
+    fn arrays() {
+        let seven = 7i32.to_be_bytes();
+        let ints =
+            |dimensions: &[i32], times| json(&Type::INT4_ARRAY, &array(dimensions, &seven, times));
+        assert_eq!(ints(&[], 0), Ok("[]".into()));
+        assert_eq!(ints(&[2], 2), Ok("[7,7]".into()));
+        assert_eq!(ints(&[1, 2, 1], 2), Ok("[[[7],[7]]]".into()));
+        let many = Err("an array with more elements than bytes");
+        assert_eq!(ints(&[i32::MAX], 1), many);
+        assert_eq!(ints(&[65_536, 65_536], 1), many);
+        assert_eq!(ints(&[0], 0), many);
+        assert_eq!(ints(&[-1], 1), Err("an array of negative size"));
+        assert_eq!(ints(&[1; 7], 1), Err("too many dimensions"));
+        assert_eq!(
+            json(&Type::INT4_ARRAY, &[0; 11]),
+            Err("too short for an array")
+        );
+        // `postgres-types` would make room for them.
+        assert!(check_array(&array(&[i32::MAX], &seven, 1)).is_err());
+        let huge = [1u16, 32767, 0, 0, 1]
+            .iter()
+            .flat_map(|word| word.to_be_bytes())
+            .collect::<Vec<_>>();
+        let numerics = |times: u16| {
+            json(
+                &Type::NUMERIC_ARRAY,
+                &array(&[times.into()], &huge, times.into()),
+            )
+        };
+        assert!(numerics(2).is_ok());
+        assert_eq!(numerics(3), Err("numerics with too many digits"));
+    }
+
+    #[test]
+    fn what_is_no_value() {
+        for (ty, raw) in [
+            (Type::BOOL, &[][..]),
+            (Type::INT4, &[0; 3]),
+            (Type::INT8, &[0; 9]),
+            (Type::UUID, &[0; 15]),
+            (Type::JSONB, b""),
+            (Type::JSONB, b"\x02{}"),
+            (Type::TEXT, b"\xff"),
+            (Type::JSON, b"\xff"),
+            (Type::TIME, &[255; 8]),
+            (Type::TIMETZ, &[0, 0, 0, 0, 0, 0, 0, 0, 127, 0, 0, 0]),
+            (Type::INTERVAL, &[0; 15]),
+            (Type::INET, &[2, 33, 0, 4, 1, 2, 3, 4]),
+        ] {
+            assert!(json(&ty, raw).is_err(), "{ty} {raw:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn numerics_are_exact(text in "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,30})?") {
+            // The server has no negative zero.
+            prop_assume!(!text.starts_with('-') || text.contains(|c: char| ('1'..='9').contains(&c)));
+            prop_assert_eq!(json(&Type::NUMERIC, &numeric(&text)), Ok(text));
+        }
+
+        #[test]
+        fn integers_and_floats(n in any::<i64>(), small in any::<i32>(), x in any::<f64>()) {
+            prop_assert_eq!(json(&Type::INT8, &n.to_be_bytes()), Ok(n.to_string()));
+            prop_assert_eq!(json(&Type::INT4, &small.to_be_bytes()), Ok(small.to_string()));
+            let text = json(&Type::FLOAT8, &x.to_be_bytes()).expect("a float");
+            prop_assert_eq!(text.parse::<f64>().ok(), Some(x).filter(|x| x.is_finite()));
+        }
+
+        /// Against another way to count: from one day to the next.
+        #[test]
+        fn days_follow_each_other(days in -2_451_545i32..2_147_483_493) {
+            let (year, month, day) = civil(days.into());
+            let next = civil(i64::from(days) + 1);
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let last = match month {
+                2 if leap => 29,
+                2 => 28,
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            let want = match (day == last, month) {
+                (true, 12) => (year + 1, 1, 1),
+                (true, _) => (year, month + 1, 1),
+                (false, _) => (year, month, day + 1),
+            };
+            prop_assert!((1..=12).contains(&month) && (1..=last).contains(&day));
+            prop_assert_eq!(next, want);
+        }
+
+        /// Any bytes are a value that JSON can have, or an error.
+        #[test]
+        fn any_bytes(raw in proptest::collection::vec(any::<u8>(), 0..64), at in 0usize..34) {
+            let types = [
+                Type::BOOL, Type::CHAR, Type::INT2, Type::INT4, Type::INT8, Type::OID, Type::FLOAT4, Type::FLOAT8,
+                Type::NUMERIC, Type::TEXT, Type::BYTEA, Type::UUID, Type::DATE, Type::TIME, Type::TIMETZ,
+                Type::TIMESTAMP, Type::TIMESTAMPTZ, Type::INTERVAL, Type::INET, Type::CIDR, Type::BOOL_ARRAY,
+                Type::INT4_ARRAY, Type::NUMERIC_ARRAY, Type::TEXT_ARRAY, Type::BYTEA_ARRAY, Type::UUID_ARRAY,
+                Type::TIMESTAMPTZ_ARRAY, Type::INTERVAL_ARRAY, Type::INET_ARRAY, Type::CHAR_ARRAY, Type::TIMETZ_ARRAY,
+                Type::FLOAT4_ARRAY, Type::DATE_ARRAY, Type::MONEY,
+            ];
+            if let Ok(text) = json(&types[at], &raw) {
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_epoch() {
+        assert_eq!(
+            (civil(0), civil(59), civil(60), civil(-1)),
+            ((2000, 1, 1), (2000, 2, 29), (2000, 3, 1), (1999, 12, 31))
+        );
     }
 }

@@ -9,6 +9,7 @@ mod connection;
 mod files;
 mod framing;
 mod machine;
+mod pg;
 mod request;
 mod resp;
 mod routes;
@@ -19,7 +20,7 @@ mod world;
 pub(crate) type Target = fn(&[u8]);
 
 /// All there are; `tests/fuzz/corpus` has a folder for each.
-pub(crate) const TARGETS: [(&str, Target); 12] = [
+pub(crate) const TARGETS: [(&str, Target); 13] = [
     ("access_log", access_log::run),
     ("chunked", chunked::run),
     ("client", client::run),
@@ -27,6 +28,7 @@ pub(crate) const TARGETS: [(&str, Target); 12] = [
     ("connection", connection::run),
     ("files", files::run),
     ("framing", framing::run),
+    ("pg", pg::run),
     ("request", request::run),
     ("resp", resp::run),
     ("routes", routes::run),
