@@ -1,6 +1,10 @@
 //! The parts of the hot path, in time: `cargo bench --bench parts`. The whole server is measured by
 //! `scripts/bench`, which counts what matters: its CPU time per request.
 
+#[cfg(feature = "postgres")]
+#[path = "../tests/canned/pg.rs"]
+mod pg;
+
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use loopwright::base::clock::{Instant, StockFields};
@@ -394,5 +398,65 @@ fn balance_choose<const SERVERS: usize>(bencher: Bencher<'_, '_>, policy: &str) 
             balance.ended(ended, Some(Duration::from_millis(1)), pick.now);
         }
         chosen
+    });
+}
+
+/// Our side of a login with SCRAM-SHA-256, of the rounds that servers want: the loop does nothing else meanwhile.
+#[cfg(feature = "postgres")]
+#[divan::bench]
+fn pg_scram_4096(bencher: Bencher<'_, '_>) {
+    use loopwright::proto::address::Secret;
+    use loopwright::proto::pg::{Limits, Session, Settings};
+    let now = Instant::default();
+    let message = |kind: u32, text: &str| {
+        let len = u32::try_from(text.len() + 8).unwrap_or(0).to_be_bytes();
+        [b"R", &len[..], &kind.to_be_bytes(), text.as_bytes()].concat()
+    };
+    let challenged = || {
+        let mut settings = Settings::new("ada");
+        settings.password = Some(Secret::new("secret".into()));
+        let mut session = Session::new(&settings, Limits::default(), now).ok()?;
+        session.sent(session.output().len());
+        let greeting = message(10, "SCRAM-SHA-256\0\0");
+        session.poll_event(&mut &greeting[..], now).ok()?;
+        let first = String::from_utf8_lossy(session.output());
+        let nonce = first.split("r=").nth(1)?;
+        let challenge = message(11, &format!("r={nonce}x,s=c2FsdHNhbHQ=,i=4096"));
+        Some((session, challenge))
+    };
+    bencher
+        .with_inputs(|| challenged().unwrap_or_else(|| unreachable!("a challenge")))
+        .bench_local_values(|(mut session, challenge)| {
+            let event = session.poll_event(&mut &challenge[..], now);
+            assert_eq!(event, Ok(None));
+            session
+        });
+}
+
+/// A query whose statement is prepared, written; an answer of one row, read, and its values, as what is asked for.
+#[cfg(feature = "postgres")]
+#[divan::bench(args = ["ask", "values", "json"])]
+fn pg_query(bencher: Bencher<'_, '_>, what: &str) {
+    use loopwright::proto::pg::{Event, Query};
+    let now = Instant::default();
+    let (mut session, sql) = pg::session(now);
+    let mut json = Vec::with_capacity(256);
+    bencher.bench_local(|| {
+        let asked = session.query(Query::new(sql.clone()).with([black_box(7)]), now);
+        let mut answer = black_box(pg::ANSWER);
+        json.clear();
+        let mut id = asked.ok().and_then(|ticket| i32::try_from(ticket).ok());
+        while let Ok(Some(event)) = session.poll_event(&mut answer, now) {
+            match event {
+                Event::Row(_, row) if what == "values" => {
+                    id = row.get::<i32>("id").ok();
+                    black_box(row.get::<&str>("name").ok());
+                }
+                Event::Row(_, row) if what == "json" => drop(row.json(&mut json)),
+                _ => {}
+            }
+        }
+        session.sent(session.output().len());
+        id
     });
 }

@@ -21,7 +21,7 @@
 //! # Features
 //! `cli` the binary · `config` [`config`], for TOML files · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
 //! `cookies` [`Request::cookies`], [`Response::cookie`] · `sim` [`sim::Simulation`] ·
-//! `deflate` compressed WebSocket messages · `sticky` [`upstream::sticky`]. All are on by default; with `default-features = false` the core is left.
+//! `deflate` compressed WebSocket messages · `sticky` [`upstream::sticky`] · `postgres` [`proto::pg`]. All are on by default; with `default-features = false` the core is left.
 //!
 //! # To read it
 //! A file imports only from floors below its own; every file says which that is.
@@ -63,7 +63,7 @@ pub mod upstream;
 
 pub use app::awaits::{AsyncSocket, Chunks, Elapsed, asynchronous_socket};
 pub use app::body::Body;
-pub use app::ctx::{Ctx, OffloadError, TimerId};
+pub use app::ctx::{Ctx, Later, OffloadError, TimerId};
 pub use app::events::{Encoded, Event, Events, Replay};
 pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
 pub use app::fetch::{Fetch, FetchError, FetchHandle, Fetched, Timings};
@@ -80,6 +80,7 @@ pub use app::settings::{Limits, Timeouts};
 pub use app::slow::{Sent, Slow};
 pub use app::stats::LoopStats;
 pub use app::status::{ServerStatus, UpstreamStatus};
+pub use app::store::Store;
 pub use app::stream::{Aborted, BodyWriter, Demand, Incoming, Open, Resume};
 pub use app::task::{
     Call, Resolver, SpawnError, Task, TaskError, TaskHandle, asynchronous, asynchronous_stream,

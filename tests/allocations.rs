@@ -1,8 +1,11 @@
 //! The synchronous path allocates nothing: not for the head, the route, a parameter, the answer, the
 //! timers, a small file that is in memory, the access log's lines, a WebSocket's message; nor does publishing
 //! to any number of subscribers, and what a subscription costs is bounded; nor does choosing an upstream's
-//! server; what passing a request on costs is bounded.
+//! server, nor a query whose statement PostgreSQL knows, nor its answer; what passing a request on costs is bounded.
 //! A process of its own, for it counts every allocation there is.
+
+#[path = "canned/pg.rs"]
+mod pg;
 
 use loopwright::base::id::ConnId;
 use loopwright::base::topics::{TopicLimits, Topics};
@@ -289,6 +292,7 @@ fn main() {
     log::set_max_level(log::LevelFilter::Info);
     websocket_messages();
     proxied_heads();
+    queries();
     let mut app: App = App::new();
     app.after(access_log(Format::Combined));
     app.after(access_log(Format::Json));
@@ -336,6 +340,41 @@ fn main() {
     tasks();
     topics();
     balance();
+}
+
+/// Asked, answered, looked at, as JSON. The memory of rows is taken again when they are gone.
+fn queries() {
+    use loopwright::proto::pg::{Event, Query};
+    let now = Instant::default();
+    let (mut session, sql) = pg::session(now);
+    let mut json = Vec::with_capacity(256);
+    let mut ask = |n: i32| {
+        let asked = session.query(Query::new(sql.clone()).with([n]), now);
+        let (asked, mut answer) = (asked.unwrap(), pg::ANSWER);
+        while let Some(event) = session.poll_event(&mut answer, now).unwrap() {
+            match event {
+                Event::Row(ticket, row) => {
+                    assert_eq!((ticket, row.get::<i32>("id")), (asked, Ok(7)));
+                    assert_eq!(row.get::<&str>(1), Ok("Ada Lovelace"));
+                    json.clear();
+                    row.json(&mut json).unwrap();
+                    assert!(json.starts_with(b"{\"id\":7,\"name\":\"Ada"));
+                }
+                Event::Columns(ticket, _) | Event::Done(ticket, _) => assert_eq!(ticket, asked),
+                other => unreachable!("{other:?}"),
+            }
+        }
+        session.sent(session.output().len());
+    };
+    // Rows come in blocks; a few of these.
+    (0..500).for_each(&mut ask);
+    let region = Region::new(ALLOCATOR);
+    for n in 0..1000 {
+        ask(n);
+    }
+    let counted = region.change();
+    let made = counted.allocations + counted.reallocations;
+    assert_eq!(made, 0, "{made} allocations in 1000 queries");
 }
 
 /// Whatever the policy, whoever is out; but for the table, which is made once.

@@ -12,6 +12,7 @@ use super::outbox::{Outbox, Queue};
 use super::publish::{Listener, Publication, Subscriber};
 use super::slow::Slow;
 use super::stats::LoopStats;
+use super::store::Stores;
 use super::stream::{BodySink, Open};
 use super::task::Tasks;
 use super::websocket::{Line, Socket, SocketSettings};
@@ -23,7 +24,7 @@ use crate::base::wheel::{TimerId as WheelId, Wheel};
 use slab::Slab;
 use std::fmt;
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -94,6 +95,10 @@ pub(crate) enum Job<S> {
         name: usize,
         result: Result<Answer, Failure>,
     },
+    /// A store begins, or ends.
+    Store(Callback<S>),
+    /// What was left for later with [`Later`].
+    Later(Callback<S>),
     /// The loop has begun.
     StartBus,
     /// Something was published here, for the bus to carry.
@@ -149,6 +154,7 @@ pub(crate) struct Core<S> {
     pub(crate) fetches: Fetches<S>,
     pub(crate) upstreams: Upstreams,
     pub(crate) tasks: Rc<Tasks<S>>,
+    pub(crate) stores: Stores<S>,
 }
 
 impl<S> Core<S> {
@@ -179,6 +185,7 @@ impl<S> Core<S> {
             has_bus: false,
             fetches: Fetches::new(),
             upstreams: Upstreams::new(seed),
+            stores: Stores::new(),
         }
     }
 
@@ -344,6 +351,20 @@ impl<S: 'static> Ctx<'_, S> {
         });
     }
 
+    /// Something to call the loop with from where there is no `Ctx`: a handle that is dropped, for example.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.get("/", |cx, _, res| {
+    ///     cx.later().call(|_| log::info!("when the handler has returned"));
+    ///     res.text("now");
+    /// });
+    /// ```
+    pub fn later(&self) -> Later<S> {
+        Later(Rc::downgrade(&self.core.jobs))
+    }
+
     /// Runs `work` on another thread, then `then` with its result on this loop. For work that
     /// blocks or computes for long: a name to resolve, a password to hash, a slow disk.
     ///
@@ -420,6 +441,27 @@ impl<S: 'static> Ctx<'_, S> {
     /// ```
     pub fn is_stopping(&self) -> bool {
         self.core.mailbox.is_stopping()
+    }
+}
+
+/// Calls back when the callback that runs now has returned, in this turn if its budget allows: from [`Ctx::later`].
+pub struct Later<S = ()>(
+    // Weak: what is called may hold one of these, and the queue holds what is called.
+    Weak<Queue<Job<S>>>,
+);
+
+impl<S> Clone for Later<S> {
+    fn clone(&self) -> Later<S> {
+        Later(self.0.clone())
+    }
+}
+
+impl<S: 'static> Later<S> {
+    /// Calls `f` later; one panic is one callback's, as anywhere. Nothing happens once the loop is gone.
+    pub fn call(&self, f: impl FnOnce(&mut Ctx<'_, S>) + 'static) {
+        if let Some(jobs) = self.0.upgrade() {
+            jobs.push_back(Job::Later(Box::new(f)));
+        }
     }
 }
 

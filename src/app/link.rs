@@ -4,6 +4,9 @@
 //! ```text
 //! Ctx::connect ─┬─ refused, timed out ──────────────► close
 //!               └─► open ─► input, input … drained ─► close (exactly once, however it ends)
+//!                             │   ▲
+//!                        hold ▼   │ resume
+//!                        nothing is read: the other side's kernel stops it
 //! ```
 //! A link is no client: it is not counted against the limits of clients, does not hold up a drain, and how
 //! long its other side may take is its own to say: `timeouts.write` does not cut it.
@@ -15,6 +18,9 @@ use crate::net::Target;
 use bytes::Bytes;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+
+/// Why a link has ended whose other side has closed it in good order.
+pub(crate) const ENDED: &str = "the other side has closed it";
 
 /// What is at our end of a connection that we have made.
 ///
@@ -92,6 +98,38 @@ impl LinkHandle {
     /// Whether more than `limits.high_water` waits: better to go on in [`Link::drained`].
     pub fn is_full(&self) -> bool {
         self.flow.is_full()
+    }
+
+    /// From now on nothing more is read: who sends it has to wait, and what it sends does not wait in our memory. What
+    /// [`Link::input`] was given already is the link's to keep. That the connection has ended is not seen meanwhile.
+    ///
+    /// ```
+    /// use loopwright::{Ctx, Link, LinkHandle};
+    /// use std::time::Duration;
+    /// /// Takes what comes in gulps, ten a second.
+    /// struct Sipper(Option<LinkHandle>);
+    /// impl Link<()> for Sipper {
+    ///     fn open(&mut self, _: &mut Ctx<'_>, handle: LinkHandle) { self.0 = Some(handle) }
+    ///     fn input(&mut self, cx: &mut Ctx<'_>, _: &[u8], _: &mut Vec<u8>) -> Result<(), String> {
+    ///         if let Some(handle) = self.0.clone() {
+    ///             handle.hold();
+    ///             cx.after(Duration::from_millis(100), move |_| handle.resume());
+    ///         }
+    ///         Ok(())
+    ///     }
+    ///     fn close(&mut self, _: &mut Ctx<'_>, _: &str) {}
+    /// }
+    /// ```
+    pub fn hold(&self) {
+        self.flow.held.set(true);
+    }
+
+    /// The end of that.
+    pub fn resume(&self) {
+        if self.flow.held.replace(false) {
+            let act = LinkAct::Resume;
+            self.outbox.push(Command::Link { to: self.to, act });
+        }
     }
 
     /// The connection is gone.

@@ -26,6 +26,7 @@ pub(crate) mod site;
 pub(crate) mod slow;
 pub(crate) mod stats;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod stream;
 pub(crate) mod task;
 pub(crate) mod upstream;

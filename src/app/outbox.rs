@@ -83,6 +83,7 @@ pub(crate) enum SocketAct {
 /// What a [`super::link::LinkHandle`] does.
 pub(crate) enum LinkAct {
     Write(Bytes),
+    Resume,
     Close,
     Abort(Box<str>),
 }
@@ -194,6 +195,8 @@ impl Outbox {
 pub(crate) struct Flow {
     pub(crate) buffered: Cell<usize>,
     pub(crate) closed: Cell<bool>,
+    /// Of a link: its input waits.
+    pub(crate) held: Cell<bool>,
     pub(crate) high_water: usize,
 }
 

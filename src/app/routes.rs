@@ -10,6 +10,7 @@ use super::handshake::Handshake;
 use super::publish::Bus;
 use super::request::Request;
 use super::response::Response;
+use super::store::Named;
 use super::stream::Incoming;
 use super::upstream::Upstream;
 use super::websocket::{Message, OnMessage, Socket, WebSocket};
@@ -222,6 +223,7 @@ pub struct App<S = ()> {
     pub(crate) mistakes: Vec<String>,
     pub(crate) bus: Option<Box<dyn Bus<S>>>,
     pub(crate) upstreams: Vec<(String, Upstream)>,
+    pub(crate) stores: Vec<Named<S>>,
 }
 
 impl<S: 'static> Default for App<S> {
@@ -264,6 +266,7 @@ impl<S: 'static> App<S> {
             mistakes: Vec::new(),
             bus: None,
             upstreams: Vec::new(),
+            stores: Vec::new(),
         }
     }
 

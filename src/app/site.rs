@@ -9,6 +9,7 @@ use super::request::{Params, Request};
 use super::response::Response;
 use super::router::{Lookup, Pattern, Router, host_matches};
 use super::routes::{After, App, Before, Done, Endpoint, ErrorHook, Handler};
+use super::store::Stores;
 use super::stream::Incoming;
 use super::upstream::Upstream;
 use crate::proto::h1::head::Head;
@@ -22,6 +23,7 @@ pub(crate) struct Site<S> {
     /// Of a server that begins.
     pub(crate) bus: Option<Box<dyn Bus<S>>>,
     pub(crate) upstreams: Vec<(String, Upstream)>,
+    pub(crate) stores: Stores<S>,
 }
 
 /// Everything about routes that is not a callback.
@@ -125,6 +127,7 @@ impl<S: 'static> Site<S> {
             patterns: vec![],
             mistakes: vec![],
             upstreams: vec![],
+            stores: Stores::new(),
         };
         let outermost = Scope {
             prefix: String::new(),
@@ -143,6 +146,7 @@ impl<S: 'static> Site<S> {
             patterns,
             mut mistakes,
             upstreams,
+            stores,
         } = building;
         match Router::build(&patterns) {
             Ok(router) if mistakes.is_empty() => {
@@ -157,6 +161,7 @@ impl<S: 'static> Site<S> {
                     calls,
                     bus,
                     upstreams,
+                    stores,
                 })
             }
             built => {
@@ -174,6 +179,7 @@ struct Building<S> {
     patterns: Vec<Pattern>,
     mistakes: Vec<Mistake>,
     upstreams: Vec<(String, Upstream)>,
+    stores: Stores<S>,
 }
 
 /// Moves callbacks to where they are called; returns their numbers behind those inherited.
@@ -202,6 +208,13 @@ impl<S: 'static> Building<S> {
                 self.mistakes.push(Mistake::new(Place::App, text));
             }
             self.upstreams.push((name, upstream));
+        }
+        for store in app.stores {
+            let name = store.name().to_string();
+            if !self.stores.add(store) {
+                let text = format!("store {name:?}: there are two of this name and type");
+                self.mistakes.push(Mistake::new(Place::App, text));
+            }
         }
         let page =
             |pages: &mut Vec<Handler<S>>, page: Option<Handler<S>>| enlist(&[], pages, page).pop();

@@ -16,6 +16,7 @@
 //! subscriptions takes no other commands ([`Refusal::Subscribed`]): with such a server, publish on another one.
 
 use crate::base::clock::Instant;
+pub use crate::proto::address::{Address, Secret};
 use crate::proto::http::is_authority;
 use crate::proto::resp::{self, Bounds, Decoder, Output, Value};
 use bytes::Bytes;
@@ -24,45 +25,8 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-
-/// A password: shown to nobody by accident.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps it.
-    pub fn new(text: String) -> Secret {
-        Secret(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
-
-/// Where a server listens.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Address {
-    /// A host name, or an address without brackets; a port.
-    Tcp(String, u16),
-    /// A socket in the file system.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp(host, port) => write!(f, "{host}:{port}"),
-            Address::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
 
 /// As whom, and to which database.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -194,7 +158,7 @@ fn login(user_info: Option<&str>) -> Result<Login, UrlError> {
     }
     Ok(Login {
         user: Some(user).filter(|user| !user.is_empty()),
-        password: Some(Secret(password)).filter(|secret| !secret.0.is_empty()),
+        password: Some(Secret::new(password)).filter(|secret| !secret.expose().is_empty()),
         database: 0,
     })
 }
@@ -730,7 +694,8 @@ impl Session {
     fn say_hello(&mut self, now: Instant) {
         let login = &self.settings.login;
         let mut arguments: Vec<&[u8]> = vec![b"HELLO", b"3"];
-        if let Some(Secret(password)) = &login.password {
+        if let Some(secret) = &login.password {
+            let password = secret.expose();
             let user = login.user.as_deref().unwrap_or("default");
             arguments.extend([b"AUTH", user.as_bytes(), password.as_bytes()]);
         }
@@ -777,7 +742,8 @@ impl Session {
         let out = self.output.bytes_mut();
         let next = match phase {
             Phase::Hello | Phase::Auth => match &login.password {
-                Some(Secret(password)) => {
+                Some(secret) => {
+                    let password = secret.expose();
                     let user = login.user.as_deref();
                     let words: Vec<&str> = [Some("AUTH"), user, Some(password)]
                         .into_iter()
@@ -818,7 +784,9 @@ impl Session {
         let text = String::from_utf8_lossy(said);
         let text = text.split(", with args").next().unwrap_or_default();
         let text = match &self.settings.login.password {
-            Some(Secret(password)) if !password.is_empty() => text.replace(password, "[secret]"),
+            Some(secret) if !secret.expose().is_empty() => {
+                text.replace(secret.expose(), "[secret]")
+            }
             _ => text.to_string(),
         };
         let visible = |c: char| if c.is_control() { ' ' } else { c };

@@ -11,6 +11,7 @@ use super::Reactor;
 use super::conn::{Conn, Role};
 use super::socket::BROKEN;
 use crate::app::fetch::FetchError;
+use crate::app::link::ENDED;
 use crate::base::backlog::{Output, Segment};
 use crate::base::id::ConnId;
 use crate::net::Net;
@@ -82,6 +83,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let is_upstream = conn.upstream().is_some();
         let has_news = !kept.is_empty() || conn.http.has_body_to_come() || is_upstream;
+        if let Some(key) = conn.link()
+            && self.is_link_held(key)
+        {
+            stop = Stop::Wait;
+        }
         if stop == Stop::NeedInput && has_news {
             // What is kept may have become useful: an answer is out, a hold is over. And the end of a
             // body of announced length needs no byte of its own.
@@ -292,7 +298,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return self.on_socket_eof(id, key);
         }
         match conn.role {
-            Role::Link(_) => return self.cut(id, "the other side has closed it"),
+            Role::Link(_) => return self.cut(id, ENDED),
             Role::Upstream(_) => return self.on_upstream_eof(id),
             Role::Tunnel(key) => return self.on_tunnel_eof(id, key),
             // A look whether we listen, most likely.

@@ -121,6 +121,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         true
     }
 
+    /// It does not want to be given more at present.
+    pub(super) fn is_link_held(&self, key: u32) -> bool {
+        let linked = self.links.get(key as usize);
+        // One that only closes reads on, to see the end.
+        linked.is_some_and(|linked| linked.flow.held.get() && linked.state == State::Open)
+    }
+
     pub(super) fn serve_link(&mut self, id: ConnId, input: &[u8]) -> Stop {
         let Some(key) = self.conns.get(id).and_then(|conn| conn.link()) else {
             return Stop::Over;
@@ -139,7 +146,10 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         match used {
             Some(Ok(())) => {
                 self.settle();
-                Stop::NeedInput
+                match self.is_link_held(key) {
+                    true => Stop::Wait,
+                    false => Stop::NeedInput,
+                }
             }
             Some(Err(why)) => {
                 self.cut(id, &why);
@@ -167,6 +177,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
                 flow.buffered.set(waits.max(flow.buffered.get()));
             }
+            LinkAct::Resume => self.wake(to),
             LinkAct::Close => {
                 linked.state = State::Closing;
                 self.wake(to);

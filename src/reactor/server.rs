@@ -15,6 +15,7 @@ use crate::app::routes::App;
 use crate::app::settings::{Limits, Timeouts, bounds};
 use crate::app::site::Site;
 use crate::app::slow::Slow;
+use crate::app::store::Stores;
 use crate::app::websocket::SocketSettings;
 use crate::base::clock::{Instant, StockFields};
 use crate::base::topics::TopicLimits;
@@ -231,6 +232,7 @@ impl Builder {
         let mut stock = StockFields::new(self.server_header);
         stock.refresh(net.now(), || net.wall_clock());
         let upstreams = std::mem::take(&mut site.upstreams);
+        let stores = std::mem::replace(&mut site.stores, Stores::new());
         let mut reactor = Reactor {
             acceptable: vec![false; net.listeners()],
             net,
@@ -281,6 +283,7 @@ impl Builder {
             stopping: Stopping::No,
             cut_answers: 0,
         };
+        reactor.set_stores(stores);
         reactor.set_upstreams(&upstreams);
         reactor
     }
@@ -313,9 +316,17 @@ fn invalid(mistakes: Vec<Mistake>) -> io::Error {
 }
 
 impl<N: Net, S: 'static> Reactor<N, S> {
+    /// The stores of a site that begins, or replaces another.
+    fn set_stores(&mut self, stores: Stores<S>) {
+        for job in self.core.stores.replace(stores) {
+            self.core.jobs.push_back(job);
+        }
+    }
+
     /// Everything but the addresses, between two turns.
     fn replace(&mut self, builder: Builder, mut site: Site<S>) {
         let upstreams = std::mem::take(&mut site.upstreams);
+        let stores = std::mem::replace(&mut site.stores, Stores::new());
         let number = self.sites.number();
         let begun = self.exchanges.iter();
         let open = begun
@@ -334,6 +345,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         self.proxies = builder.proxy_protocol;
         let (one, all) = (self.limits.connections_per_address, self.limits.connections);
         self.addresses = Addresses::new(one, all, self.conns.peers());
+        self.set_stores(stores);
         self.set_upstreams(&upstreams);
         // Their deadlines are made from the timeouts when they have run.
         for id in self.conns.ids() {

@@ -75,6 +75,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 name,
                 result,
             } => self.looked_up(group, name, result),
+            Job::Store(call) => self.call("a store", call),
+            Job::Later(call) => self.call("what was left for later", call),
             Job::StartBus => self.with_bus(|bus, cx| bus.start(cx)),
             Job::Published(publication) => {
                 self.with_bus(|bus, cx| bus.publish(cx, &publication));

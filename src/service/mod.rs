@@ -4,8 +4,11 @@
 pub mod access_log;
 pub mod bus;
 pub mod channel;
+mod dial;
 #[cfg(feature = "files")]
 pub mod files;
+#[cfg(feature = "postgres")]
+pub mod pg;
 pub mod proxy;
 pub mod respond;
 pub mod welcome;

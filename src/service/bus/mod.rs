@@ -17,7 +17,7 @@ pub use redis::{Redis, RedisSettings};
 pub use workers::Workers;
 
 use crate::proto::bus::{Arrival, Arrivals, Kind, Pattern, Publication, Stamps, Wants};
-use crate::{Bytes, Ctx, LinkHandle, Message};
+use crate::{Ctx, Message};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -134,43 +134,6 @@ impl Stats {
     }
 }
 
-/// What a bus and its connections share: taken out while it is used, so that it cannot be entered twice.
-struct Shared<T>(Rc<Cell<Option<Box<T>>>>);
-
-impl<T> Clone for Shared<T> {
-    fn clone(&self) -> Self {
-        Shared(self.0.clone())
-    }
-}
-
-impl<T> Shared<T> {
-    fn new(hub: T) -> Shared<T> {
-        Shared(Rc::new(Cell::new(Some(Box::new(hub)))))
-    }
-
-    /// `None`: it is in use further up the stack, or was when a callback panicked.
-    fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
-        let mut hub = self.0.take()?;
-        let result = f(&mut hub);
-        self.0.set(Some(hub));
-        Some(result)
-    }
-}
-
-/// Moves what waits on to a connection, as much as it is to hold. Returns how much that was.
-fn hand_on(handle: &LinkHandle, waiting: &[u8]) -> usize {
-    const PIECE: usize = 16 * 1024;
-    let mut done = 0;
-    for piece in waiting.chunks(PIECE) {
-        if handle.is_full() {
-            break;
-        }
-        handle.write(Bytes::copy_from_slice(piece));
-        done += piece.len();
-    }
-    done
-}
-
 /// Stamps what is published here.
 fn stamped(stamps: &mut Stamps, publication: &crate::Publication) -> Publication {
     let kind = match publication.message() {
@@ -281,13 +244,5 @@ mod tests {
         hearing.forget();
         assert_eq!(see(&mut hearing, 2, 20), (true, 0), "and after a while");
         assert_eq!(see(&mut hearing, 2, 22), (true, 1));
-    }
-
-    #[test]
-    fn shared_cannot_be_entered_twice() {
-        let shared = Shared::new(1);
-        let again = shared.clone();
-        assert_eq!(shared.with(|_| again.with(|_| ())), Some(None));
-        assert_eq!(again.with(|n| *n), Some(1));
     }
 }

@@ -9,13 +9,13 @@
 //! begins another. Every publication goes through `outage`, so their order is kept; in it waits what the server
 //! cannot be given yet, and no more than `BusLimits` says.
 
-use super::{BusLimits, GATHERED, Hearing, Shared, Stats, deliver, hand_on, pattern, stamped};
+use super::super::dial::{self, Shared, hand_on};
+use super::{BusLimits, GATHERED, Hearing, Stats, deliver, pattern, stamped};
 use crate::proto::bus::{Backoff, Channels, MAX_ENVELOPE, Outage, Pattern, Stamps};
-use crate::proto::redis::{Address, Event, Session, Settings, Url, Verb};
+use crate::proto::redis::{Event, Session, Settings, Url, Verb};
 use crate::proto::resp::{Bounds, Value};
-use crate::{Bus, Bytes, Ctx, Link, LinkHandle, Target, TimerId};
+use crate::{Bus, Bytes, Ctx, Link, LinkHandle, TimerId};
 use std::collections::VecDeque;
-use std::net::{IpAddr, ToSocketAddrs};
 use std::time::Duration;
 
 /// How a Redis is spoken to.
@@ -147,50 +147,23 @@ impl<S: 'static> Bus<S> for Redis {
     }
 }
 
-/// Finds out where the server is, on another thread if its name is to be resolved.
+/// Finds out where the server is, and connects.
 fn find<S: 'static>(hub: &Shared<Hub>, cx: &mut Ctx<'_, S>) {
     let Some(address) = hub.with(|hub| hub.url.address.clone()) else {
         return;
     };
-    match address {
-        Address::Unix(path) => connect(hub, cx, Ok(vec![Target::Unix(path)])),
-        Address::Tcp(host, port) => {
-            if let Ok(ip) = host.parse::<IpAddr>() {
-                return connect(hub, cx, Ok(vec![Target::Inet((ip, port).into())]));
-            }
-            let hub = hub.clone();
-            let resolve = move || {
-                let found = (host.as_str(), port).to_socket_addrs()?;
-                Ok::<_, std::io::Error>(found.map(Target::Inet).collect::<Vec<_>>())
-            };
-            cx.offload(resolve, move |cx, found| {
-                let found = match found {
-                    Ok(Ok(found)) => Ok(found),
-                    Ok(Err(e)) => Err(e.to_string()),
-                    Err(e) => Err(e.to_string()),
-                };
-                connect(&hub, cx, found);
-            });
+    let hub = hub.clone();
+    dial::find(cx, address, move |cx, found| {
+        let attempt = hub.with(|hub| {
+            hub.attempts = hub.attempts.wrapping_add(1);
+            hub.attempts
+        });
+        let Some(attempt) = attempt else { return };
+        match dial::pick(found, attempt) {
+            Ok(target) => cx.connect(target, Wire(hub)),
+            Err(why) => fail(&hub, cx, &why),
         }
-    }
-}
-
-fn connect<S: 'static>(hub: &Shared<Hub>, cx: &mut Ctx<'_, S>, found: Result<Vec<Target>, String>) {
-    // Each attempt is for the next of its addresses.
-    let target = hub.with(|hub| {
-        hub.attempts = hub.attempts.wrapping_add(1);
-        let found = found?;
-        let at = hub.attempts % found.len().max(1);
-        found
-            .into_iter()
-            .nth(at)
-            .ok_or("it has no address".to_string())
     });
-    match target {
-        Some(Ok(target)) => cx.connect(target, Wire(hub.clone())),
-        Some(Err(why)) => fail(hub, cx, &format!("its name is not found: {why}")),
-        None => {}
-    }
 }
 
 /// No connection, or no more: another one after a pause.

@@ -9,7 +9,8 @@
 //! Invariants: each other worker is published to only what it wants; what one of them does not read waits for it
 //! alone, within `BusLimits::queue_size`, and is lost past it. A link ends with the process at its other end.
 
-use super::{BusLimits, Shared, Stats, deliver, hand_on, pattern, stamped};
+use super::super::dial::{Shared, hand_on};
+use super::{BusLimits, Stats, deliver, pattern, stamped};
 use crate::proto::bus::link::{Error, Event, Fate, Limits};
 use crate::proto::bus::{Link as Machine, Pattern, Stamps};
 use crate::{Bus, Ctx, Link, LinkHandle};

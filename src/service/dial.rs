@@ -1,0 +1,96 @@
+//! Floor 4. What services on links have in common: where the server is, what they share with their connections, how
+//! bytes are handed on.
+
+use crate::proto::address::Address;
+use crate::{Bytes, Ctx, LinkHandle, Target};
+use std::cell::Cell;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::rc::Rc;
+
+/// Finds out where a server is, on another thread if its name is to be resolved; else `then` is called at once.
+pub(super) fn find<S: 'static>(
+    cx: &mut Ctx<'_, S>,
+    address: Address,
+    then: impl FnOnce(&mut Ctx<'_, S>, Result<Vec<Target>, String>) + 'static,
+) {
+    let (host, port) = match address {
+        Address::Unix(path) => return then(cx, Ok(vec![Target::Unix(path)])),
+        Address::Tcp(host, port) => (host, port),
+    };
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return then(cx, Ok(vec![Target::Inet((ip, port).into())]));
+    }
+    let resolve = move || {
+        let found = (host.as_str(), port).to_socket_addrs()?;
+        Ok::<_, std::io::Error>(found.map(Target::Inet).collect::<Vec<_>>())
+    };
+    cx.offload(resolve, move |cx, found| {
+        let found = match found {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        then(
+            cx,
+            found.map_err(|why| format!("its name is not found: {why}")),
+        );
+    });
+}
+
+/// Of what was found, the one for this attempt: each is for the next of its addresses.
+pub(super) fn pick(found: Result<Vec<Target>, String>, attempt: usize) -> Result<Target, String> {
+    let found = found?;
+    let at = attempt % found.len().max(1);
+    let target = found.into_iter().nth(at);
+    target.ok_or_else(|| "its name has no address".to_string())
+}
+
+/// What a service and its connections share: taken out while it is used, so that it cannot be entered twice.
+pub(super) struct Shared<T>(Rc<Cell<Option<Box<T>>>>);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Shared(self.0.clone())
+    }
+}
+
+impl<T> Shared<T> {
+    pub(super) fn new(hub: T) -> Shared<T> {
+        Shared(Rc::new(Cell::new(Some(Box::new(hub)))))
+    }
+
+    /// `None`: it is in use further up the stack, or was when a callback panicked.
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let mut hub = self.0.take()?;
+        let result = f(&mut hub);
+        self.0.set(Some(hub));
+        Some(result)
+    }
+}
+
+/// Moves what waits on to a connection, as much as it is to hold. Returns how much that was.
+pub(super) fn hand_on(handle: &LinkHandle, waiting: &[u8]) -> usize {
+    const PIECE: usize = 16 * 1024;
+    let mut done = 0;
+    for piece in waiting.chunks(PIECE) {
+        if handle.is_full() {
+            break;
+        }
+        handle.write(Bytes::copy_from_slice(piece));
+        done += piece.len();
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_cannot_be_entered_twice() {
+        let shared = Shared::new(1);
+        let again = shared.clone();
+        assert_eq!(shared.with(|_| again.with(|_| ())), Some(None));
+        assert_eq!(again.with(|n| *n), Some(1));
+    }
+}

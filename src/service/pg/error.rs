@@ -1,0 +1,167 @@
+//! Floor 4. Why a question to a database has no answer, and what a gateway says then.
+
+use crate::StatusError;
+use crate::proto::pg::{ConvertError, DbError, QueryError, Refusal};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What has gone wrong.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum PgErrorKind {
+    /// No database of this name was given to the App.
+    Unknown,
+    /// As many wait for a connection as may (`queue`).
+    QueueFull {
+        /// How many that is.
+        limit: usize,
+    },
+    /// There was no connection in time (`queue_wait`), or the server takes none like ours.
+    NoConnection {
+        /// How long it was waited for.
+        waited: Duration,
+        /// What was wrong with the last attempt; empty: all were in use.
+        why: Rc<str>,
+    },
+    /// It has taken too long.
+    Deadline {
+        /// How long it had.
+        limit: Duration,
+        /// The setting that says so.
+        setting: &'static str,
+    },
+    /// Nobody waits for the answer any more: its client has gone, or it was cancelled.
+    Gone,
+    /// The connection has ended before the answer came. Whether it was done is not known.
+    Lost(Rc<str>),
+    /// The server says so, or a parameter does not fit.
+    Query(QueryError),
+    /// It was not asked.
+    Refused(Refusal),
+    /// The answer is longer than `result`: take its rows one by one ([`Pg::each`](super::Pg::each)).
+    TooLarge {
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// More than one row, where one was wanted.
+    ManyRows,
+    /// The transaction is over: committed, rolled back, too long, or its connection is lost.
+    Over,
+    /// What was to be committed was rolled back, for one of its queries had failed.
+    RolledBack,
+    /// A value is not what it was asked to be.
+    Convert(ConvertError),
+}
+
+/// Why a question has no answer: of which database, and what.
+///
+/// ```
+/// use loopwright::{App, StatusError};
+/// let mut app: App = App::new();
+/// app.get("/now", |cx, _, res| {
+///     let res = res.defer();
+///     cx.pg("main").one("select now()::text", (), move |_, row| match row {
+///         Ok(row) => res.text(row.and_then(|row| row.get(0).ok()).unwrap_or_else(String::new)),
+///         Err(error) => res.status(error.status()).text(error.to_string()),
+///     });
+/// });
+/// ```
+#[derive(Clone, PartialEq, Debug)]
+pub struct PgError {
+    database: Rc<str>,
+    kind: PgErrorKind,
+}
+
+impl PgError {
+    pub(super) fn new(database: &Rc<str>, kind: PgErrorKind) -> PgError {
+        let database = database.clone();
+        PgError { database, kind }
+    }
+
+    /// The name that the database has in the App.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// What has gone wrong.
+    pub fn kind(&self) -> &PgErrorKind {
+        &self.kind
+    }
+
+    /// What the server says: message, detail, position, constraint, …
+    pub fn server(&self) -> Option<&DbError> {
+        match &self.kind {
+            PgErrorKind::Query(error) => error.server(),
+            _ => None,
+        }
+    }
+
+    /// The server's SQLSTATE: `23505` for what is there already.
+    pub fn code(&self) -> Option<&str> {
+        self.server().map(|error| &error.code[..])
+    }
+
+    /// What a gateway would answer: 503 if there was no connection, 504 if it took too long, else 500.
+    pub fn status(&self) -> u16 {
+        match &self.kind {
+            PgErrorKind::QueueFull { .. } | PgErrorKind::NoConnection { .. } => 503,
+            PgErrorKind::Deadline { .. } => 504,
+            // statement_timeout, most likely.
+            PgErrorKind::Query(_) if self.code() == Some("57014") => 504,
+            _ => 500,
+        }
+    }
+}
+
+impl fmt::Display for PgError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "database {}: ", self.database)?;
+        match &self.kind {
+            PgErrorKind::Unknown => f.write_str("there is none of this name"),
+            PgErrorKind::QueueFull { limit } => {
+                write!(f, "{limit} wait for a connection already (queue)")
+            }
+            PgErrorKind::NoConnection { waited, why } if why.is_empty() => {
+                write!(
+                    f,
+                    "all connections are in use for {waited:?} (queue_wait, connections)"
+                )
+            }
+            PgErrorKind::NoConnection { waited, why } => {
+                write!(f, "no connection within {waited:?} (queue_wait): {why}")
+            }
+            PgErrorKind::Deadline { limit, setting } => {
+                write!(f, "no answer within {limit:?} ({setting})")
+            }
+            PgErrorKind::Gone => f.write_str("given up, as nobody waits for it"),
+            PgErrorKind::Lost(why) => write!(f, "the connection is lost: {why}"),
+            PgErrorKind::Query(error) => error.fmt(f),
+            PgErrorKind::Refused(refusal) => refusal.fmt(f),
+            PgErrorKind::TooLarge { limit } => {
+                write!(f, "an answer of more than {limit} bytes (result)")
+            }
+            PgErrorKind::ManyRows => f.write_str("more than one row, where one was wanted"),
+            PgErrorKind::Over => f.write_str("the transaction is over"),
+            PgErrorKind::RolledBack => {
+                f.write_str("rolled back, not committed: one of its queries had failed")
+            }
+            PgErrorKind::Convert(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PgError {}
+
+/// With the status of a gateway, and a text that says nothing of the database.
+impl From<PgError> for StatusError {
+    fn from(error: PgError) -> StatusError {
+        let text = match error.status() {
+            503 => "the database is not available",
+            504 => "the database took too long",
+            _ => "the database has refused",
+        };
+        log::error!("{error}");
+        StatusError::new(error.status(), text)
+    }
+}

@@ -1,0 +1,241 @@
+//! Floor 4. `LISTEN`: one connection for all channels, beside the pool.
+//!
+//! ```text
+//! Off ── a channel is wanted ─► Dialling ── Ready: LISTEN, all of them ─► On ── the last is not wanted ─► Off
+//!  ▲                               │                                       │
+//!  └───────────── a pause ◄────────┴──────── broken, silent (ping) ────────┘
+//! ```
+
+use super::hub::{Db, Hub, Id, NOBODY, Use};
+use super::transaction::quoted;
+use super::{Notification, Pg};
+use crate::base::backoff::Backoff;
+use crate::{Ctx, Instant, Later};
+use std::collections::BTreeMap;
+
+type Hear<S> = Box<dyn FnMut(&mut Ctx<'_, S>, Notification)>;
+
+/// Hears a channel until it is dropped: from [`Pg::listen`].
+#[must_use = "dropped, it hears nothing"]
+pub struct Listening<S: 'static = ()> {
+    to: Option<(Db<S>, Id, Later<S>)>,
+}
+
+impl<S: 'static> Drop for Listening<S> {
+    fn drop(&mut self) {
+        if let Some((db, id, later)) = self.to.take() {
+            later.call(move |cx| {
+                db.enter(cx, |hub, db, cx| hub.unlisten(db, cx, id));
+            });
+        }
+    }
+}
+
+/// The connection that listens, and who hears it.
+pub(super) struct Ear<S: 'static> {
+    /// Of each channel, who hears it; `None`: it is being called.
+    channels: BTreeMap<String, Vec<(Id, Option<Hear<S>>)>>,
+    state: State,
+    backoff: Backoff,
+    retry: Option<Instant>,
+    /// When it is asked whether it is there.
+    ping: Instant,
+    /// What was asked of it has no answer yet.
+    is_asking: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Off,
+    Dialling,
+    On(Id),
+}
+
+impl<S: 'static> Ear<S> {
+    pub(super) fn new(backoff: Backoff) -> Ear<S> {
+        Ear {
+            channels: BTreeMap::new(),
+            state: State::Off,
+            backoff,
+            retry: None,
+            ping: Instant::default(),
+            is_asking: false,
+        }
+    }
+
+    /// When it is to be looked at.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Off if !self.channels.is_empty() => Some(self.retry.unwrap_or_default()),
+            State::On(_) => Some(self.ping),
+            _ => None,
+        }
+    }
+
+    /// Channels that are heard now.
+    pub(super) fn heard(&self) -> usize {
+        match self.state {
+            State::On(_) if !self.is_asking => self.channels.len(),
+            _ => 0,
+        }
+    }
+}
+
+pub(super) fn listen<S: 'static>(pg: Pg<'_, '_, S>, channel: &str, hear: Hear<S>) -> Listening<S> {
+    let Some(db) = pg.db else {
+        log::error!(
+            "database {}: there is none of this name to listen to",
+            pg.name
+        );
+        return Listening { to: None };
+    };
+    let (id, later) = (pg.id, pg.cx.later());
+    db.enter(pg.cx, |hub, db, cx| {
+        let all = hub.ear.channels.entry(channel.to_string()).or_default();
+        let is_first = all.is_empty();
+        all.push((id, Some(hear)));
+        if is_first {
+            hub.tell_ear(db, cx, &format!("LISTEN {}", quoted(channel)));
+        }
+        hub.listen_on(db, cx);
+    });
+    let to = Some((db, id, later));
+    Listening { to }
+}
+
+impl<S: 'static> Hub<S> {
+    /// What is due of the connection that listens.
+    pub(super) fn listen_on(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
+        let now = cx.now();
+        if self.ear.due().is_none_or(|due| now < due) {
+            return;
+        }
+        if self.ear.state == State::Off {
+            self.ear.state = State::Dialling;
+            self.dial(db, cx, false);
+        } else {
+            self.ear.ping = now + db.settings.ping;
+            if !self.ear.is_asking {
+                self.tell_ear(db, cx, "");
+            }
+        }
+    }
+
+    /// If it is there; when it will be, it is told all.
+    fn tell_ear(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, sql: &str) {
+        let State::On(id) = self.ear.state else {
+            return;
+        };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        match conn.session.simple(sql, cx.now()) {
+            Ok(ticket) => {
+                conn.asked.push_back((ticket, NOBODY));
+                self.ear.is_asking = true;
+                self.touch(db, cx, id);
+            }
+            // Then another one, which is told all.
+            Err(refusal) => self.lose(db, cx, id, &refusal.to_string(), None),
+        }
+    }
+
+    pub(super) fn on_ear_ready(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        conn.used = Use::Ear;
+        let now = cx.now();
+        self.ear.state = State::On(id);
+        self.ear.backoff.connected(now);
+        self.ear.ping = now + db.settings.ping;
+        if self.ear.retry.take().is_some() {
+            log::info!("database {}: listening again", db.name);
+        }
+        let names = self.ear.channels.keys();
+        let all: String = names
+            .map(|name| format!("LISTEN {};", quoted(name)))
+            .collect();
+        if all.is_empty() {
+            return self.close_ear();
+        }
+        self.tell_ear(db, cx, &all);
+    }
+
+    /// It has answered all that it was asked.
+    pub(super) fn ear_answered(&mut self) {
+        self.ear.is_asking = false;
+    }
+
+    pub(super) fn lose_ear(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, why: &str) {
+        let now = cx.now();
+        self.ear.state = State::Off;
+        self.ear.is_asking = false;
+        if self.ear.retry.is_none() && !cx.is_stopping() {
+            log::warn!("database {}: cannot listen: {why}; trying again", db.name);
+        }
+        let pause = self.ear.backoff.failed(now, &mut fastrand::Rng::new());
+        self.ear.retry = Some(now + pause);
+    }
+
+    fn unlisten(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
+        let has = |all: &Vec<(Id, Option<Hear<S>>)>| all.iter().any(|(who, _)| *who == id);
+        let found = self.ear.channels.iter_mut().find(|(_, all)| has(all));
+        let Some((channel, all)) = found else {
+            return;
+        };
+        all.retain(|(who, _)| *who != id);
+        if !all.is_empty() {
+            return;
+        }
+        let channel = channel.clone();
+        self.ear.channels.remove(&channel);
+        if self.ear.channels.is_empty() {
+            return self.close_ear();
+        }
+        self.tell_ear(db, cx, &format!("UNLISTEN {}", quoted(&channel)));
+    }
+
+    fn close_ear(&mut self) {
+        if let State::On(id) = self.ear.state {
+            self.ear.state = State::Off;
+            self.ear.is_asking = false;
+            if let Some(conn) = self.conns.remove(&id) {
+                conn.handle.close();
+            }
+        }
+    }
+
+    /// Nobody hears anything any more.
+    pub(super) fn hush(&mut self) {
+        self.ear.channels.clear();
+        self.close_ear();
+    }
+
+    /// Something was said.
+    pub(super) fn heard(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, said: &Notification) {
+        let Some(all) = self.ear.channels.get(&said.channel) else {
+            return;
+        };
+        for (id, _) in all {
+            let (db, id, said) = (db.clone(), *id, said.clone());
+            cx.later().call(move |cx| {
+                let channel = said.channel.clone();
+                let hear = db.enter(cx, |hub, _, _| hub.hear(&channel, id)?.take());
+                let Some(Some(mut hear)) = hear else { return };
+                hear(cx, said);
+                db.enter(cx, |hub, _, _| {
+                    if let Some(place) = hub.hear(&channel, id) {
+                        *place = Some(hear);
+                    }
+                });
+            });
+        }
+    }
+
+    fn hear(&mut self, channel: &str, id: Id) -> Option<&mut Option<Hear<S>>> {
+        let all = self.ear.channels.get_mut(channel)?;
+        let found = all.iter_mut().find(|(who, _)| *who == id);
+        found.map(|(_, hear)| hear)
+    }
+}

@@ -1,0 +1,195 @@
+//! Floor 4. Transactions: a connection for several questions, until the last of them.
+//!
+//! ```text
+//! BEGIN ─► open ─┬─ commit, rollback ──────────────► its answer ─► recycled
+//!                ├─ the last handle dropped, too long, its client gone ─► recycled: ROLLBACK
+//!                └─ the connection ends ─► over
+//! ```
+//! Invariant: while it is open, its connection answers nobody else. What comes after its end is [`PgErrorKind::Over`].
+
+use super::hub::{Ask, Database, Db, Hub, Id, Sink};
+use super::{CopyIn, Params, PgError, PgErrorKind, PgQuery, Row, Rows};
+use crate::proto::pg::Query;
+use crate::{Bytes, Ctx, Demand, Later};
+use std::rc::Rc;
+
+/// A transaction: from [`Pg::transaction`](super::Pg::transaction). Its clones are the same one; when the last of them is
+/// dropped, and it was not committed, it is rolled back.
+///
+/// What is asked is sent at once, and answered in order. When a query has failed, so do those behind it, up to a
+/// [`Tx::rollback_to`].
+pub struct Tx<S: 'static = ()>(Rc<Open<S>>);
+
+struct Open<S: 'static> {
+    db: Db<S>,
+    id: Id,
+    later: Later<S>,
+}
+
+impl<S: 'static> Clone for Tx<S> {
+    fn clone(&self) -> Tx<S> {
+        Tx(self.0.clone())
+    }
+}
+
+impl<S: 'static> Drop for Open<S> {
+    fn drop(&mut self) {
+        let (db, id) = (self.db.clone(), self.id);
+        // Nobody is told of it: whoever had asked something had a handle.
+        self.later
+            .call(move |cx| db.give_up(cx, id, PgErrorKind::Over));
+    }
+}
+
+/// A name within SQL.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+impl<S: 'static> Tx<S> {
+    /// Asks; `then` gets the transaction back, and all rows.
+    pub fn query(
+        &self,
+        cx: &mut Ctx<'_, S>,
+        sql: impl Into<Rc<str>>,
+        params: impl Into<Params>,
+        then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<Rows, PgError>) + 'static,
+    ) -> PgQuery {
+        let query = Query::new(sql).with(params);
+        let tx = self.clone();
+        let sink = Sink::rows(move |cx, rows| then(cx, tx, rows));
+        self.submit(cx, Ask::Query(query), sink)
+    }
+
+    /// Asks; `row` gets one row after the other, as with [`Pg::each`](super::Pg::each). What was asked before it should have been
+    /// answered: `row` may be called before the callback of that.
+    pub fn each(
+        &self,
+        cx: &mut Ctx<'_, S>,
+        sql: impl Into<Rc<str>>,
+        params: impl Into<Params>,
+        row: impl FnMut(&mut Ctx<'_, S>, Row) -> Demand + 'static,
+        then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<u64, PgError>) + 'static,
+    ) -> PgQuery {
+        let query = Query::new(sql).with(params);
+        let tx = self.clone();
+        let sink = Sink::each(row, move |cx, rows| then(cx, tx, rows));
+        self.submit(cx, Ask::Query(query), sink)
+    }
+
+    /// Several statements at once, without parameters.
+    pub fn batch(
+        &self,
+        cx: &mut Ctx<'_, S>,
+        sql: impl Into<Rc<str>>,
+        then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<(), PgError>) + 'static,
+    ) -> PgQuery {
+        let tx = self.clone();
+        let sink = Sink::rows(move |cx, rows| then(cx, tx, rows.map(|_| ())));
+        self.submit(cx, Ask::Simple(sql.into()), sink)
+    }
+
+    /// `COPY … FROM STDIN`: see [`Pg::copy_in`](super::Pg::copy_in).
+    pub fn copy_in(
+        &self,
+        cx: &mut Ctx<'_, S>,
+        sql: impl Into<Rc<str>>,
+        source: impl FnMut(&mut Ctx<'_, S>) -> CopyIn + 'static,
+        then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<u64, PgError>) + 'static,
+    ) -> PgQuery {
+        let tx = self.clone();
+        let sink = Sink::copy_in(source, move |cx, rows| then(cx, tx, rows));
+        self.submit(cx, Ask::CopyIn(sql.into()), sink)
+    }
+
+    /// `COPY … TO STDOUT`: see [`Pg::copy_out`](super::Pg::copy_out).
+    pub fn copy_out(
+        &self,
+        cx: &mut Ctx<'_, S>,
+        sql: impl Into<Rc<str>>,
+        piece: impl FnMut(&mut Ctx<'_, S>, Bytes) -> Demand + 'static,
+        then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<u64, PgError>) + 'static,
+    ) -> PgQuery {
+        let tx = self.clone();
+        let sink = Sink::copy_out(piece, move |cx, rows| then(cx, tx, rows));
+        self.submit(cx, Ask::CopyOut(sql.into()), sink)
+    }
+
+    /// A place to come back to. Whether it was made is told by what comes after it: if not, that fails.
+    pub fn savepoint(&self, cx: &mut Ctx<'_, S>, name: &str) {
+        self.batch(cx, format!("SAVEPOINT {}", quoted(name)), |_, _, _| {});
+    }
+
+    /// Takes back what was done since the savepoint, errors included. The savepoint stays.
+    pub fn rollback_to(&self, cx: &mut Ctx<'_, S>, name: &str) {
+        let sql = format!("ROLLBACK TO SAVEPOINT {}", quoted(name));
+        self.batch(cx, sql, |_, _, _| {});
+    }
+
+    /// Ends it: all of it is done, or nothing. If one of its queries has failed, nothing is, and `then` gets
+    /// [`PgErrorKind::RolledBack`].
+    pub fn commit(
+        self,
+        cx: &mut Ctx<'_, S>,
+        then: impl FnOnce(&mut Ctx<'_, S>, Result<(), PgError>) + 'static,
+    ) {
+        let db = self.0.db.clone();
+        self.end(cx, "COMMIT", move |cx, rows| {
+            let done = rows.and_then(|rows| match rows.tag.as_str() {
+                "COMMIT" => Ok(()),
+                _ => Err(db.error(PgErrorKind::RolledBack)),
+            });
+            then(cx, done);
+        });
+    }
+
+    /// Ends it: nothing of it is done.
+    pub fn rollback(
+        self,
+        cx: &mut Ctx<'_, S>,
+        then: impl FnOnce(&mut Ctx<'_, S>, Result<(), PgError>) + 'static,
+    ) {
+        self.end(cx, "ROLLBACK", |cx, rows| then(cx, rows.map(|_| ())));
+    }
+
+    fn end(
+        self,
+        cx: &mut Ctx<'_, S>,
+        sql: &str,
+        then: impl FnOnce(&mut Ctx<'_, S>, Result<Rows, PgError>) + 'static,
+    ) {
+        self.submit(cx, Ask::Simple(sql.into()), Sink::rows(then));
+        let id = self.0.id;
+        self.0.db.enter(cx, |hub, _, _| hub.end_transaction(id));
+    }
+
+    fn submit(&self, cx: &mut Ctx<'_, S>, ask: Ask, sink: Sink<S>) -> PgQuery {
+        let Open { db, id, .. } = &*self.0;
+        PgQuery(db.submit_in(cx, *id, ask, sink))
+    }
+}
+
+impl<S: 'static> Hub<S> {
+    /// The server has begun one: whoever wanted it gets it, with its connection.
+    pub(super) fn begun(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, conn: Id, id: Id) {
+        let Some(Sink::Begin(then)) = self.take_job(id) else {
+            return;
+        };
+        if let Some(conn) = self.conns.get_mut(&conn) {
+            conn.tx = Some(id);
+        }
+        let until = cx.now() + db.settings.transaction;
+        self.add_transaction(id, conn, until);
+        let (db, later) = (db.clone(), cx.later());
+        let tx = Tx(Rc::new(Open { db, id, later }));
+        cx.later().call(move |cx| then(cx, Ok(tx)));
+    }
+}
+
+impl<S: 'static> std::fmt::Debug for Tx<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Open { db, id, .. } = &*self.0;
+        let db: &Database<S> = db;
+        f.debug_tuple("Tx").field(&db.name).field(id).finish()
+    }
+}
