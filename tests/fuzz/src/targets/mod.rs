@@ -10,12 +10,9 @@ mod files;
 mod forwarded;
 mod framing;
 mod machine;
-<<<<<<< HEAD
+mod pg;
 mod proxy_fields;
 mod proxy_protocol;
-=======
-mod pg;
->>>>>>> db
 mod request;
 mod resp;
 mod routes;
@@ -26,11 +23,7 @@ mod world;
 pub(crate) type Target = fn(&[u8]);
 
 /// All there are; `tests/fuzz/corpus` has a folder for each.
-<<<<<<< HEAD
-pub(crate) const TARGETS: [(&str, Target); 15] = [
-=======
-pub(crate) const TARGETS: [(&str, Target); 13] = [
->>>>>>> db
+pub(crate) const TARGETS: [(&str, Target); 16] = [
     ("access_log", access_log::run),
     ("chunked", chunked::run),
     ("client", client::run),
@@ -39,12 +32,9 @@ pub(crate) const TARGETS: [(&str, Target); 13] = [
     ("files", files::run),
     ("forwarded", forwarded::run),
     ("framing", framing::run),
-<<<<<<< HEAD
+    ("pg", pg::run),
     ("proxy_fields", proxy_fields::run),
     ("proxy_protocol", proxy_protocol::run),
-=======
-    ("pg", pg::run),
->>>>>>> db
     ("request", request::run),
     ("resp", resp::run),
     ("routes", routes::run),
