@@ -95,10 +95,9 @@ pub(crate) enum Job<S> {
         name: usize,
         result: Result<Answer, Failure>,
     },
-    /// A store begins, or ends.
-    Store(Callback<S>),
-    /// What was left for later with [`Later`].
-    Later(Callback<S>),
+    /// Somebody is to be called: a store that begins or ends, a task that asks for something, what was left for
+    /// [`Later`]. Who, for the log.
+    Call(&'static str, Callback<S>),
     /// The loop has begun.
     StartBus,
     /// Something was published here, for the bus to carry.
@@ -107,8 +106,6 @@ pub(crate) enum Job<S> {
     Wanted { pattern: Box<str>, wanted: bool },
     /// Another process, for the bus to speak with.
     Introduce(UnixStream),
-    /// A task asks for something.
-    Call(Callback<S>),
     /// Do this elsewhere.
     Offload { work: crate::net::Work, slot: usize },
 }
@@ -460,7 +457,7 @@ impl<S: 'static> Later<S> {
     /// Calls `f` later; one panic is one callback's, as anywhere. Nothing happens once the loop is gone.
     pub fn call(&self, f: impl FnOnce(&mut Ctx<'_, S>) + 'static) {
         if let Some(jobs) = self.0.upgrade() {
-            jobs.push_back(Job::Later(Box::new(f)));
+            jobs.push_back(Job::Call("what was left for later", Box::new(f)));
         }
     }
 }

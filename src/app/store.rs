@@ -95,12 +95,12 @@ impl<S: 'static> Stores<S> {
                 Some(at) => *new = before.swap_remove(at),
                 None => {
                     let store = new.store.clone();
-                    jobs.push(Job::Store(Box::new(move |cx| store.start(cx))));
+                    jobs.push(Job::Call("a store", Box::new(move |cx| store.start(cx))));
                 }
             }
         }
         let stops = before.into_iter().map(|old| old.store);
-        jobs.extend(stops.map(|store| Job::Store(Box::new(move |cx| store.stop(cx)))));
+        jobs.extend(stops.map(|store| Job::Call("a store", Box::new(move |cx| store.stop(cx)))));
         jobs
     }
 

@@ -33,6 +33,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+/// Whose callback it is, for the log.
+const WHO: &str = "a task's call";
+
 /// A future as the loop polls it: all it wants to know of its end is whether that was a failure.
 pub(crate) trait Steps {
     fn step(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Failure>>;
@@ -403,7 +406,7 @@ impl<S: 'static> Task<S> {
         self.asking(move |cx, done| {
             let undo = ask(cx, done);
             Some(Box::new(move || {
-                jobs.push_back(Job::Call(Box::new(undo)));
+                jobs.push_back(Job::Call(WHO, Box::new(undo)));
             }))
         })
     }
@@ -849,7 +852,7 @@ impl<S, T> Future for Call<S, T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         if let Some(job) = self.job.take() {
-            self.tasks.jobs.push_back(Job::Call(job));
+            self.tasks.jobs.push_back(Job::Call(WHO, job));
         }
         self.slot.poll(cx).map(|value| match value {
             Some(value) => value,

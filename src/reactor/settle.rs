@@ -67,7 +67,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     self.wake(to.conn);
                 }
             }
-            Job::Call(call) => self.call("a task's call", call),
+            Job::Call(who, call) => self.call(who, call),
             Job::Fetch(fetch) => self.begin_fetch(fetch),
             Job::RunGroup(group) => self.run_group(group),
             Job::LookedUp {
@@ -75,8 +75,6 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 name,
                 result,
             } => self.looked_up(group, name, result),
-            Job::Store(call) => self.call("a store", call),
-            Job::Later(call) => self.call("what was left for later", call),
             Job::StartBus => self.with_bus(|bus, cx| bus.start(cx)),
             Job::Published(publication) => {
                 self.with_bus(|bus, cx| bus.publish(cx, &publication));

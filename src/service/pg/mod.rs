@@ -17,6 +17,7 @@
 //! `explain`), what may hold it up ([`Pg::each`], copies) and transactions have a connection to themselves. Before it is
 //! anybody else's, it is made clean, or closed.
 
+mod awaits;
 mod cancel;
 mod error;
 mod hub;
@@ -27,6 +28,7 @@ pub use crate::proto::pg::{
     Column, Columns, ConvertError, DbError, Notification, Param, Params, QueryError, Refusal, Row,
     Url, UrlError, types,
 };
+pub use awaits::{TaskPg, TaskTx};
 pub use error::{PgError, PgErrorKind};
 pub use listen::Listening;
 pub use transaction::Tx;
