@@ -1,6 +1,7 @@
 //! The client of PostgreSQL against a PostgreSQL, over loopback.
 
 mod server;
+mod tasks;
 
 use loopwright::service::pg::{CopyIn, Param, PgErrorKind};
 use loopwright::{Ctx, Demand};
