@@ -720,6 +720,7 @@ impl<S: 'static> Hub<S> {
         self.made += 1;
         self.dials.remove(&id);
         self.backoff.connected(cx.now());
+        self.why = "".into();
         if self.retry.take().is_some() {
             let address = &db.settings.url.address;
             log::info!("redis {}: connected to {address} again", db.name);
