@@ -199,7 +199,7 @@ fn many_at_once() {
 #[test]
 fn killed_and_started_again_under_load() {
     let mut redis = RedisServer::start(&[]);
-    let node = Node::of(&redis);
+    let node = Node::new(settings(&redis).queue(10_000).timeout(PATIENCE));
     assert_eq!(node.ask(&["SET", "n", "0"]), Ok("OK".into()));
     let (tell, told) = channel();
     let mut asked = 0;
@@ -555,4 +555,69 @@ fn limits() {
         cx.redis("other").command(["PING"], then);
     });
     assert_eq!(only(&told), Err("there is no redis \"other\"".into()));
+}
+
+/// What is asked in one turn is one write: the server reads it at once.
+#[test]
+fn a_turn_is_one_write() {
+    let redis = RedisServer::start(&[]);
+    let node = Node::of(&redis);
+    let reads = || -> u32 {
+        let stats = node.ask(&["INFO", "stats"]).expect("stats");
+        let mut lines = stats.lines();
+        let line = lines.find_map(|line| line.strip_prefix("total_reads_processed:"));
+        line.expect("a line").parse().expect("a number")
+    };
+    eventually("all connections are there", || node.status().open == 2);
+    let before = reads();
+    let told = node.post(|cx, tell| {
+        for n in 0..100 {
+            let tell = tell.clone();
+            cx.redis("cache").command(("SET", "k", n), move |_, reply| {
+                tell.send(answer(reply)).expect("sent");
+            });
+        }
+    });
+    for _ in 0..100 {
+        assert_eq!(
+            told.recv_timeout(PATIENCE).expect("an answer"),
+            Ok("OK".into())
+        );
+    }
+    // Those, and the question itself; and a ping, if the machine is slow.
+    let after = reads();
+    assert!(after - before <= 4, "{before} to {after}");
+}
+
+#[test]
+fn a_subscription_that_is_denied() {
+    let redis = RedisServer::start(&[]);
+    redis.ask(&["acl", "setuser", "default", "resetchannels", "&news"]);
+    let node = Node::of(&redis);
+    let (secret, news) = (subscribe(&node, "secret"), subscribe(&node, "news"));
+    let next = |told: &Receiver<String>| told.recv_timeout(PATIENCE).expect("something");
+    let why = next(&secret);
+    assert!(why.contains("Denied(\"NOPERM"), "{why}");
+    assert_eq!(next(&news), "Subscribed");
+    redis.ask(&["acl", "setuser", "default", "allchannels"]);
+    // Whoever comes then has it asked for again.
+    let more = subscribe(&node, "secret");
+    assert_eq!(
+        (next(&secret), next(&more)),
+        ("Subscribed".into(), "Subscribed".into())
+    );
+}
+
+#[test]
+fn a_connection_of_ones_own_does_not_stay() {
+    let redis = RedisServer::start(&[]);
+    let node = Node::new(settings(&redis).idle(Duration::from_millis(300)));
+    redis.ask(&["rpush", "l", "1", "2", "3"]);
+    for n in 1..=3 {
+        assert_eq!(node.ask(&["BLPOP", "l", "0"]), Ok(format!("[l {n}]")));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // The same one each time.
+    assert_eq!((node.status().open, node.status().made), (3, 3));
+    eventually("it is closed", || node.status().open == 2);
 }

@@ -163,6 +163,10 @@ pub(super) struct Conn {
     handed: u64,
     /// It will be flushed.
     is_dirty: bool,
+    /// It has nothing to do since then.
+    rests: Instant,
+    /// It is in `deadlines`.
+    is_watched: bool,
 }
 
 impl Conn {
@@ -405,7 +409,7 @@ impl<S: 'static> Owner<S> for Db<S> {
     }
 
     fn opened(&self, cx: &mut Ctx<'_, S>, id: u64, line: Line) {
-        self.enter(cx, |hub, _, _| {
+        self.enter(cx, |hub, _, cx| {
             let Some(&role) = hub.dials.get(&id) else {
                 return;
             };
@@ -416,6 +420,8 @@ impl<S: 'static> Owner<S> for Db<S> {
                 asked: VecDeque::new(),
                 handed: 0,
                 is_dirty: false,
+                rests: cx.now(),
+                is_watched: false,
             };
             hub.conns.insert(id, conn);
         });
@@ -491,8 +497,14 @@ impl<S: 'static> Hub<S> {
                     _ => RedisError::Deadline { limit, setting },
                 };
                 self.give_up(db, cx, id, error);
-            } else if self.conns.get(&id).is_some_and(Conn::is_idle) {
-                self.close(id);
+            } else if let Some(conn) = self.conns.get_mut(&id) {
+                let until = conn.rests + db.settings.idle;
+                conn.is_watched = conn.is_idle() && now < until;
+                if conn.is_watched {
+                    self.deadlines.insert((until, id));
+                } else if conn.is_idle() {
+                    self.close(id);
+                }
             }
         }
         self.pump(db, cx);
@@ -727,12 +739,14 @@ impl<S: 'static> Hub<S> {
         }
         match self.conns.get_mut(&id) {
             Some(conn) if conn.role == Role::Own => {
-                conn.line
-                    .session
-                    .set_reply(db.settings.block + db.settings.reply);
+                let longest = db.settings.block.saturating_add(db.settings.reply);
+                conn.line.session.set_reply(longest);
                 self.rest(db, cx, id);
             }
-            Some(conn) if conn.role == Role::Ear => self.ear.begin(id),
+            Some(conn) if conn.role == Role::Ear => match self.ear.is_wanted() {
+                true => self.ear.begin(id),
+                false => self.close(id),
+            },
             _ => {}
         }
     }
@@ -840,8 +854,10 @@ impl<S: 'static> Hub<S> {
             && conn.role == Role::Own
         {
             conn.own = None;
-            // Looked at when it comes: it may have something to do then.
-            self.deadlines.insert((cx.now() + db.settings.idle, id));
+            conn.rests = cx.now();
+            if !std::mem::replace(&mut conn.is_watched, true) {
+                self.deadlines.insert((conn.rests + db.settings.idle, id));
+            }
         }
     }
 

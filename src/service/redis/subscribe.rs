@@ -104,6 +104,13 @@ impl<S: 'static> Ear<S> {
         self.todo = self.topics.keys().map(|topic| topic.change(true)).collect();
     }
 
+    /// Whether a change of it waits for its confirmation.
+    fn is_asked(&self, topic: &Topic) -> bool {
+        let mut todo = self.todo.iter();
+        self.changing.contains_key(topic)
+            || todo.any(|(verb, name)| Topic::of(*verb, name.clone()) == *topic)
+    }
+
     fn hear(&mut self, topic: &Topic, id: Id) -> Option<&mut Option<Hear<S>>> {
         let all = &mut self.topics.get_mut(topic)?.all;
         let found = all.iter_mut().find(|(who, _)| *who == id);
@@ -152,7 +159,8 @@ impl<S: 'static> Hub<S> {
         audience.all.push((id, Some(hear)));
         if is_on {
             self.tell(db, cx, &topic, id, Heard::Subscribed);
-        } else if is_first {
+        } else if is_first || !self.ear.is_asked(&topic) {
+            // Asked again, if it was denied.
             self.change(db, cx, &topic, true);
         }
         self.pump(db, cx);
@@ -254,11 +262,7 @@ impl<S: 'static> Hub<S> {
             }
             self.ear.changing.remove(topic);
         }
-        !self
-            .ear
-            .todo
-            .iter()
-            .any(|(verb, name)| Topic::of(*verb, name.clone()) == *topic)
+        !self.ear.is_asked(topic)
     }
 
     fn turn(&mut self, topic: &Topic, is_on: bool) {
