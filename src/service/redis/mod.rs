@@ -44,7 +44,7 @@ use subscribe::Topic;
 ///     let (key, res) = (format!("user:{}", req.param("id")), res.defer());
 ///     cx.redis("cache").answering(&res).command(["GET", &key], move |_, user| {
 ///         match user.as_ref().map(|user| user.bytes()) {
-///             Ok(Some(user)) => res.body(user.clone()),
+///             Ok(Some(user)) => res.bytes(user.clone()),
 ///             Ok(None) => res.status(404).text("no such user"),
 ///             Err(error) => res.status(error.status()).text("the cache has no answer"),
 ///         }
@@ -410,6 +410,13 @@ impl<S: 'static> RedisClient<'_, '_, S> {
     }
 
     /// The same for all channels that a pattern fits, as `PSUBSCRIBE` has it: `news.*`.
+    ///
+    /// ```
+    /// use loopwright::{Ctx, service::redis::Subscribed};
+    /// fn listen(cx: &mut Ctx<'_>) -> Subscribed {
+    ///     cx.redis("cache").psubscribe("news.*", |_, heard| log::info!("{heard:?}"))
+    /// }
+    /// ```
     pub fn psubscribe(
         self,
         pattern: impl Into<Bytes>,
@@ -453,7 +460,6 @@ fn replies(reply: Value) -> Result<Vec<Value>, RedisError> {
 
 /// What a subscription brings: see [`RedisClient::subscribe`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
 pub enum Heard {
     /// From now on everything is heard: at the beginning, and after each gap.
     Subscribed,
