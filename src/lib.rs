@@ -178,6 +178,8 @@ mod guides {
     struct Logging;
     #[doc = include_str!("../docs/realtime.md")]
     struct Realtime;
+    #[doc = include_str!("../docs/redis.md")]
+    struct Redis;
     #[cfg(feature = "sim")]
     #[doc = include_str!("../docs/simulation.md")]
     struct Simulation;

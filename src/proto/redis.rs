@@ -501,6 +501,12 @@ impl Session {
         self.protocol == 2 && (self.subscriptions > 0 || self.changing > 0)
     }
 
+    /// From now on the server may owe a reply for so long: once it is ready, for commands that wait for something to
+    /// happen.
+    pub fn set_reply(&mut self, limit: Duration) {
+        self.settings.reply = limit;
+    }
+
     /// How many replies the server owes.
     pub fn owed(&self) -> usize {
         self.waiting.len()

@@ -10,5 +10,6 @@ pub mod files;
 #[cfg(feature = "postgres")]
 pub mod pg;
 pub mod proxy;
+pub mod redis;
 pub mod respond;
 pub mod welcome;

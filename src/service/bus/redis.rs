@@ -5,16 +5,17 @@
 //!     ▲          └──────────┴────────────┴───────────┬────────────────────────────────┘
 //!     └────────────── a pause, longer each time ◄────┘ refused, broken, silent
 //! ```
-//! Invariants: one attempt or connection at a time, for a [`Link`]'s `close` is called exactly once, and only that
+//! Invariants: one attempt or connection at a time, for [`Owner::lost`] is called exactly once, and only that
 //! begins another. Every publication goes through `outage`, so their order is kept; in it waits what the server
 //! cannot be given yet, and no more than `BusLimits` says.
 
-use super::super::dial::{self, Shared, hand_on};
+use super::super::dial::Shared;
+use super::super::redis::wire::{self, Line, Owner};
 use super::{BusLimits, GATHERED, Hearing, Stats, deliver, pattern, stamped};
 use crate::proto::bus::{Backoff, Channels, MAX_ENVELOPE, Outage, Pattern, Stamps};
-use crate::proto::redis::{Event, Session, Settings, Url, Verb};
+use crate::proto::redis::{Error, Event, Settings, Url, Verb};
 use crate::proto::resp::{Bounds, Value};
-use crate::{Bus, Bytes, Ctx, Link, LinkHandle, TimerId};
+use crate::{Bus, Bytes, Ctx};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -87,12 +88,9 @@ struct Hub {
 }
 
 struct Open {
-    session: Session,
-    handle: LinkHandle,
+    line: Line,
     /// Subscriptions to ask for.
     todo: VecDeque<(Verb, String)>,
-    /// For the session's deadline.
-    timer: TimerId,
     has_told_refusal: bool,
 }
 
@@ -147,23 +145,18 @@ impl<S: 'static> Bus<S> for Redis {
     }
 }
 
+/// The bus has one connection.
+const ONLY: u64 = 0;
+
 /// Finds out where the server is, and connects.
 fn find<S: 'static>(hub: &Shared<Hub>, cx: &mut Ctx<'_, S>) {
-    let Some(address) = hub.with(|hub| hub.url.address.clone()) else {
-        return;
-    };
-    let hub = hub.clone();
-    dial::find(cx, address, move |cx, found| {
-        let attempt = hub.with(|hub| {
-            hub.attempts = hub.attempts.wrapping_add(1);
-            hub.attempts
-        });
-        let Some(attempt) = attempt else { return };
-        match dial::pick(found, attempt) {
-            Ok(target) => cx.connect(target, Wire(hub)),
-            Err(why) => fail(&hub, cx, &why),
-        }
+    let attempt = hub.with(|hub| {
+        hub.attempts = hub.attempts.wrapping_add(1);
+        (hub.url.address.clone(), hub.attempts)
     });
+    if let Some((address, attempt)) = attempt {
+        wire::dial(hub, cx, ONLY, address, attempt);
+    }
 }
 
 /// No connection, or no more: another one after a pause.
@@ -178,51 +171,46 @@ fn fail<S: 'static>(hub: &Shared<Hub>, cx: &mut Ctx<'_, S>, why: &str) {
     cx.after(pause, move |cx| find(&hub, cx));
 }
 
-/// The connection's end of it.
-struct Wire(Shared<Hub>);
-
-impl<S: 'static> Link<S> for Wire {
-    fn open(&mut self, cx: &mut Ctx<'_, S>, handle: LinkHandle) {
-        let timer = watch(&self.0, cx, Duration::ZERO);
-        self.0.with(|hub| hub.opened(cx, handle, timer));
+impl<S: 'static> Owner<S> for Shared<Hub> {
+    fn settings(&self, _: u64) -> Option<Settings> {
+        self.with(|hub| hub.session())
     }
 
-    fn input(&mut self, cx: &mut Ctx<'_, S>, bytes: &[u8], _: &mut Vec<u8>) -> Result<(), String> {
-        let heard = self.0.with(|hub| hub.input(cx, bytes));
+    fn opened(&self, _: &mut Ctx<'_, S>, _: u64, line: Line) {
+        self.with(|hub| {
+            hub.open = Some(Open {
+                line,
+                todo: VecDeque::new(),
+                has_told_refusal: false,
+            });
+        });
+    }
+
+    fn line<R>(&self, _: u64, f: impl FnOnce(&mut Line) -> R) -> Option<R> {
+        self.with(|hub| hub.open.as_mut().map(|open| f(&mut open.line)))?
+    }
+
+    fn event(&self, cx: &mut Ctx<'_, S>, _: u64, event: Event) -> Result<(), String> {
+        let heard = self.with(|hub| hub.on_event(cx, event));
         heard.unwrap_or(Ok(()))
     }
 
-    fn drained(&mut self, cx: &mut Ctx<'_, S>) {
-        self.0.with(|hub| hub.pump(cx));
+    fn pump(&self, cx: &mut Ctx<'_, S>, _: u64) {
+        self.with(|hub| hub.pump(cx));
     }
 
-    fn close(&mut self, cx: &mut Ctx<'_, S>, why: &str) {
-        fail(&self.0, cx, why);
+    fn lost(&self, cx: &mut Ctx<'_, S>, _: u64, why: &str, _: Option<&Error>) {
+        fail(self, cx, why);
     }
-}
-
-/// Looks at the session's deadline when it comes.
-fn watch<S: 'static>(hub: &Shared<Hub>, cx: &mut Ctx<'_, S>, wait: Duration) -> TimerId {
-    let hub = hub.clone();
-    cx.after(wait, move |cx| {
-        let Some(Some(wait)) = hub.with(|hub| hub.expire(cx)) else {
-            return;
-        };
-        let timer = watch(&hub, cx, wait);
-        hub.with(|hub| {
-            if let Some(open) = &mut hub.open {
-                open.timer = timer;
-            }
-        });
-    })
 }
 
 impl Hub {
-    fn opened<S: 'static>(&mut self, cx: &mut Ctx<'_, S>, handle: LinkHandle, timer: TimerId) {
+    /// How the server is spoken to.
+    fn session(&self) -> Settings {
         let longest = self.settings.limits.publication + MAX_ENVELOPE;
         let names = self.settings.prefix.len() + Pattern::MAX;
         let defaults = Settings::default();
-        let settings = Settings {
+        Settings {
             login: self.url.login.clone(),
             name: Some("loopwright".to_string()),
             bounds: Bounds {
@@ -235,28 +223,7 @@ impl Hub {
             pipeline: PIPELINE,
             // Its output moves on at once: room for the longest is enough.
             output: defaults.output.max(longest + names + 4096),
-        };
-        self.open = Some(Open {
-            session: Session::new(settings, cx.now()),
-            handle,
-            todo: VecDeque::new(),
-            timer,
-            has_told_refusal: false,
-        });
-        self.pump(cx);
-    }
-
-    fn input<S: 'static>(&mut self, cx: &mut Ctx<'_, S>, mut bytes: &[u8]) -> Result<(), String> {
-        let now = cx.now();
-        while let Some(open) = &mut self.open {
-            let event = open.session.poll_event(&mut bytes, now);
-            match event.map_err(|e| e.to_string())? {
-                None => break,
-                Some(event) => self.on_event(cx, event)?,
-            }
         }
-        self.pump(cx);
-        Ok(())
     }
 
     fn on_event<S: 'static>(&mut self, cx: &mut Ctx<'_, S>, event: Event) -> Result<(), String> {
@@ -335,11 +302,11 @@ impl Hub {
         };
         // A session that is not ready yet is told all when it is.
         if let (Some(change), Some(open)) = (change, &mut self.open)
-            && open.session.is_ready()
+            && open.line.session.is_ready()
         {
             open.todo.push_back(change);
             if open.todo.len() > PIPELINE + 2 * self.channels.wants().len() {
-                open.handle.abort("it takes no subscriptions");
+                open.line.handle.abort("it takes no subscriptions");
             }
             self.pump(cx);
         }
@@ -351,20 +318,20 @@ impl Hub {
         let Some(open) = &mut self.open else { return };
         let now = cx.now();
         loop {
-            let n = hand_on(&open.handle, open.session.output());
-            open.session.sent(n);
-            let is_full = open.handle.is_full() || open.session.owed() >= PIPELINE;
-            if is_full || !open.session.is_ready() {
+            open.line.flush();
+            let session = &mut open.line.session;
+            let is_full = open.line.handle.is_full() || session.owed() >= PIPELINE;
+            if is_full || !session.is_ready() {
                 return;
             }
             if let Some((verb, name)) = open.todo.pop_front() {
-                if let Err(e) = open.session.subscription(verb, name.into(), now) {
+                if let Err(e) = session.subscription(verb, name.into(), now) {
                     log::error!("{BUS}: a subscription: {e}");
                 }
             } else if let Some(publication) = self.outage.pop() {
                 let channel = self.channels.channel(&publication.topic);
                 let sealed = publication.seal();
-                if let Err(e) = open.session.publish(channel.as_bytes(), &sealed, now) {
+                if let Err(e) = session.publish(channel.as_bytes(), &sealed, now) {
                     log::error!("{BUS}: a publication: {e}");
                     self.stats.add_lost(1);
                 }
@@ -380,26 +347,11 @@ impl Hub {
         }
     }
 
-    /// At the session's deadline. Returns when the next one is.
-    fn expire<S: 'static>(&mut self, cx: &mut Ctx<'_, S>) -> Option<Duration> {
-        let now = cx.now();
-        let open = self.open.as_mut()?;
-        if let Err(e) = open.session.expire(now) {
-            open.handle.abort(&e.to_string());
-            return None;
-        }
-        let next = open.session.next_deadline();
-        self.pump(cx);
-        // To the millisecond, and one more, so that it has passed.
-        Some(next - now + Duration::from_millis(1))
-    }
-
     /// Returns how long to wait.
     fn failed<S: 'static>(&mut self, cx: &mut Ctx<'_, S>, why: &str) -> Duration {
         let mut unconfirmed = 0;
         if let Some(open) = self.open.take() {
-            cx.cancel(open.timer);
-            unconfirmed = open.session.unanswered().count();
+            unconfirmed = open.line.session.unanswered().count();
             let all = self.stats.unconfirmed() + unconfirmed as u64;
             self.stats.0.unconfirmed.set(all);
         }
