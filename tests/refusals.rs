@@ -136,7 +136,7 @@ fn each_refusal_names_limit_size_and_setting() {
         (
             "POST /small HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nb\r\nhello world\r\n",
             "413",
-            &["body of 11 bytes", "body_limit", "= 10"],
+            &["body of 11 bytes", "limits.body", "= 10"],
         ),
         ("GET / HTTP/1.1\r\nho", "408", &["timeouts.head = 300ms"]),
         (

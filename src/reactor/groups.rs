@@ -60,6 +60,9 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 Action::Expired(fetch) => {
                     let upstream = self.core.upstreams.get(group);
                     let limit = upstream.map(|it| it.queue_wait()).unwrap_or_default();
+                    if let Some(fetching) = self.core.fetches.get_mut(fetch) {
+                        fetching.timings.queue += limit;
+                    }
                     self.fail_fetch(fetch, FetchError::QueueTimeout(limit));
                 }
                 Action::Connect(server) => self.dial(group, server, None, true),

@@ -8,6 +8,7 @@
 //! ```
 
 use super::Reactor;
+use super::conn::Role;
 use super::socket::LEAVING;
 use crate::app::ctx::Timer;
 use crate::net::Net;
@@ -92,7 +93,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Some(conn) = self.conns.get(id) else {
                 continue;
             };
-            if conn.http.is_answering() || !conn.backlog.is_empty() {
+            let is_tunnel = matches!(conn.role, Role::Tunnel(_)) && !conn.ours;
+            if conn.http.is_answering() || !conn.backlog.is_empty() || is_tunnel {
                 self.cut_answers += 1;
             }
             self.end_socket(id, LEAVING);

@@ -111,7 +111,7 @@ impl fmt::Display for Error {
             Error::BodyTooLarge { size, limit } => {
                 write!(
                     f,
-                    "body of {size} bytes or more, over body_limit (of the route, or limits.body) = {limit}"
+                    "body of {size} bytes or more, over limits.body (the route's, or the server's) = {limit}"
                 )
             }
             Error::Version => write!(f, "HTTP version not supported"),

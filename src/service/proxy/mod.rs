@@ -19,8 +19,8 @@ use crate::proto::h1::error::ClientError;
 use crate::proto::h1::head::Framing;
 use crate::proto::http::names_fields;
 use crate::{
-    App, Ctx, Fetch, FetchError, Fetched, Incoming as Body, Method, Peer, Request, Responder,
-    Response, Route,
+    App, Ctx, Fetch, FetchError, Fetched, Incoming as Body, Method, Peer, Request, RequestId,
+    Responder, Response, Route,
 };
 use bytes::Bytes;
 use fields::{Asker, Incoming, Rules, Stop, Towards};
@@ -184,6 +184,11 @@ impl Proxy {
             .response
             .is_about_request()
             .then(|| Asker::of(&incoming));
+        let about = About {
+            id: req.id(),
+            secure: incoming.client.proto == Some("https"),
+            asker,
+        };
         let key = self.key_of(&incoming);
         let method = req.method().clone();
         let mut fetch = Fetch::ready(method, out, framing, upgrade.is_some());
@@ -204,8 +209,12 @@ impl Proxy {
         if self.spool_request > 0 && framing != Framing::None {
             let most = self.spool_request;
             return body.limited(most).collect(cx, move |cx, all| match all {
-                Ok(all) => self.ask(cx, fetch.body(Bytes::from(all)), res, asker),
-                Err(crate::Aborted::TooLarge) => res.status(413).text("Content Too Large"),
+                Ok(all) => self.ask(cx, fetch.body(Bytes::from(all)), res, about),
+                Err(crate::Aborted::TooLarge) => {
+                    let (id, name) = (about.id, &self.upstream);
+                    log::info!("{id}: refused with 413: a body for upstream {name} over spool.request = {most}");
+                    res.status(413).text("Payload Too Large");
+                }
                 Err(_) => res.status(400).text("Bad Request"),
             });
         }
@@ -214,7 +223,7 @@ impl Proxy {
             Framing::Length(length) => fetch.stream(body, Some(length)),
             Framing::Chunked => fetch.stream(body, None),
         };
-        self.ask(cx, fetch, res, asker);
+        self.ask(cx, fetch, res, about);
     }
 
     fn ask<S: 'static>(
@@ -222,12 +231,12 @@ impl Proxy {
         cx: &mut Ctx<'_, S>,
         fetch: Fetch,
         res: Responder,
-        asker: Option<Asker>,
+        about: About,
     ) {
         let proxy = self.clone();
         cx.fetch(&self.upstream, fetch, move |cx, answer| match answer {
-            Ok(answer) => proxy.pass_back(cx, answer, res, asker),
-            Err(why) => proxy.fail(&why, res),
+            Ok(answer) => proxy.pass_back(cx, answer, res, about),
+            Err(why) => proxy.fail(&why, res, about.id),
         });
     }
 
@@ -237,13 +246,13 @@ impl Proxy {
         cx: &mut Ctx<'_, S>,
         answer: Fetched<'_>,
         mut res: Responder,
-        asker: Option<Asker>,
+        about: About,
     ) {
         let status = answer.status().as_u16();
         let is_tunnel = status == 101;
         res.reserve(answer.head.raw.len() + 64);
         let blank;
-        let incoming = match &asker {
+        let incoming = match &about.asker {
             Some(asker) => asker.incoming(),
             None => {
                 blank = Asker::default();
@@ -263,12 +272,12 @@ impl Proxy {
         if passed.is_err() {
             let why = ClientError::Malformed("its Connection names too many fields");
             let why = FetchError::Protocol(why);
-            return self.fail(&why, res);
+            return self.fail(&why, res, about.id);
         }
         let _ = cx;
         #[cfg(feature = "sticky")]
         if let Some(sticky) = cx.sticky(&self.upstream) {
-            stick(cx, &sticky, &answer, &mut res);
+            stick(cx, &sticky, &answer, &mut res, about.secure);
         }
         if self.status_field {
             let mut member = Vec::new();
@@ -282,9 +291,13 @@ impl Proxy {
     }
 
     /// There is no answer to pass back.
-    fn fail(&self, why: &FetchError, res: Responder) {
+    fn fail(&self, why: &FetchError, res: Responder, id: RequestId) {
         let status = why.status();
-        log::warn!("upstream {}: {}: {why}", self.upstream, status.as_u16());
+        log::warn!(
+            "{id}: upstream {}: {}: {why}",
+            self.upstream,
+            status.as_u16()
+        );
         let mut res = res.status(status.as_u16());
         if self.status_field {
             let mut member = Vec::new();
@@ -302,7 +315,11 @@ impl Proxy {
 
     /// The request does not go on.
     fn stop(&self, stop: Stop, req: &Request<'_>, res: Response<'_>) {
-        log::info!("{}: not passed on to {}: {stop:?}", req.id(), self.upstream);
+        log::info!(
+            "{}: not passed on to upstream {}: {stop}",
+            req.id(),
+            self.upstream
+        );
         match stop {
             Stop::Last if *req.method() == Method::TRACE => {
                 res.status(405).text("Method Not Allowed")
@@ -332,6 +349,15 @@ impl Proxy {
     }
 }
 
+/// What is kept of a request until its answer comes.
+struct About {
+    id: RequestId,
+    /// Its client has come over TLS, as somebody trusted says.
+    secure: bool,
+    /// Only where a rule for answers wants it.
+    asker: Option<Asker>,
+}
+
 /// Whom a server is told of by the PROXY protocol: the client that trusted proxies have named, of whom no port
 /// is known, else our own peer.
 fn introduced(peer: Peer, believed: Option<IpAddr>) -> Peer {
@@ -348,6 +374,7 @@ fn stick<S: 'static>(
     sticky: &crate::upstream::sticky::Sticky,
     answer: &Fetched<'_>,
     res: &mut Responder,
+    secure: bool,
 ) {
     let timings = answer.timings();
     if timings.kept_to {
@@ -355,9 +382,10 @@ fn stick<S: 'static>(
     }
     let value = sticky.value(sticky.name(&timings.server), cx.wall_clock());
     let cookie = format!(
-        "{}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax",
+        "{}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{}",
         sticky.cookie(),
-        sticky.max_age().as_secs()
+        sticky.max_age().as_secs(),
+        if secure { "; Secure" } else { "" }
     );
     res.push_header(b"set-cookie", cookie.as_bytes());
 }
