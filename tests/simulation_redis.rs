@@ -18,6 +18,7 @@ struct Asked {
     good: u32,
     lost: u32,
     late: u32,
+    conflicts: u32,
     wrong: Vec<String>,
 }
 
@@ -39,6 +40,7 @@ impl Asked {
             Ok(true) => self.good += 1,
             Ok(false) => self.wrong.push(format!("{n} has another's answer")),
             Err(RedisError::Lost(_)) => self.lost += 1,
+            Err(RedisError::Conflict { attempts: 3 }) => self.conflicts += 1,
             Err(
                 RedisError::NoConnection { .. }
                 | RedisError::QueueFull { .. }
@@ -56,10 +58,36 @@ struct Backend {
     decoder: Decoder,
     /// Since MULTI.
     queued: Option<Vec<u64>>,
+    is_watched: bool,
     to_say: VecDeque<u8>,
     /// Bytes that it says before it dies.
     life: usize,
     is_dead: bool,
+}
+
+/// What those who watch decide.
+fn is_written(n: u64) -> bool {
+    !n.is_multiple_of(3)
+}
+
+/// Reads, decides, and writes if nobody else has.
+fn watched(cx: &mut Ctx<'_>, asked: &Shared, n: u64) {
+    let (asked, decided) = (asked.clone(), asked.clone());
+    let decide = move |_: &mut Ctx<'_>, replies: Vec<Value>| {
+        if replies.len() != 1 || !is_echo(&replies[0], n) {
+            let wrong = format!("{n} has read {replies:?}");
+            lock(&decided).wrong.push(wrong);
+        }
+        is_written(n).then(|| vec![Command::from(("ECHO", n))])
+    };
+    let then = move |_: &mut Ctx<'_>, done: Result<Option<Vec<Value>>, RedisError>| {
+        let is_right = done.map(|done| match done {
+            Some(replies) => is_written(n) && replies.len() == 1 && is_echo(&replies[0], n),
+            None => !is_written(n),
+        });
+        lock(&asked).answer(n, is_right);
+    };
+    cx.redis("cache").watch([n], [("GET", n)], decide, then);
 }
 
 struct World {
@@ -87,6 +115,7 @@ fn settings() -> Redis {
         .pipeline(8)
         .queue(50)
         .queue_wait(Duration::from_secs(2))
+        .retries(2)
 }
 
 impl World {
@@ -126,18 +155,28 @@ impl World {
         }
     }
 
-    /// A few commands, in one callback.
+    /// A few commands, in one callback: watching, as a transaction, or plain.
     fn come(&mut self) {
+        let kind = self.rng.u32(0..5);
+        self.come_as(kind);
+    }
+
+    fn come_as(&mut self, kind: u32) {
         let count = self.rng.u64(1..6);
         let (asked, first) = (self.asked.clone(), self.next);
         self.next += count;
         lock(&asked)
             .answers
             .extend((first..first + count).map(|n| (n, 0)));
-        let is_multi = self.rng.u32(0..4) == 0;
         let post = move |cx: &mut Ctx<'_>| {
             let redis = |n: u64| Command::from(("ECHO", n));
-            if is_multi {
+            if kind == 0 {
+                for n in first..first + count {
+                    watched(cx, &asked, n);
+                }
+                return;
+            }
+            if kind == 1 {
                 let commands = (first..first + count).map(redis);
                 return cx.redis("cache").multi(commands, move |_, replies| {
                     for n in first..first + count {
@@ -177,6 +216,7 @@ impl World {
                 read: 0,
                 decoder: Decoder::new(Bounds::default()),
                 queued: None,
+                is_watched: false,
                 to_say: VecDeque::new(),
                 life,
                 is_dead: false,
@@ -220,6 +260,22 @@ impl World {
                     backend.queued = Some(Vec::new());
                     said.extend(b"+OK\r\n");
                 }
+                "WATCH" | "UNWATCH" => {
+                    backend.is_watched = words[0] == "WATCH";
+                    said.extend(b"+OK\r\n");
+                }
+                "GET" => {
+                    let text = echo(words[1].parse().expect("a number"));
+                    said.extend(format!("${}\r\n{text}\r\n", text.len()).bytes());
+                }
+                // Somebody else has changed it.
+                "EXEC" if std::mem::take(&mut backend.is_watched) && self.rng.u32(0..3) == 0 => {
+                    backend.queued = None;
+                    said.extend(match self.is_resp2 {
+                        true => &b"*-1\r\n"[..],
+                        false => b"_\r\n",
+                    });
+                }
                 "EXEC" => {
                     let queued = backend.queued.take().expect("a transaction");
                     said.extend(format!("*{}\r\n", queued.len()).bytes());
@@ -262,7 +318,8 @@ impl World {
     }
 }
 
-fn run(seed: u64, dies: bool) -> (u32, u32, u32) {
+/// How many had an answer, were lost, were late, and had their keys changed by somebody each time.
+fn run(seed: u64, dies: bool) -> [u32; 4] {
     let mut world = World::new(seed, dies);
     for _ in 0..500 {
         if world.rng.u32(0..3) == 0 {
@@ -287,25 +344,26 @@ fn run(seed: u64, dies: bool) -> (u32, u32, u32) {
     for (n, times) in &world.done {
         assert_eq!(*times, 1, "seed {seed}: {n} was done so often");
     }
-    (asked.good, asked.lost, asked.late)
+    [asked.good, asked.lost, asked.late, asked.conflicts]
 }
 
 #[test]
 fn a_server_that_dies_between_any_two_bytes() {
-    let mut totals = (0, 0, 0);
-    for seed in 0..150 {
-        let (good, lost, late) = run(seed, true);
-        totals = (totals.0 + good, totals.1 + lost, totals.2 + late);
+    let mut totals = [0; 4];
+    for seed in 0..100 {
+        let seen = run(seed, true);
+        totals.iter_mut().zip(seen).for_each(|(all, n)| *all += n);
     }
-    println!("good, lost, late: {totals:?}");
+    println!("good, lost, late, conflicts: {totals:?}");
     // It is worth something only if much of each has happened.
-    assert!(totals.0 > 10_000 && totals.1 > 1000, "{totals:?}");
+    let [good, lost, _, conflicts] = totals;
+    assert!(good > 10_000 && lost > 1000 && conflicts > 50, "{totals:?}");
 }
 
 #[test]
 fn a_server_that_lives() {
     for seed in 0..30 {
-        let (good, lost, late) = run(seed, false);
+        let [good, lost, late, _] = run(seed, false);
         assert!(
             good > 300 && lost == 0 && late == 0,
             "seed {seed}: {good} {lost} {late}"
@@ -327,7 +385,7 @@ fn a_reload() {
         for _ in 0..100 {
             world.turn();
         }
-        world.come();
+        world.come_as(2);
         for _ in 0..100 {
             world.turn();
         }

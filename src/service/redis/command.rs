@@ -9,6 +9,21 @@ use std::fmt::{self, Write};
 use std::rc::Rc;
 
 /// An argument of a command: bytes, text, numbers in decimal.
+///
+/// ```
+/// use loopwright::service::redis::Arg;
+/// /// A key of ours.
+/// struct User(u32);
+/// impl Arg for User {
+///     fn write(&self, out: &mut Vec<u8>) {
+///         "user:".write(out);
+///         self.0.write(out);
+///     }
+/// }
+/// let mut key = Vec::new();
+/// User(7).write(&mut key);
+/// assert_eq!(key, b"user:7");
+/// ```
 pub trait Arg {
     /// Appends it.
     fn write(&self, out: &mut Vec<u8>);

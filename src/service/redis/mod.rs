@@ -216,6 +216,21 @@ impl<S: 'static> RedisClient<'_, '_, S> {
     /// If nobody waits for this answer any more, the question is given up: taken out of the queue, or its reply is
     /// thrown away. Its callback is called all the same, with [`RedisError::Gone`]. A command that waits for something to happen
     /// ends with its connection.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// use std::time::Duration;
+    /// let mut app: App = App::new();
+    /// // The next job, for a client that waits for one.
+    /// app.get("/job", |cx, _, res| {
+    ///     let res = res.defer();
+    ///     let redis = cx.redis("cache").answering(&res).timeout(Duration::from_secs(20));
+    ///     redis.command(["BLPOP", "jobs", "0"], move |_, job| match job {
+    ///         Ok(job) => res.text(format!("{job:?}")),
+    ///         Err(error) => res.status(error.status()).text("nothing to do"),
+    ///     });
+    /// });
+    /// ```
     pub fn answering(self, answer: &impl Open) -> Self {
         if let Some(db) = self.db.clone() {
             let id = self.id;
@@ -224,8 +239,8 @@ impl<S: 'static> RedisClient<'_, '_, S> {
         self
     }
 
-    /// How long the reply may take, waiting for a connection included; then the question is given up, as above, with
-    /// [`RedisError::Deadline`].
+    /// How long the reply may take, waiting for a connection included; then the question is given up, as with
+    /// [`RedisClient::answering`], with [`RedisError::Deadline`].
     pub fn timeout(self, timeout: Duration) -> Self {
         let timeout = Some(timeout);
         RedisClient { timeout, ..self }
