@@ -8,6 +8,7 @@
 //! there is a mistake, too.
 
 mod checks;
+mod databases;
 mod decode;
 mod kinds;
 mod model;

@@ -10,5 +10,7 @@ pub mod files;
 #[cfg(feature = "postgres")]
 pub mod pg;
 pub mod proxy;
+#[cfg(feature = "postgres")]
+pub mod query;
 pub mod respond;
 pub mod welcome;
