@@ -425,7 +425,7 @@ fn pg_scram_4096(bencher: Bencher<'_, '_>) {
         Some((session, challenge))
     };
     bencher
-        .with_inputs(|| challenged().map_or_else(|| unreachable!("a challenge"), |both| both))
+        .with_inputs(|| challenged().unwrap_or_else(|| unreachable!("a challenge")))
         .bench_local_values(|(mut session, challenge)| {
             let event = session.poll_event(&mut &challenge[..], now);
             assert_eq!(event, Ok(None));

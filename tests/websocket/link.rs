@@ -47,10 +47,20 @@ impl Link<()> for Line {
             self.go_on();
         }
     }
-    fn input(&mut self, _: &mut Ctx<'_>, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+    fn input(&mut self, cx: &mut Ctx<'_>, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         match bytes {
             b"wrong" => return Err("not what was asked for".into()),
             b"panic" => panic!("on purpose"),
+            b"hold" => {
+                let handle = self.handle.clone().expect("open");
+                handle.hold();
+                let tell = self.tell.clone();
+                let _ = tell.send("held".into());
+                cx.after(Duration::from_millis(500), move |_| {
+                    let _ = tell.send("resumed".into());
+                    handle.resume();
+                });
+            }
             b"bye" => self.handle.as_ref().expect("open").close(),
             _ => out.extend_from_slice(bytes),
         }
@@ -153,6 +163,35 @@ fn not_in_time() {
     told.hears("close: not connected within timeouts.connect");
     let took = begun.elapsed();
     assert!((190..3000).contains(&took.as_millis()), "{took:?}");
+}
+
+#[test]
+fn one_that_is_held_is_not_read() {
+    let (server, told, mut theirs) = adopted(0, 0);
+    theirs.write_all(b"hold").expect("sent");
+    told.hears("held");
+    theirs.set_nonblocking(true).expect("nonblocking");
+    let mut sent = 0;
+    while let Ok(n) = theirs.write(&[b'x'; 10_000]) {
+        sent += n;
+        assert!(sent < 4 << 20, "somebody reads");
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(theirs.read(&mut [0; 10]).is_err());
+    told.hears("resumed");
+    theirs.set_nonblocking(false).expect("blocking");
+    let mut all = Vec::new();
+    let mut piece = vec![0; 65_536];
+    while all.len() < sent
+        && let Ok(n @ 1..) = theirs.read(&mut piece)
+    {
+        all.extend_from_slice(&piece[..n]);
+    }
+    assert_eq!(all.len(), sent);
+    drop(theirs);
+    told.hears("close: the other side has closed it");
+    drop(server);
+    assert_eq!(told.rest(), [""; 0]);
 }
 
 #[test]

@@ -462,9 +462,9 @@ fn is_time(text: &str) -> bool {
     };
     let below = |text: &str, limit| digits(text, 1..=2).is_some_and(|n| n <= limit);
     let is_clock = |text: &str, parts: std::ops::RangeInclusive<usize>, hours| {
-        let fields = text.split(':').enumerate();
+        let mut fields = text.split(':').enumerate();
         let fine = |(at, field)| below(field, if at == 0 { hours } else { 60 });
-        parts.contains(&text.split(':').count()) && fields.map(fine).all(|fine| fine)
+        parts.contains(&text.split(':').count()) && fields.all(fine)
     };
     let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
     digits(fraction, 1..=9).is_some()

@@ -167,8 +167,8 @@ impl Row {
         for _ in 0..columns.len() {
             rest.next().ok()?;
         }
-        rest.0.is_empty().then(|| ())?;
-        Some(Row { values, columns })
+        let is_whole = rest.0.is_empty();
+        is_whole.then_some(Row { values, columns })
     }
 
     /// What it has.

@@ -312,6 +312,7 @@ enum What {
     },
     Query {
         query: Query,
+        /// It has been, or shall not be asked again.
         again: bool,
         statement: Rc<Statement>,
     },
@@ -762,7 +763,7 @@ impl Session {
     fn execute(
         &mut self,
         ticket: u64,
-        query: Query,
+        mut query: Query,
         again: bool,
         statement: Rc<Statement>,
         now: Instant,
@@ -790,9 +791,14 @@ impl Session {
         }
         self.write(|out| frontend::execute("", 0, out));
         frontend::sync(&mut self.output);
+        // What is large is not kept to be asked again.
+        let is_large = query.params.size() > LARGE;
+        if is_large {
+            query.params = Params::new();
+        }
         let what = What::Query {
             query,
-            again,
+            again: again || is_large,
             statement,
         };
         self.wait(ticket, what, now);
@@ -1055,6 +1061,10 @@ impl Session {
         }
     }
 
+    fn refuse_copy(&mut self) {
+        self.write(|out| frontend::copy_fail("want copy_in for COPY FROM STDIN", out));
+    }
+
     fn prove(
         &mut self,
         message: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
@@ -1096,21 +1106,18 @@ impl Session {
                 What::Prepare { .. } => on_prepare(waiting, &message, &self.limits),
                 What::Query { .. } => on_query(waiting, message),
                 What::Simple { .. } => {
-                    let event = on_simple(waiting, &message, &self.limits)?;
-                    if let Some(OnSimple::CopyIn) = event {
+                    let is_quiet = !matches!(waiting.step, Step::CopyIn | Step::CopyOut);
+                    if is_quiet && matches!(message, Message::CopyInResponse(_)) {
                         // Nobody has said that there would be data.
-                        self.write(|out| {
-                            frontend::copy_fail("want copy_in for COPY FROM STDIN", out)
-                        });
+                        waiting.step = Step::CopyIn;
+                        self.refuse_copy();
                         return Ok(None);
                     }
-                    if let Some(OnSimple::Event(Event::Completed(_, tag))) = &event {
+                    let event = on_simple(waiting, &message, &self.limits)?;
+                    if let Some(Event::Completed(_, tag)) = &event {
                         note(tag, &mut self.is_changed, &mut self.cache);
                     }
-                    Ok(event.map(|event| match event {
-                        OnSimple::Event(event) => event,
-                        OnSimple::CopyIn => Event::Ready,
-                    }))
+                    Ok(event)
                 }
                 What::Copy { .. } => self.on_copy(&message, now),
             },
@@ -1133,7 +1140,7 @@ impl Session {
                 (Step::CopyIn, Some(Event::CopyIn(ticket)))
             }
             (Step::Bound, Message::CopyInResponse(_)) => {
-                self.write(|out| frontend::copy_fail("want copy_in for COPY FROM STDIN", out));
+                self.refuse_copy();
                 self.end_copy(now);
                 return Ok(None);
             }
@@ -1495,16 +1502,11 @@ fn on_query(waiting: &mut Waiting, message: Message) -> Result<Option<Event>, Er
     }
 }
 
-enum OnSimple {
-    Event(Event),
-    CopyIn,
-}
-
 fn on_simple(
     waiting: &mut Waiting,
     message: &Message,
     limits: &Limits,
-) -> Result<Option<OnSimple>, Error> {
+) -> Result<Option<Event>, Error> {
     let ticket = waiting.ticket;
     let What::Simple { columns: present } = &mut waiting.what else {
         return Ok(None);
@@ -1523,10 +1525,6 @@ fn on_simple(
         (_, Message::CopyOutResponse(_)) => {
             waiting.step = Step::CopyOut;
             return Ok(None);
-        }
-        (_, Message::CopyInResponse(_)) => {
-            waiting.step = Step::CopyIn;
-            return Ok(Some(OnSimple::CopyIn));
         }
         (_, Message::RowDescription(body)) => {
             let columns = columns(body, Some(false), limits)?;
@@ -1551,7 +1549,7 @@ fn on_simple(
         }
         _ => return Err(Error::Unexpected("a strange answer to a query")),
     };
-    Ok(Some(OnSimple::Event(event)))
+    Ok(Some(event))
 }
 
 #[cfg(test)]

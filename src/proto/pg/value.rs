@@ -806,7 +806,7 @@ mod tests {
                 Type::FLOAT4_ARRAY, Type::DATE_ARRAY, Type::MONEY,
             ];
             if let Ok(text) = json(&types[at], &raw) {
-                prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
+                prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(), "{}", text);
             }
         }
     }
