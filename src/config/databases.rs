@@ -124,10 +124,20 @@ table! { DatabaseSection {
 } required ["url"] }
 
 impl DatabaseSection {
+    /// With the parameters of the session. `None`: it is wrong, which has been told.
+    pub(super) fn full_url(&self) -> Option<Url> {
+        let mut url = self.url.value.0.clone()?;
+        let parameters = &mut url.settings.parameters;
+        for (name, value) in &self.parameters.0 {
+            parameters.retain(|(known, _)| *known != name.value);
+            parameters.push((name.value.clone(), value.clone()));
+        }
+        Some(url)
+    }
+
     /// `None`: its URL is wrong, which has been told.
     fn postgres(&self) -> Option<Postgres> {
-        let url = self.url.value.0.clone()?;
-        let mut postgres = Postgres::at(url)
+        let mut postgres = Postgres::at(self.full_url()?)
             .connections(self.connections.value.into())
             .warm(self.warm.value.into())
             .idle(self.idle.into())
@@ -148,9 +158,6 @@ impl DatabaseSection {
         }
         if let Some(timeout) = &self.connect_timeout {
             postgres = postgres.connect_timeout(timeout.value.into());
-        }
-        for (name, value) in &self.parameters.0 {
-            postgres = postgres.parameter(&name.value, value);
         }
         Some(postgres)
     }
@@ -349,6 +356,18 @@ impl<'d> Making<'d> {
             self.check_statement(action, &outline);
         }
         let methods = self.query_methods(action, route, methods, &outline);
+        if action.rows.value.0 == 0 && action.shape != Shape::Many {
+            let instead = "write shape = \"many\", or remove it";
+            let title = "rows without a limit, where one is answered";
+            self.mistake(&action.rows.span, title, instead);
+        }
+        if let Some(timeout) = action
+            .timeout
+            .as_ref()
+            .filter(|wait| wait.value.0.is_zero())
+        {
+            self.out_of_range(&timeout.span, "timeout", "write more than \"0s\"");
+        }
         let inputs = self.inputs(action, route);
         let path = &route.path.value;
         if path_mistake(path).is_some() {
@@ -430,6 +449,11 @@ impl<'d> Making<'d> {
                 let instead = "add methods = [\"POST\"], or another that is not GET";
                 let title = "a statement that writes, and no method";
                 self.mistake(&action.sql.span, title, instead);
+            }
+            if !writes && action.reads_body() {
+                let instead = "add methods = [\"POST\"], or take it from the query string";
+                let title = "a body's value, and no method";
+                self.mistake(&action.params.span, title, instead);
             }
             return vec!["GET"];
         }
