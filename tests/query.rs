@@ -91,7 +91,7 @@ impl Site {
 
     fn ask(&self, path: &str, args: &[&str]) -> Answer {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "-m", "60", "-D", "-"]).args(args);
+        curl.args(["-sS", "-g", "-m", "60", "-D", "-"]).args(args);
         let said = run(curl.arg(format!("{}{path}", self.url)));
         assert_eq!(said.code, Some(0), "curl {args:?} {path}: {}", said.err);
         let (head, body) = said.out.split_once("\r\n\r\n").expect("a head");
@@ -208,11 +208,13 @@ fn every_shape() {
         assert!(line.contains(path), "{line}");
     }
     let head = site.ask("/one/1", &["-I"]);
+    let length = "content-length: 21";
     assert!(
-        head.status == 200 && head.body.is_empty() && head.head.contains("content-length: 21"),
+        head.status == 200 && head.head.contains(length),
         "{}",
         head.head
     );
+    assert!(!head.body.contains("ada"), "{}", head.body);
     assert_eq!(site.ask("/one/1", &["-X", "POST"]).status, 405);
     assert_eq!(site.server.stop(), Some(0));
 }
@@ -309,10 +311,9 @@ fn every_type_of_value() {
     // What only the server can judge.
     let (status, text) = site.get("/12?v=grim").error();
     assert_eq!(status, 400);
-    assert!(
-        text == "a value does not fit"
-            || text == "`v` in the query string: invalid input value for enum mood: \"grim\"",
-        "{text}"
+    assert_eq!(
+        text,
+        "`v` in the query string: invalid input value for enum mood: \"grim\""
     );
     assert_eq!(site.get("/11?v=10.0.0.300").status, 400);
 }
