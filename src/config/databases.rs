@@ -51,7 +51,7 @@ pub(super) struct DatabaseSection {
     idle: Wait,
     lifetime: Wait,
     jitter: Percent,
-    queue: Count,
+    queue: At<Count>,
     queue_wait: At<Wait>,
     timeout: At<Wait>,
     statement_timeout: Option<Wait>,
@@ -84,7 +84,7 @@ impl Default for DatabaseSection {
             idle: seconds(600),
             lifetime: seconds(3600),
             jitter: Percent(0.1),
-            queue: Count(1024),
+            queue: at(Count(1024)),
             queue_wait: at(seconds(3)),
             timeout: at(seconds(60)),
             statement_timeout: None,
@@ -108,7 +108,7 @@ table! { DatabaseSection {
     "How long a connection may be idle." idle: Wait,
     "How old a connection may be when it is used again." lifetime: Wait,
     "By how much of it, at the most, a lifetime is shorter, so that they do not end together." jitter: Percent,
-    "Queries that may wait for a connection; 503 past it." queue: Count,
+    "Queries that may wait for a connection; 503 past it." queue: At<Count>,
     "How long; then 503." queue_wait: At<Wait>,
     "How long an answer may take, waiting included, unless its route says otherwise; 504 past it. Not for rows without a limit." timeout: At<Wait>,
     "How long the server lets a statement run; 504 past it. Left out: as the server has it." statement_timeout: Option<Wait>,
@@ -143,7 +143,7 @@ impl DatabaseSection {
             .idle(self.idle.into())
             .lifetime(self.lifetime.into())
             .jitter(self.jitter.into())
-            .queue(self.queue.into())
+            .queue(self.queue.value.into())
             .queue_wait(self.queue_wait.value.into())
             .timeout(self.timeout.value.into())
             .hold(self.hold.value.into())
@@ -276,6 +276,7 @@ impl<'d> Making<'d> {
         } = section;
         let counts = [
             ("connections", connections),
+            ("queue", &section.queue),
             ("pipeline", &section.pipeline),
             ("statements", &section.statements),
         ];

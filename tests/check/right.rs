@@ -339,7 +339,7 @@ fn databases() {
         ("connections", "1"),
         ("idle", "\"0s\""),
         ("jitter", "\"0%\""),
-        ("queue", "0"),
+        ("queue", "1"),
         ("statement_timeout", "\"1ms\""),
         ("connect_timeout", "\"1s\""),
         ("result", "\"64KiB\""),
