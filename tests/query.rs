@@ -1,5 +1,7 @@
 //! The route action `query`: the real binary with a config, before a PostgreSQL of the test's own.
 
+#[path = "check/curl.rs"]
+mod curl;
 #[allow(dead_code)]
 #[path = "pg_service/server.rs"]
 mod server;
@@ -7,6 +9,7 @@ mod server;
 #[path = "check/support.rs"]
 mod support;
 
+use curl::{Answer, ask};
 use serde_json::{Value, json};
 use server::{Cluster, eventually};
 use std::fs;
@@ -27,17 +30,19 @@ struct Site {
     url: String,
 }
 
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+/// What an answer says, which is JSON.
+trait Json {
+    fn json(&self) -> Value;
+    /// Its status, and its `{"error": …}`.
+    fn error(&self) -> (u16, String);
 }
 
-impl Answer {
+impl Json for Answer {
     fn json(&self) -> Value {
-        let json = "content-type: application/json";
-        assert!(self.head.contains(json), "{} {}", self.head, self.body);
-        serde_json::from_str(&self.body).expect(&self.body)
+        let kind = self.field("content-type");
+        let what = format!("{} {}", self.head, self.body);
+        assert_eq!(kind, Some("application/json"), "{what}");
+        serde_json::from_str(&self.body).expect(&what)
     }
 
     fn error(&self) -> (u16, String) {
@@ -90,17 +95,7 @@ impl Site {
     }
 
     fn ask(&self, path: &str, args: &[&str]) -> Answer {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-g", "-m", "60", "-D", "-"]).args(args);
-        let said = run(curl.arg(format!("{}{path}", self.url)));
-        assert_eq!(said.code, Some(0), "curl {args:?} {path}: {}", said.err);
-        let (head, body) = said.out.split_once("\r\n\r\n").expect("a head");
-        let status = head.get(9..12).and_then(|digits| digits.parse().ok());
-        Answer {
-            status: status.expect("a status"),
-            head: head.to_string(),
-            body: body.to_string(),
-        }
+        ask(&format!("{}{path}", self.url), args)
     }
 
     fn get(&self, path: &str) -> Answer {

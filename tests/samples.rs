@@ -1,5 +1,7 @@
 //! docs/samples: each config runs, and does what its comments say. The real binary, asked by curl.
 
+#[path = "check/curl.rs"]
+mod curl;
 #[allow(dead_code)]
 #[path = "pg_service/server.rs"]
 mod server;
@@ -7,6 +9,7 @@ mod server;
 #[path = "check/support.rs"]
 mod support;
 
+use curl::{Answer, ask};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -20,21 +23,6 @@ struct Sample {
     folder: TempDir,
     server: Running,
     url: String,
-}
-
-/// Status, head and body of an answer.
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn field(&self, name: &str) -> Option<&str> {
-        let fields = self.head.lines().filter_map(|line| line.split_once(": "));
-        let mut found = fields.filter(|(known, _)| known.eq_ignore_ascii_case(name));
-        found.next().map(|(_, value)| value)
-    }
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -81,17 +69,7 @@ impl Sample {
 
     /// Asks for a path, with more arguments for curl.
     fn ask(&self, path: &str, args: &[&str]) -> Answer {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-m", "20", "-D", "-"]).args(args);
-        let said = run(curl.arg(format!("{}{path}", self.url)));
-        assert_eq!(said.code, Some(0), "curl {args:?} {path}: {}", said.err);
-        let (head, body) = said.out.split_once("\r\n\r\n").expect("a head");
-        let status = head.get(9..12).and_then(|digits| digits.parse().ok());
-        Answer {
-            status: status.expect("a status"),
-            head: head.to_string(),
-            body: body.to_string(),
-        }
+        ask(&format!("{}{path}", self.url), args)
     }
 
     fn get(&self, path: &str) -> Answer {
@@ -673,7 +651,9 @@ fn an_api_over_a_database() {
     let sample = Sample::start_with(
         "database",
         |_| (),
-        |command| drop(command.env("DATABASE", &url)),
+        |command| {
+            command.env("DATABASE", &url);
+        },
     );
     let mut check = loopwright(
         sample.folder.path(),
