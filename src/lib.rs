@@ -21,7 +21,7 @@
 //! # Features
 //! `cli` the binary · `config` [`config`], for TOML files · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
 //! `cookies` [`Request::cookies`], [`Response::cookie`] · `sim` [`sim::Simulation`] ·
-//! `deflate` compressed WebSocket messages · `sticky` [`upstream::sticky`] · `postgres` [`proto::pg`]. All are on by default; with `default-features = false` the core is left.
+//! `deflate` compressed WebSocket messages · `sticky` [`upstream::sticky`] · `postgres` [`service::pg`]. All are on by default; with `default-features = false` the core is left.
 //!
 //! # To read it
 //! A file imports only from floors below its own; every file says which that is.
@@ -162,6 +162,9 @@ mod guides {
     struct Readme;
     #[doc = include_str!("../docs/bus.md")]
     struct Bus;
+    #[cfg(feature = "postgres")]
+    #[doc = include_str!("../docs/databases.md")]
+    struct Databases;
     #[doc = include_str!("../docs/embedding.md")]
     struct Embedding;
     #[doc = include_str!("../docs/logging.md")]

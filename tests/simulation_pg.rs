@@ -74,6 +74,14 @@ fn is_endless(n: i32) -> bool {
     n % 17 == 0
 }
 
+/// It takes so many turns.
+fn takes(n: i32) -> u32 {
+    match n % 3 {
+        0 => n.unsigned_abs() * 7 % 300,
+        _ => 0,
+    }
+}
+
 fn rows_of(n: i32) -> Vec<i32> {
     (0..n % 4).map(|row| n * 10 + row).collect()
 }
@@ -95,8 +103,8 @@ struct Backend {
     /// Of its transaction: its number, or 0; and whether it has failed.
     status: u8,
     owner: Option<i32>,
-    /// What it does, and does not end.
-    stuck: Option<i32>,
+    /// What it does, and for how many turns yet; `None`: until it is cancelled.
+    doing: Option<(i32, Option<u32>)>,
     /// A request to cancel, of which backend, and in how many turns it is delivered.
     cancels: Option<(usize, u32)>,
 }
@@ -240,7 +248,7 @@ impl World {
                 skips: false,
                 status: b'I',
                 owner: None,
-                stuck: None,
+                doing: None,
                 cancels: None,
             });
         }
@@ -271,7 +279,14 @@ impl World {
         let client = self.backends[at].client;
         let read = std::mem::take(&mut self.backends[at].read);
         let all = self.server.net_mut().received(client)[read..].to_vec();
-        while self.backends[at].stuck.is_none() && !self.backends[at].is_dead {
+        if let Some((_, Some(turns))) = &mut self.backends[at].doing {
+            *turns = turns.saturating_sub(1);
+            if *turns == 0 {
+                self.backends[at].doing = None;
+                self.say(at, &message(b'C', b"SELECT 1\0"));
+            }
+        }
+        while self.backends[at].doing.is_none() && !self.backends[at].is_dead {
             let rest = &all[self.backends[at].read..];
             let head = usize::from(self.backends[at].greeted);
             if rest.len() < head + 4 {
@@ -319,7 +334,7 @@ impl World {
     fn greet(&mut self, at: usize, body: &[u8]) {
         self.backends[at].greeted = true;
         if int(body) == 80_877_102 {
-            let turns = self.rng.u32(0..20);
+            let turns = self.rng.u32(0..150);
             self.backends[at].cancels = Some((int(&body[4..]) as usize, turns));
             return;
         }
@@ -332,7 +347,7 @@ impl World {
 
     /// A request to cancel arrives: whatever runs there is cancelled.
     fn deliver(&mut self, at: usize) {
-        let Some(n) = self.backends[at].stuck.take() else {
+        let Some((n, _)) = self.backends[at].doing.take() else {
             return;
         };
         self.cancelled += 1;
@@ -419,8 +434,12 @@ impl World {
                     row.extend_from_slice(&value.to_be_bytes());
                     self.say(at, &message(b'D', &row));
                 }
-                if is_endless(n) {
-                    self.backends[at].stuck = Some(n);
+                match takes(n) {
+                    _ if is_endless(n) => self.backends[at].doing = Some((n, None)),
+                    0 => {}
+                    turns => self.backends[at].doing = Some((n, Some(turns))),
+                }
+                if self.backends[at].doing.is_some() {
                     return;
                 }
                 self.say(at, &message(b'C', b"SELECT 1\0"));
@@ -552,7 +571,7 @@ fn run(seed: u64, dies: bool, totals: &mut Totals) {
 /// `LOOPWRIGHT_SIM_SEEDS` of them.
 fn seeds() -> std::ops::Range<u64> {
     let more = std::env::var("LOOPWRIGHT_SIM_SEEDS").ok();
-    0..more.and_then(|more| more.parse().ok()).unwrap_or(20)
+    0..more.and_then(|more| more.parse().ok()).unwrap_or(15)
 }
 
 #[test]

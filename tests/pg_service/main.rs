@@ -195,7 +195,7 @@ fn begin_load(main: &Loop, at_once: u32) -> impl FnOnce(&Loop) -> (u32, u32, u32
         for _ in 0..at_once {
             load(cx, LOAD.with(Rc::clone));
         }
-        tell.send(()).expect("told");
+        let _ = tell.send(());
     });
     |main| {
         main.call(|_, _: Sender<()>| LOAD.with(|load| load.over.set(true)));
@@ -237,9 +237,9 @@ fn a_restart_under_load_answers_each_question_once() {
     }
     let (asked, good, bad, wrong, last) = end(&main);
     assert_eq!(wrong, 0);
-    // What was on its way three times, and no more: what waited has waited.
+    // What was on its way three times, on up to five connections, which end one after the other; what waited has waited.
     assert!(
-        good > 500 && bad > 0 && bad <= 3 * 50,
+        good > 500 && bad > 0 && bad <= 3 * 50 * 5,
         "{asked} asked, {good} good, {bad} bad: {last}"
     );
     let status = main.status();
@@ -265,7 +265,7 @@ fn terminated_backends_are_replaced() {
     assert!(killed >= 10, "{killed}");
     assert_eq!(wrong, 0);
     assert!(
-        good > 100 && bad <= 10 * 50,
+        good > 100 && bad <= 10 * 50 * 5,
         "{asked} asked, {good} good, {bad} bad: {last}"
     );
     // One that said good-bye while it was idle is not used.
@@ -418,7 +418,9 @@ fn a_million_rows_for_a_slow_consumer_are_not_in_memory() {
                 }
                 most_row.set(resident().max(most_row.get()));
                 let asked: Rc<Cell<_>> = asked.clone();
-                cx.after(Duration::from_millis(5), move |cx| {
+                // The first one is long enough for all to come, if it could.
+                let pause = if seen_row.get() == 20_000 { 1000 } else { 5 };
+                cx.after(Duration::from_millis(pause), move |cx| {
                     if let Some(id) = asked.get() {
                         cx.pg("main").resume(id);
                     }
@@ -446,7 +448,7 @@ fn a_million_rows_for_a_slow_consumer_are_not_in_memory() {
 #[test]
 fn a_consumer_that_holds_stops_the_server_and_may_not_for_ever() {
     let cluster = Cluster::shared();
-    let main = Loop::start(cluster.settings("held").hold(Duration::from_millis(1500)));
+    let main = Loop::start(cluster.settings("held").hold(Duration::from_millis(3000)));
     let told = main.call(move |cx, tell: Sender<(u64, Result<u64, u16>)>| {
         let seen = Rc::new(Cell::new(0));
         let counted = seen.clone();
@@ -464,10 +466,16 @@ fn a_consumer_that_holds_stops_the_server_and_may_not_for_ever() {
             },
         );
     });
-    eventually("the server waits for us", || {
-        cluster.psql("select wait_event from pg_stat_activity where application_name = 'held'")
-            == "ClientWrite"
-    });
+    let waits = || {
+        let sql = "select wait_event from pg_stat_activity where application_name = 'held'";
+        cluster.psql(sql) == "ClientWrite"
+    };
+    eventually("the server waits for us", waits);
+    // And goes on waiting: a gigabyte is to come.
+    let until = Instant::now() + Duration::from_millis(700);
+    while Instant::now() < until {
+        assert!(waits(), "somebody reads");
+    }
     assert_eq!(told.recv_timeout(PATIENCE), Ok((1, Err(504))));
     eventually("cancelled", || {
         cluster.psql("select count(*) from pg_stat_activity where application_name = 'held' and state = 'active'") == "0"
@@ -1003,6 +1011,48 @@ fn rows_go_to_a_client_as_fast_as_it_takes_them() {
     drop(get());
     eventually("ended", || {
         running(&cluster, "export") == "0" && main.status().running == 0
+    });
+}
+
+#[test]
+fn who_waits_when_a_reload_brings_another_database_is_served() {
+    use loopwright::{App, Server};
+    let cluster = Cluster::shared();
+    let app = |settings| {
+        let mut app: App = App::new();
+        app.postgres("main", settings);
+        app
+    };
+    let settings = cluster.settings("before").connections(1).pipeline(1);
+    let builder = || Server::builder().listen("127.0.0.1:0");
+    let mut server = builder().build(app(settings), ()).expect("a server");
+    let (tell, told) = std::sync::mpsc::channel();
+    let asked = server.handle().post(move |cx| {
+        for _ in 0..10 {
+            let tell = tell.clone();
+            let sql = "select current_setting('application_name') as n, pg_sleep(0.02)::text as t";
+            cx.pg("main").query(sql, (), move |_, rows| {
+                tell.send(said(rows)).expect("told");
+            });
+        }
+    });
+    asked.expect("posted");
+    server.turn().expect("a turn");
+    server
+        .reload(builder(), app(cluster.settings("after")))
+        .expect("reloaded");
+    let mut all = Vec::new();
+    while all.len() < 10 {
+        server.turn().expect("a turn");
+        all.extend(told.try_iter());
+    }
+    assert_eq!(all, vec![ok("[{\"n\":\"before\",\"t\":\"\"}]"); 10]);
+    let gone = "select count(*) from pg_stat_activity where application_name = 'before'";
+    eventually("its connection is closed", || {
+        server
+            .turn_within(Duration::from_millis(1))
+            .expect("a turn");
+        cluster.psql(gone) == "0"
     });
 }
 

@@ -13,6 +13,8 @@ use crate::base::backoff::Backoff;
 use crate::{Ctx, Instant, Later};
 use std::collections::BTreeMap;
 
+/// Who hears a channel; `None`: it is being called.
+type Hearers<S> = Vec<(Id, Option<Hear<S>>)>;
 type Hear<S> = Box<dyn FnMut(&mut Ctx<'_, S>, Notification)>;
 
 /// Hears a channel until it is dropped: from [`Pg::listen`].
@@ -33,8 +35,8 @@ impl<S: 'static> Drop for Listening<S> {
 
 /// The connection that listens, and who hears it.
 pub(super) struct Ear<S: 'static> {
-    /// Of each channel, who hears it; `None`: it is being called.
-    channels: BTreeMap<String, Vec<(Id, Option<Hear<S>>)>>,
+    /// Of each channel, who hears it.
+    channels: BTreeMap<String, Hearers<S>>,
     state: State,
     backoff: Backoff,
     retry: Option<Instant>,
@@ -179,7 +181,7 @@ impl<S: 'static> Hub<S> {
     }
 
     fn unlisten(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
-        let has = |all: &Vec<(Id, Option<Hear<S>>)>| all.iter().any(|(who, _)| *who == id);
+        let has = |all: &Hearers<S>| all.iter().any(|(who, _)| *who == id);
         let found = self.ear.channels.iter_mut().find(|(_, all)| has(all));
         let Some((channel, all)) = found else {
             return;

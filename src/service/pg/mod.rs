@@ -9,7 +9,8 @@
 //!                                                └─ ROLLBACK, DISCARD ALL ─┘, or closed
 //! ```
 //! - `mod.rs`: what an embedder sees. [`Postgres`] (settings), [`Pg`] (asking), [`Rows`], [`PgStatus`].
-//! - `hub.rs`: the connections, the queue, who waits for which answer. Nothing of the embedder's runs while it is in use.
+//! - `hub.rs`: the connections and the queue before them. Nothing of the embedder's runs while it is in use.
+//! - `answers.rs`: what comes, and who it is for.
 //! - `cancel.rs`: giving up, and what the server is told of it.
 //! - `transaction.rs`, `listen.rs`, `error.rs`.
 //!
@@ -17,6 +18,7 @@
 //! `explain`), what may hold it up ([`Pg::each`], copies) and transactions have a connection to themselves. Before it is
 //! anybody else's, it is made clean, or closed.
 
+mod answers;
 mod cancel;
 mod error;
 mod hub;

@@ -1,0 +1,425 @@
+//! Floor 4. What comes from the server, and who it is for: rows to their job, pieces to who takes them, and the end of each
+//! job to who waits for it.
+//!
+//! What the embedder has to say whether there may be more of, is called here, between two looks into the hub: then nobody
+//! has it. If it says no, the connection is held until [`Database::resume`], or until it has done so for too long.
+
+use super::hub::{Database, Db, Hub, Id, NOBODY, PIECE, Sink, Source, Take, Use};
+use super::{CopyIn, PgErrorKind};
+use crate::proto::pg::{Columns, Event, QueryError, Row, Status, Tag};
+use crate::service::dial::hand_on;
+use crate::{Bytes, Ctx, Demand, Instant};
+use std::rc::Rc;
+
+/// What has to be done outside of the hub.
+enum Step<S: 'static> {
+    Done,
+    Row(Id, Take<S, Row>, Row),
+    Piece(Id, Take<S, Bytes>, Bytes),
+    Feed(Id),
+}
+
+impl<S: 'static> Database<S> {
+    /// What came in on a connection, or nothing: then what it has to say is looked after.
+    pub(super) fn run(self: &Rc<Self>, cx: &mut Ctx<'_, S>, conn: Id, bytes: &[u8]) {
+        let mut kept = self.hub.with(|hub| hub.take_kept(conn)).unwrap_or_default();
+        let mut input = bytes;
+        if !kept.is_empty() {
+            kept.extend_from_slice(bytes);
+            input = &kept;
+        }
+        loop {
+            let step = self.enter(cx, |hub, db, cx| hub.step(db, cx, conn, &mut input));
+            match step {
+                None | Some(Step::Done) => break,
+                Some(Step::Row(job, mut take, row)) => {
+                    let demand = take(cx, row);
+                    self.enter(cx, |hub, db, cx| {
+                        if let Some(Sink::Each(place, _)) = hub.sink(job) {
+                            *place = Some(take);
+                        }
+                        hub.demanded(db, cx, job, demand);
+                    });
+                }
+                Some(Step::Piece(job, mut take, bytes)) => {
+                    let demand = take(cx, bytes);
+                    self.enter(cx, |hub, db, cx| {
+                        if let Some(Sink::CopyOut(place, _)) = hub.sink(job) {
+                            *place = Some(take);
+                        }
+                        hub.demanded(db, cx, job, demand);
+                    });
+                }
+                Some(Step::Feed(job)) => self.feed(cx, job),
+            }
+        }
+        self.enter(cx, |hub, db, cx| hub.flush(db, cx, conn));
+    }
+
+    /// Asks for data that is to be copied in, for as long as there is room.
+    pub(super) fn feed(self: &Rc<Self>, cx: &mut Ctx<'_, S>, job: Id) {
+        while let Some(Some(mut source)) = self.enter(cx, |hub, _, _| hub.source(job)) {
+            let piece = source(cx);
+            let went = self.enter(cx, |hub, db, cx| {
+                if let Some(Sink::CopyIn(place, _)) = hub.sink(job) {
+                    *place = Some(source);
+                }
+                hub.fed(db, cx, job, piece)
+            });
+            if went != Some(true) {
+                break;
+            }
+        }
+    }
+
+    /// Who has said `Hold` or `Wait` goes on.
+    pub(super) fn resume(self: &Rc<Self>, cx: &mut Ctx<'_, S>, job: Id) {
+        let Some(Some(conn)) = self.enter(cx, |hub, _, cx| hub.resume(cx.now(), job)) else {
+            return;
+        };
+        self.run(cx, conn, &[]);
+        self.feed(cx, job);
+    }
+}
+
+impl<S: 'static> Hub<S> {
+    fn take_kept(&mut self, id: Id) -> Vec<u8> {
+        let conn = self.conns.get_mut(&id);
+        conn.map(|conn| std::mem::take(&mut conn.kept))
+            .unwrap_or_default()
+    }
+
+    pub(super) fn sink(&mut self, job: Id) -> Option<&mut Sink<S>> {
+        self.jobs.get_mut(&job).map(|job| &mut job.sink)
+    }
+
+    /// Takes events, up to one that needs the embedder.
+    fn step(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, input: &mut &[u8]) -> Step<S> {
+        loop {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return Step::Done;
+            };
+            if conn.is_held {
+                conn.kept.extend_from_slice(input);
+                return Step::Done;
+            }
+            let event = match conn.session.poll_event(input, cx.now()) {
+                Ok(Some(event)) => event,
+                Ok(None) => return Step::Done,
+                Err(error) => {
+                    self.lose(db, cx, id, &error.to_string(), Some(&error));
+                    return Step::Done;
+                }
+            };
+            let job_of = |ticket: u64| {
+                let found = conn.asked.iter().find(|(asked, _)| *asked == ticket);
+                found.map_or(NOBODY, |(_, job)| *job)
+            };
+            match event {
+                Event::Ready => self.on_ready(db, cx, id),
+                Event::Columns(ticket, columns) => {
+                    let job = job_of(ticket);
+                    if let Some(Sink::Rows { rows, .. }) = self.sink(job) {
+                        // Of several statements, the last's.
+                        rows.rows.clear();
+                        rows.columns = Some::<Rc<Columns>>(columns);
+                    }
+                }
+                Event::Row(ticket, row) => {
+                    let job = job_of(ticket);
+                    if let Some(step) = self.on_row(db, cx, job, row) {
+                        return step;
+                    }
+                }
+                Event::CopyOut(ticket, bytes) => {
+                    let job = job_of(ticket);
+                    if let Some(Sink::CopyOut(take, _)) = self.sink(job)
+                        && let Some(take) = take.take()
+                    {
+                        return Step::Piece(job, take, bytes);
+                    }
+                }
+                Event::CopyIn(ticket) => {
+                    let job = job_of(ticket);
+                    if let Some(step) = self.on_copy_in(cx, id, job) {
+                        return step;
+                    }
+                }
+                Event::Done(ticket, tag) => self.answered(db, cx, id, ticket, Ok(tag)),
+                Event::Failed(ticket, error) => self.answered(db, cx, id, ticket, Err(error)),
+                Event::Notification(said) => self.heard(db, cx, &said),
+                Event::Notice(notice) => {
+                    let level = match &notice.severity[..] {
+                        "WARNING" => log::Level::Warn,
+                        _ => log::Level::Info,
+                    };
+                    log::log!(level, "database {}: {}: {notice}", db.name, notice.severity);
+                }
+                Event::Completed(..) | Event::ParameterStatus(..) => {}
+            }
+        }
+    }
+
+    fn on_row(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, job: Id, row: Row) -> Option<Step<S>> {
+        let limit = db.settings.result;
+        match self.sink(job)? {
+            Sink::Rows { rows, bytes, .. } => {
+                // A row's memory is what its values take, and about so much.
+                *bytes += size_of::<Row>() + row.size();
+                if *bytes > limit {
+                    self.give_up(db, cx, job, PgErrorKind::TooLarge { limit });
+                } else {
+                    rows.rows.push(row);
+                }
+                None
+            }
+            Sink::Each(take, _) => Some(Step::Row(job, take.take()?, row)),
+            _ => None,
+        }
+    }
+
+    fn on_copy_in(&mut self, cx: &mut Ctx<'_, S>, conn: Id, id: Id) -> Option<Step<S>> {
+        let job = self.jobs.get_mut(&id)?;
+        job.is_copying = true;
+        if job.sink.is_nobody() {
+            let conn = self.conns.get_mut(&conn)?;
+            // It has just said that it takes data: so it takes that there is none.
+            let _ = conn.session.copy_fail(job.ticket, "given up", cx.now());
+            return None;
+        }
+        Some(Step::Feed(id))
+    }
+
+    fn answered(
+        &mut self,
+        db: &Db<S>,
+        cx: &mut Ctx<'_, S>,
+        id: Id,
+        ticket: u64,
+        result: Result<Tag, QueryError>,
+    ) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let Some(at) = conn.asked.iter().position(|(asked, _)| *asked == ticket) else {
+            return;
+        };
+        let job = conn.asked.remove(at).map_or(NOBODY, |(_, job)| job);
+        let status = conn.session.status();
+        if let Some(Sink::Begin(_)) = self.sink(job)
+            && result.is_ok()
+            && status == Status::InTransaction
+        {
+            self.begun(db, cx, id, job);
+        } else {
+            if job == NOBODY
+                && let Err(error) = &result
+            {
+                log::warn!("database {}: {error}", db.name);
+            }
+            self.finish(db, cx, job, result.map_err(PgErrorKind::Query));
+        }
+        self.after_answer(db, cx, id);
+    }
+
+    /// A connection owes one answer less.
+    pub(super) fn after_answer(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.used == Use::Ear {
+            if conn.asked.is_empty() {
+                self.ear_answered();
+            }
+            return;
+        }
+        conn.cancel.settle(conn.asked.is_empty());
+        if !conn.cancel.is_none() {
+            return;
+        }
+        if !conn.asked.is_empty() {
+            // By a function that nobody could see from outside.
+            if conn.used == Use::Shared && conn.session.status() != Status::Idle {
+                return self.close(db, cx, id, "a shared connection is in a transaction");
+            }
+            return self.try_cancel(db, cx, id);
+        }
+        if conn.tx.is_none() {
+            self.recycle(db, cx, id);
+        }
+    }
+
+    /// The end of a job: whoever waits for it is told.
+    pub(super) fn finish(
+        &mut self,
+        db: &Db<S>,
+        cx: &mut Ctx<'_, S>,
+        id: Id,
+        result: Result<Tag, PgErrorKind>,
+    ) {
+        self.set_deadline(id, None);
+        let Some(job) = self.jobs.remove(&id) else {
+            return;
+        };
+        if job.waits
+            && let Some(conn) = job.on.and_then(|conn| self.conns.get_mut(&conn))
+        {
+            conn.unhold(cx.now());
+        }
+        if job.sink.is_nobody() {
+            return;
+        }
+        self.errors += u64::from(result.is_err());
+        let later = cx.later();
+        match (job.sink, result) {
+            (sink, Err(kind)) => {
+                let error = db.error(kind);
+                later.call(move |cx| sink.fail(cx, error));
+            }
+            (Sink::Rows { mut rows, then, .. }, Ok(tag)) => {
+                rows.tag = tag;
+                later.call(move |cx| then(cx, Ok(rows)));
+            }
+            (Sink::Each(_, then) | Sink::CopyIn(_, then) | Sink::CopyOut(_, then), Ok(tag)) => {
+                later.call(move |cx| then(cx, Ok(tag.rows())));
+            }
+            (Sink::Begin(then), Ok(_)) => {
+                let error = db.error(PgErrorKind::Over);
+                later.call(move |cx| then(cx, Err(error)));
+            }
+            (Sink::Nobody, Ok(_)) => {}
+        }
+    }
+
+    /// A job that ends without an answer of its own; who waits for it comes back.
+    pub(super) fn take_job(&mut self, id: Id) -> Option<Sink<S>> {
+        self.set_deadline(id, None);
+        self.jobs.remove(&id).map(|job| job.sink)
+    }
+
+    /// Who waits for a job; from now on nobody does, and its time does not count.
+    pub(super) fn abandon(&mut self, id: Id) -> Option<Sink<S>> {
+        let job = self.jobs.get_mut(&id)?;
+        let sink = std::mem::replace(&mut job.sink, Sink::Nobody);
+        self.errors += u64::from(!sink.is_nobody());
+        self.set_deadline(id, None);
+        Some(sink).filter(|sink| !sink.is_nobody())
+    }
+
+    pub(super) fn add_transaction(&mut self, id: Id, conn: Id, until: Instant) {
+        self.transactions.insert(id, (conn, until));
+        self.deadlines.insert((until, id));
+    }
+
+    /// Nothing more is asked in it.
+    pub(super) fn end_transaction(&mut self, id: Id) {
+        if let Some((conn, until)) = self.transactions.remove(&id) {
+            self.deadlines.remove(&(until, id));
+            if let Some(conn) = self.conns.get_mut(&conn) {
+                conn.tx = None;
+            }
+        }
+    }
+
+    /// Takes a job out of the queue.
+    pub(super) fn unqueue(&mut self, id: Id) {
+        self.queue.retain(|waiting| *waiting != id);
+    }
+
+    // ---- pieces
+
+    /// What who takes rows has said.
+    fn demanded(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, demand: Demand) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        match demand {
+            Demand::More => return,
+            Demand::Hold => {}
+            Demand::UntilDrained(to) => {
+                let (drained, gone) = (db.clone(), db.clone());
+                let is_watched = std::mem::replace(&mut job.is_watched, true);
+                cx.on_demand(
+                    to,
+                    move |cx| drained.resume(cx, id),
+                    (!is_watched).then_some(move |cx: &mut Ctx<'_, S>| {
+                        gone.give_up(cx, id, PgErrorKind::Gone)
+                    }),
+                );
+            }
+        }
+        job.waits = true;
+        let conn = job.on.and_then(|conn| self.conns.get_mut(&conn));
+        if let Some(conn) = conn {
+            conn.is_held = true;
+            conn.handle.hold();
+        }
+        let limit = db.settings.hold;
+        self.set_deadline(id, Some((cx.now() + limit, limit, "hold")));
+    }
+
+    fn resume(&mut self, now: Instant, id: Id) -> Option<Id> {
+        let job = self.jobs.get_mut(&id)?;
+        if !std::mem::take(&mut job.waits) {
+            return None;
+        }
+        let deadline = job
+            .timeout
+            .map(|limit| (job.since + limit, limit, "timeout"));
+        let on = job.on?;
+        self.set_deadline(id, deadline);
+        self.conns.get_mut(&on)?.unhold(now);
+        Some(on)
+    }
+
+    /// Where the data of a copy comes from, if there is room for it.
+    fn source(&mut self, id: Id) -> Option<Source<S>> {
+        let job = self.jobs.get_mut(&id)?;
+        let conn = self.conns.get(&job.on?)?;
+        let has_room = conn.session.output().is_empty() && !conn.handle.is_full();
+        match &mut job.sink {
+            Sink::CopyIn(source, _) if job.is_copying && !job.waits && has_room => source.take(),
+            _ => None,
+        }
+    }
+
+    /// Whether there may be more.
+    fn fed(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, piece: CopyIn) -> bool {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return false;
+        };
+        let (ticket, limit) = (job.ticket, db.settings.hold);
+        let Some(conn) = job.on.and_then(|conn| self.conns.get_mut(&conn)) else {
+            return false;
+        };
+        let (now, session) = (cx.now(), &mut conn.session);
+        // What is refused is told by the end of the copy, which is on its way then.
+        let mut go_on = false;
+        let mut deadline = None;
+        match piece {
+            CopyIn::Data(bytes) => {
+                let mut pieces = bytes.chunks(PIECE);
+                go_on = pieces.all(|piece| session.copy_data(ticket, piece).is_ok());
+            }
+            CopyIn::Wait => {
+                job.waits = true;
+                deadline = Some((now + limit, limit, "hold"));
+            }
+            CopyIn::End => {
+                job.is_copying = false;
+                let _ = session.copy_done(ticket, now);
+            }
+            CopyIn::Abort(why) => {
+                job.is_copying = false;
+                let why = why.replace('\0', " ");
+                let _ = session.copy_fail(ticket, &why, now);
+            }
+        }
+        let n = hand_on(&conn.handle, conn.session.output());
+        conn.session.sent(n);
+        if deadline.is_some() {
+            self.set_deadline(id, deadline);
+        }
+        go_on
+    }
+}
