@@ -574,13 +574,9 @@ fn too_long_and_too_many() {
     let routes = [
         route("/slow", "GET", &format!("{sleep}, timeout = \"200ms\"")),
         route("/sleep", "GET", sleep),
-        route(
-            "/lock",
-            "POST",
-            "sql = \"select pg_sleep($1::text::float)\", params = [\"{body}\"]",
-        ),
     ];
-    let keys = "connections = 1\nqueue = 1\nqueue_wait = \"300ms\"\npipeline = 1\nstatement_timeout = \"1s\"";
+    let keys =
+        "connections = 1\nqueue = 1\nqueue_wait = \"1s\"\npipeline = 1\nstatement_timeout = \"3s\"";
     let mut site = Site::start("", keys, &routes.concat());
     assert_eq!(site.get("/slow").error(), error(504, "Gateway Timeout"));
     site.server.wait_for("no answer within 200ms (timeout)");

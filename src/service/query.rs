@@ -602,7 +602,7 @@ fn refuse(to: To, refusal: Refusal) {
 /// ```
 /// use loopwright::service::query::Outline;
 /// let outline = Outline::of("select '$9' from a where b = $1 -- $8");
-/// assert_eq!((outline.params, outline.verb.as_str()), (vec![1], "select"));
+/// assert_eq!((&outline.params[..], &outline.verb[..]), (&[1][..], "select"));
 /// assert!(outline.reads() && !outline.is_several);
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
