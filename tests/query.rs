@@ -681,7 +681,7 @@ fn a_million_rows_in_little_memory() {
         }
         bytes += n;
         rows += piece[..n].iter().filter(|b| **b == b'{').count();
-        last = piece[..n].to_vec();
+        last = piece[n.saturating_sub(40)..n].to_vec();
     }
     assert!(
         last.ends_with(b"]\r\n0\r\n\r\n"),

@@ -304,6 +304,13 @@ impl<'d> Making<'d> {
                 self.out_of_range(span, key, "write more than \"0s\"");
             }
         }
+        if section.timeout.value.0 > section.reply.value.0 {
+            let (timeout, reply) = (&section.timeout.span, &section.reply.span);
+            let at = if *timeout != (0..0) { timeout } else { reply };
+            let instead =
+                "let `reply` be as long as `timeout`, at the least: a connection is given up then";
+            self.out_of_range(at, "timeout", instead);
+        }
         for (key, size) in [("result", &section.result), ("message", &section.message)] {
             if size.value.0 < LEAST_MESSAGE {
                 self.out_of_range(&size.span, key, "write \"64KiB\" or more");
@@ -341,10 +348,17 @@ impl<'d> Making<'d> {
         methods: &[String],
     ) {
         let databases = &self.document.databases.0;
-        let is_known = databases
+        let section = databases
             .iter()
-            .any(|(name, _)| name.value == action.database.value);
-        if !is_known && action.database.span != (0..0) {
+            .find(|(name, _)| name.value == action.database.value);
+        if let (Some((_, section)), Some(timeout)) = (section, &action.timeout)
+            && timeout.value.0 > section.value.reply.value.0
+        {
+            let instead =
+                "write no more than `reply` of the database, when a connection is given up";
+            self.out_of_range(&timeout.span, "timeout", instead);
+        }
+        if section.is_none() && action.database.span != (0..0) {
             let known: Vec<&str> = databases.iter().map(|(name, _)| &name.value[..]).collect();
             let instead = match known.is_empty() {
                 true => "write a section [databases.NAME]".to_string(),
