@@ -955,6 +955,101 @@ fn copies_in_and_out() {
 }
 
 #[test]
+fn a_piece_of_a_copy_may_be_large() {
+    let cluster = Cluster::shared();
+    cluster.psql("create table large (text text)");
+    let main = Loop::start(cluster.settings("pieces"));
+    let told = main.call(|cx, tell: Sender<Result<u64, String>>| {
+        let mut left = 3;
+        cx.pg("main").copy_in(
+            "copy large from stdin",
+            move |_| {
+                left -= 1;
+                match left {
+                    0 => CopyIn::End,
+                    _ => CopyIn::Data(format!("{}\n", "x".repeat(9_999)).repeat(1000).into()),
+                }
+            },
+            move |_, rows| {
+                let rows = rows.map_err(|error| error.to_string());
+                tell.send(rows).expect("told");
+            },
+        );
+    });
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(Ok(2000)));
+    let sum = cluster.psql("select sum(length(text)) from large");
+    assert_eq!(sum, "19998000");
+}
+
+#[test]
+fn callbacks_that_panic_take_nobody_with_them() {
+    let cluster = Cluster::shared();
+    cluster.psql("create table panics (n int)");
+    let settings = cluster.settings("panics").connections(2);
+    let main = Loop::start(settings.hold(Duration::from_millis(500)));
+    for late in [false, true] {
+        let told = main.call(move |cx, tell: Sender<(&'static str, bool)>| {
+            let query = Rc::new(Cell::new(None));
+            let asked = query.clone();
+            let resume = move |cx: &mut Ctx<'_>| {
+                let asked = asked.clone();
+                cx.after(Duration::from_millis(1), move |cx| {
+                    if let Some(id) = asked.get() {
+                        cx.pg("main").resume(id);
+                    }
+                });
+            };
+            let (mut n, first, again) = (0, tell.clone(), resume.clone());
+            let sql = "select generate_series(1, 100000)";
+            let id = cx.pg("main").each(
+                sql,
+                (),
+                move |cx, _| {
+                    n += 1;
+                    assert!(n < 3 - i32::from(!late), "on purpose");
+                    again(cx);
+                    if late { Demand::Hold } else { Demand::More }
+                },
+                move |_, end| first.send(("each", end.is_err())).expect("told"),
+            );
+            query.set(Some(id));
+            let (mut n, second) = (0, tell.clone());
+            let query = Rc::new(Cell::new(None));
+            let asked = query.clone();
+            let id = cx.pg("main").copy_in(
+                "copy panics from stdin",
+                move |cx| {
+                    n += 1;
+                    assert!(n < 3, "on purpose");
+                    if !late {
+                        return CopyIn::Data("7\n".into());
+                    }
+                    let asked: Rc<Cell<_>> = asked.clone();
+                    cx.after(Duration::from_millis(1), move |cx| {
+                        if let Some(id) = asked.get() {
+                            cx.pg("main").resume(id);
+                        }
+                    });
+                    CopyIn::Wait
+                },
+                move |_, end| second.send(("copy", end.is_err())).expect("told"),
+            );
+            query.set(Some(id));
+            cx.pg("main").query("select 1", (), move |_, _| {
+                drop(tell);
+                panic!("on purpose")
+            });
+        });
+        let mut all: Vec<_> = told.iter().collect();
+        all.sort();
+        assert_eq!(all, [("copy", true), ("each", true)]);
+    }
+    assert_eq!(main.ask("select 1 as n"), ok("[{\"n\":1}]"));
+    assert_eq!(cluster.psql("select count(*) from panics"), "0");
+    eventually("idle", || main.status().in_use == 0);
+}
+
+#[test]
 fn an_answer_that_is_too_large_is_not_gathered() {
     let cluster = Cluster::shared();
     let main = Loop::start(cluster.settings("large").connections(1).result(100_000));

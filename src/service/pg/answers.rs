@@ -58,13 +58,15 @@ impl<S: 'static> Database<S> {
 
     /// Asks for data that is to be copied in, for as long as there is room.
     pub(super) fn feed(self: &Rc<Self>, cx: &mut Ctx<'_, S>, job: Id) {
-        while let Some(Some(mut source)) = self.enter(cx, |hub, _, _| hub.source(job)) {
+        while let Some(Some(mut source)) =
+            self.enter(cx, |hub, db, cx| hub.source(db, cx.now(), job))
+        {
             let piece = source(cx);
-            let went = self.enter(cx, |hub, db, cx| {
+            let went = self.enter(cx, |hub, _, cx| {
                 if let Some(Sink::CopyIn(place, _)) = hub.sink(job) {
                     *place = Some(source);
                 }
-                hub.fed(db, cx, job, piece)
+                hub.fed(cx, job, piece)
             });
             if went != Some(true) {
                 break;
@@ -133,10 +135,11 @@ impl<S: 'static> Hub<S> {
                 }
                 Event::CopyOut(ticket, bytes) => {
                     let job = job_of(ticket);
-                    if let Some(Sink::CopyOut(take, _)) = self.sink(job)
-                        && let Some(take) = take.take()
-                    {
-                        return Step::Piece(job, take, bytes);
+                    if let Some(Sink::CopyOut(take, _)) = self.sink(job) {
+                        match take.take() {
+                            Some(take) => return Step::Piece(job, take, bytes),
+                            None => self.give_up(db, cx, job, panicked()),
+                        }
                     }
                 }
                 Event::CopyIn(ticket) => {
@@ -173,7 +176,13 @@ impl<S: 'static> Hub<S> {
                 }
                 None
             }
-            Sink::Each(take, _) => Some(Step::Row(job, take.take()?, row)),
+            Sink::Each(take, _) => match take.take() {
+                Some(take) => Some(Step::Row(job, take, row)),
+                None => {
+                    self.give_up(db, cx, job, panicked());
+                    None
+                }
+            },
             _ => None,
         }
     }
@@ -349,13 +358,12 @@ impl<S: 'static> Hub<S> {
             }
         }
         job.waits = true;
-        let conn = job.on.and_then(|conn| self.conns.get_mut(&conn));
-        if let Some(conn) = conn {
+        if let Some(conn) = job.on.and_then(|conn| self.conns.get_mut(&conn)) {
             conn.is_held = true;
             conn.handle.hold();
         }
-        let limit = db.settings.hold;
-        self.set_deadline(id, Some((cx.now() + limit, limit, "hold")));
+        let deadline = job.deadline(cx.now(), Some(db.settings.hold));
+        self.set_deadline(id, deadline);
     }
 
     fn resume(&mut self, now: Instant, id: Id) -> Option<Id> {
@@ -363,63 +371,89 @@ impl<S: 'static> Hub<S> {
         if !std::mem::take(&mut job.waits) {
             return None;
         }
-        let deadline = job
-            .timeout
-            .map(|limit| (job.since + limit, limit, "timeout"));
+        let deadline = job.deadline(now, None);
         let on = job.on?;
         self.set_deadline(id, deadline);
         self.conns.get_mut(&on)?.unhold(now);
         Some(on)
     }
 
-    /// Where the data of a copy comes from, if there is room for it.
-    fn source(&mut self, id: Id) -> Option<Source<S>> {
+    /// Where the data of a copy comes from, if there is room for it. Who is asked, or the server that takes it, may take
+    /// no longer than a pause may.
+    fn source(&mut self, db: &Db<S>, now: Instant, id: Id) -> Option<Source<S>> {
+        let job = self.jobs.get(&id).filter(|job| job.is_copying)?;
+        let deadline = job.deadline(now, Some(db.settings.hold));
+        self.set_deadline(id, deadline);
+        if !self.push_rest(id) {
+            return None;
+        }
         let job = self.jobs.get_mut(&id)?;
-        let conn = self.conns.get(&job.on?)?;
-        let has_room = conn.session.output().is_empty() && !conn.handle.is_full();
         match &mut job.sink {
-            Sink::CopyIn(source, _) if job.is_copying && !job.waits && has_room => source.take(),
+            Sink::CopyIn(source, _) if !job.waits => source.take(),
             _ => None,
         }
     }
 
-    /// Whether there may be more.
-    fn fed(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, piece: CopyIn) -> bool {
+    /// Writes what is there of a copy's data; whether that was all, and there is room for more.
+    fn push_rest(&mut self, id: Id) -> bool {
         let Some(job) = self.jobs.get_mut(&id) else {
             return false;
         };
-        let (ticket, limit) = (job.ticket, db.settings.hold);
         let Some(conn) = job.on.and_then(|conn| self.conns.get_mut(&conn)) else {
             return false;
         };
-        let (now, session) = (cx.now(), &mut conn.session);
-        // What is refused is told by the end of the copy, which is on its way then.
-        let mut go_on = false;
-        let mut deadline = None;
+        while !conn.handle.is_full() {
+            let n = hand_on(&conn.handle, conn.session.output());
+            conn.session.sent(n);
+            if job.rest.is_empty() {
+                break;
+            }
+            let piece = job.rest.split_to(job.rest.len().min(PIECE));
+            if conn.session.copy_data(job.ticket, &piece).is_err() {
+                // It has ended, and that is on its way to who waits.
+                job.is_copying = false;
+                return false;
+            }
+        }
+        job.rest.is_empty() && !conn.handle.is_full()
+    }
+
+    /// Whether there may be more.
+    fn fed(&mut self, cx: &mut Ctx<'_, S>, id: Id, piece: CopyIn) -> bool {
+        let now = cx.now();
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return false;
+        };
+        let Some(conn) = job.on.and_then(|conn| self.conns.get_mut(&conn)) else {
+            return false;
+        };
+        job.is_copying = matches!(piece, CopyIn::Data(_) | CopyIn::Wait);
+        // What is refused from here on is told by the end of the copy, which has come then.
         match piece {
             CopyIn::Data(bytes) => {
-                let mut pieces = bytes.chunks(PIECE);
-                go_on = pieces.all(|piece| session.copy_data(ticket, piece).is_ok());
+                job.rest = bytes;
+                return self.push_rest(id);
             }
             CopyIn::Wait => {
                 job.waits = true;
-                deadline = Some((now + limit, limit, "hold"));
+                return false;
             }
             CopyIn::End => {
-                job.is_copying = false;
-                let _ = session.copy_done(ticket, now);
+                let _ = conn.session.copy_done(job.ticket, now);
             }
             CopyIn::Abort(why) => {
-                job.is_copying = false;
                 let why = why.replace('\0', " ");
-                let _ = session.copy_fail(ticket, &why, now);
+                let _ = conn.session.copy_fail(job.ticket, &why, now);
             }
         }
-        let n = hand_on(&conn.handle, conn.session.output());
-        conn.session.sent(n);
-        if deadline.is_some() {
-            self.set_deadline(id, deadline);
-        }
-        go_on
+        let deadline = job.deadline(now, None);
+        self.set_deadline(id, deadline);
+        self.push_rest(id);
+        false
     }
+}
+
+/// Nobody takes the rest.
+fn panicked() -> PgErrorKind {
+    PgErrorKind::Lost("the callback that takes it has panicked".into())
 }

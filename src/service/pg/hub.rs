@@ -121,6 +121,20 @@ impl<S: 'static> Sink<S> {
     }
 }
 
+/// When, for how long it will have been, and the setting that says so.
+type Deadline = (Instant, Duration, &'static str);
+
+impl<S: 'static> Job<S> {
+    /// Until when it may take, or the pause that begins now.
+    pub(super) fn deadline(&self, now: Instant, pause: Option<Duration>) -> Option<Deadline> {
+        let whole = self
+            .timeout
+            .map(|limit| (self.since + limit, limit, "timeout"));
+        let pause = pause.map(|limit| (now + limit, limit, "hold"));
+        whole.into_iter().chain(pause).min_by_key(|(at, ..)| *at)
+    }
+}
+
 pub(super) struct Job<S: 'static> {
     /// Until it is asked.
     ask: Option<Ask>,
@@ -133,7 +147,9 @@ pub(super) struct Job<S: 'static> {
     /// How long it may take.
     pub(super) timeout: Option<Duration>,
     /// Its entry in `deadlines`, and what it is for.
-    deadline: Option<(Instant, Duration, &'static str)>,
+    due: Option<Deadline>,
+    /// What is there of the data of a copy.
+    pub(super) rest: Bytes,
     /// Who takes or gives the pieces has said that there is to be a pause.
     pub(super) waits: bool,
     /// The server takes the data of this copy.
@@ -332,7 +348,8 @@ impl<S: 'static> Database<S> {
             alone,
             since: cx.now(),
             timeout: timeout.or(limit),
-            deadline: None,
+            due: None,
+            rest: Bytes::new(),
             waits: false,
             is_copying: false,
             is_watched: false,
@@ -357,7 +374,8 @@ impl<S: 'static> Database<S> {
             alone: true,
             since: cx.now(),
             timeout: None,
-            deadline: None,
+            due: None,
+            rest: Bytes::new(),
             waits: false,
             is_copying: false,
             is_watched: false,
@@ -447,7 +465,7 @@ impl<S: 'static> Hub<S> {
         {
             self.deadlines.pop_first();
             if let Some(job) = self.jobs.get_mut(&id) {
-                let Some((_, limit, setting)) = job.deadline.take() else {
+                let Some((_, limit, setting)) = job.due.take() else {
                     continue;
                 };
                 let kind = match setting {
@@ -491,7 +509,7 @@ impl<S: 'static> Hub<S> {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        if let Some((at, ..)) = std::mem::replace(&mut job.deadline, deadline) {
+        if let Some((at, ..)) = std::mem::replace(&mut job.due, deadline) {
             self.deadlines.remove(&(at, id));
         }
         if let Some((at, ..)) = deadline {
@@ -631,9 +649,7 @@ impl<S: 'static> Hub<S> {
         job.on = Some(conn_id);
         job.ticket = ticket;
         conn.asked.push_back((ticket, id));
-        let deadline = job
-            .timeout
-            .map(|limit| (job.since + limit, limit, "timeout"));
+        let deadline = job.deadline(now, None);
         self.set_deadline(id, deadline);
         self.touch(db, cx, conn_id);
         Ok(())

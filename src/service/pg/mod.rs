@@ -224,6 +224,20 @@ pub struct Pg<'a, 'c, S: 'static = ()> {
 }
 
 /// Names a question: for [`Pg::cancel`] and [`Pg::resume`]. When it is answered, it names nothing, and is harmless.
+///
+/// ```no_run
+/// use loopwright::App;
+/// use std::time::Duration;
+/// let mut app: App = App::new();
+/// app.get("/report", |cx, _, res| {
+///     let res = res.defer();
+///     let asked = cx.pg("main").execute("select slow_report()", (), |_, done| match done {
+///         Ok(_) => res.text("done"),
+///         Err(error) => res.status(error.status()).text("not done"),
+///     });
+///     cx.after(Duration::from_secs(5), move |cx| cx.pg("main").cancel(asked));
+/// });
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct PgQuery(u64);
 
@@ -416,11 +430,13 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// ```no_run
     /// use loopwright::App;
     /// let mut app: App = App::new();
-    /// app.ws("/news", |cx, ws, _| {
-    ///     let (socket, mut listening) = (ws.handle(), None);
-    ///     listening = Some(cx.pg("main").listen("news", move |_, said| { socket.send_text(said.payload); }));
-    ///     // … to be kept for as long as the socket is there.
-    ///     drop(listening);
+    /// app.get("/follow", |cx, _, res| {
+    ///     let heard = cx.pg("main").listen("news", |cx, said| {
+    ///         let _ = cx.publish("news", &said.payload[..]);
+    ///     });
+    ///     // For a minute.
+    ///     cx.after(std::time::Duration::from_secs(60), move |_| drop(heard));
+    ///     res.text("the news go to those who are subscribed");
     /// });
     /// ```
     pub fn listen(
@@ -463,6 +479,21 @@ impl<S: 'static> Pg<'_, '_, S> {
 }
 
 /// How a database stands: see [`Pg::status`].
+///
+/// ```
+/// use loopwright::{App, Server, service::pg::Postgres};
+/// let mut app: App = App::new();
+/// app.postgres("main", Postgres::new("postgres://ada@localhost/shop").unwrap());
+/// let mut server = Server::bind("127.0.0.1:0", app, ()).unwrap();
+/// let _ = server.handle().post(|cx| {
+///     let status = cx.pg("main").status().unwrap();
+///     // Connections are made when somebody asks.
+///     assert_eq!((status.open, status.making, status.queries), (0, 0, 0));
+///     assert_eq!(cx.pg("other").status(), None);
+///     cx.stop();
+/// });
+/// server.run().unwrap();
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct PgStatus {
@@ -496,7 +527,23 @@ pub struct PgStatus {
     pub listening: usize,
 }
 
-/// The rows of an answer.
+/// The rows of an answer: a slice of [`Row`]s.
+///
+/// ```no_run
+/// use loopwright::App;
+/// #[derive(serde::Deserialize)]
+/// struct User { id: i32, name: Option<String> }
+/// let mut app: App = App::new();
+/// app.get("/users", |cx, _, res| {
+///     let res = res.defer();
+///     cx.pg("main").query("select id, name from users", (), move |_, rows| {
+///         let users = rows.map(|rows| rows.to::<User>());
+///         let Ok(Ok(users)) = users else { return res.status(500).text("no users") };
+///         let first = users.first().and_then(|user| user.name.clone());
+///         res.text(format!("{} users, the first is {first:?}", users.len()));
+///     });
+/// });
+/// ```
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rows {
     rows: Vec<Row>,
