@@ -649,13 +649,17 @@ fn peak(pid: &str) -> usize {
 
 #[test]
 fn a_million_rows_in_little_memory() {
-    let sql = "sql = \"select n as id, repeat('x', 100) as text from generate_series(1, $1::int) n\", params = [\"{query.n}\"], rows = 0";
+    // Not in `from`, where the server would gather them all before the first.
+    let sql = "sql = \"select generate_series(1, $1::int) as id, repeat('x', 100) as text\", params = [\"{query.n}\"], rows = 0";
     let routes = [
         route("/rows", "GET", sql),
         route(
             "/broken",
             "GET",
-            &sql.replace("n as id", "1 / (50000 - n) as id"),
+            &sql.replace(
+                "generate_series(1, $1::int)",
+                "1 / (50000 - generate_series(1, $1::int))",
+            ),
         ),
     ];
     let mut site = Site::start("", "connections = 2", &routes.concat());
