@@ -1,18 +1,21 @@
 //! The session with PostgreSQL against a PostgreSQL: what a real server says to what ours says. The socket here is a
 //! plain blocking one.
 
+#[path = "pg_service/installed.rs"]
+mod installed;
+
 use bytes::Bytes;
+use installed::{programs, unprivileged};
 use loopwright::Instant;
 use loopwright::proto::address::Secret;
 use loopwright::proto::pg::{
     Error, Event, Limits, Notification, Param, Params, Query, QueryError, Refusal, Row, Session,
     Settings, Status, cancel_request,
 };
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -150,37 +153,6 @@ impl Drop for Postgres {
         let _ = kill_process(pid, Signal::INT);
         let _ = self.child.wait();
     }
-}
-
-/// The server does not run as root.
-fn unprivileged() -> Option<(u32, u32)> {
-    if !geteuid().is_root() {
-        return None;
-    }
-    let users = std::fs::read_to_string("/etc/passwd").expect("users");
-    let user = users.lines().find(|line| line.starts_with("postgres:"));
-    let user = user.expect("no user postgres: apt-get install postgresql");
-    let mut ids = user
-        .split(':')
-        .skip(2)
-        .map(|id| id.parse().expect("a number"));
-    Some((ids.next().expect("a user"), ids.next().expect("a group")))
-}
-
-/// Debian keeps them out of the PATH.
-fn programs() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let versions = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut places: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
-    places.sort();
-    places.extend(std::env::split_paths(&path));
-    let is_there =
-        |place: &PathBuf| place.join("initdb").exists() && place.join("postgres").exists();
-    let found = places.into_iter().rev().find(is_there);
-    found.expect("postgres and initdb are missing: apt-get install postgresql")
 }
 
 fn settings(user: &str, password: Option<&str>) -> Settings {

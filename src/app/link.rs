@@ -19,9 +19,6 @@ use bytes::Bytes;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-/// Why a link has ended whose other side has closed it in good order.
-pub(crate) const ENDED: &str = "the other side has closed it";
-
 /// What is at our end of a connection that we have made.
 ///
 /// ```no_run
@@ -77,6 +74,9 @@ pub struct LinkHandle {
 }
 
 impl LinkHandle {
+    /// What [`Link::close`] is told when the other side has closed the connection in good order, and not broken it.
+    pub const ENDED: &str = "the other side has closed it";
+
     /// Sends bytes. `false` if the connection is gone.
     pub fn write(&self, bytes: impl Into<Bytes>) -> bool {
         let bytes = bytes.into();

@@ -11,7 +11,7 @@ use super::Reactor;
 use super::conn::{Conn, Role};
 use super::socket::BROKEN;
 use crate::app::fetch::FetchError;
-use crate::app::link::ENDED;
+use crate::app::link::LinkHandle;
 use crate::base::backlog::{Output, Segment};
 use crate::base::id::ConnId;
 use crate::net::Net;
@@ -271,7 +271,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             return self.on_socket_eof(id, key);
         }
         match conn.role {
-            Role::Link(_) => return self.cut(id, ENDED),
+            Role::Link(_) => return self.cut(id, LinkHandle::ENDED),
             Role::Upstream(_) => return self.on_upstream_eof(id),
             Role::Tunnel(key) => return self.on_tunnel_eof(id, key),
             // A look whether we listen, most likely.

@@ -1,5 +1,6 @@
 //! The client of PostgreSQL against a PostgreSQL, over loopback.
 
+mod installed;
 mod server;
 
 use loopwright::service::pg::{CopyIn, Param, PgErrorKind};

@@ -1,11 +1,11 @@
 //! A PostgreSQL of a test's own, on a port and in a folder of its own; and a loop that asks it.
 
+use crate::installed::{programs, unprivileged};
 use loopwright::service::pg::{Pg, Postgres, Rows};
 use loopwright::{App, Ctx, Handle, Listen, Server};
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
@@ -168,40 +168,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// The server does not run as root.
-fn unprivileged() -> Option<(u32, u32)> {
-    if !geteuid().is_root() {
-        return None;
-    }
-    let users = std::fs::read_to_string("/etc/passwd").expect("users");
-    let user = users.lines().find(|line| line.starts_with("postgres:"));
-    let user = user.expect("no user postgres: apt-get install postgresql");
-    let mut ids = user
-        .split(':')
-        .skip(2)
-        .map(|id| id.parse().expect("a number"));
-    Some((ids.next().expect("a user"), ids.next().expect("a group")))
-}
-
-/// Debian keeps them out of the PATH.
-fn programs() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let versions = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut places: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
-    places.sort();
-    places.extend(std::env::split_paths(&path));
-    let is_there = |place: &PathBuf| {
-        ["initdb", "postgres", "psql"]
-            .iter()
-            .all(|name| place.join(name).exists())
-    };
-    let found = places.into_iter().rev().find(is_there);
-    found.expect("postgres, initdb and psql are missing: apt-get install postgresql")
 }
 
 /// A server of ours, on a thread of its own, with the database `main`.

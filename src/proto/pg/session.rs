@@ -48,7 +48,7 @@ pub struct Limits {
     pub output: usize,
     /// Bytes of one row as JSON.
     pub json: usize,
-    /// Rounds of hashing that the server may want of us for SCRAM: 4096 are usual, and take about 3 ms.
+    /// Rounds of hashing that the server may want of us for SCRAM: 4096 are usual. The loop does nothing else meanwhile.
     pub iterations: u32,
     /// How long it may take until the session is ready.
     pub startup: Duration,

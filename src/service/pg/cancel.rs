@@ -12,7 +12,6 @@
 
 use super::hub::{Db, Hub, Id, Sink, Use};
 use super::{PgErrorKind, hub};
-use crate::app::link::ENDED;
 use crate::proto::pg::cancel_request;
 use crate::{Ctx, Instant, Link, LinkHandle};
 use std::rc::Rc;
@@ -210,7 +209,7 @@ impl<S: 'static> Hub<S> {
         if !matches!(conn.cancel, Cancel::Going { .. }) {
             return;
         }
-        if was_sent && why != ENDED {
+        if was_sent && why != LinkHandle::ENDED {
             conn.doomed = Some("a request to cancel may still be on its way");
         }
         // If it was the end of what runs, that is told in a moment.

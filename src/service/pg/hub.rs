@@ -24,7 +24,7 @@ use super::super::dial::{self, Shared, hand_on};
 use super::cancel::Cancel;
 use super::listen::Ear;
 use super::{CopyIn, PgError, PgErrorKind, PgStatus, Postgres, Rows, Tx, is_plain};
-use crate::base::backoff::Backoff;
+use crate::proto::bus::Backoff;
 use crate::proto::pg::{Error, Limits, Query, Refusal, Row, Session, Status};
 use crate::upstream::pool::{Action, Back, Bounds, Checkout, Pool};
 use crate::{Bytes, Ctx, Demand, Instant, Link, LinkHandle, Store, Target, TimerId};
@@ -125,6 +125,29 @@ impl<S: 'static> Sink<S> {
 type Deadline = (Instant, Duration, &'static str);
 
 impl<S: 'static> Job<S> {
+    fn new(
+        since: Instant,
+        ask: Ask,
+        sink: Sink<S>,
+        alone: bool,
+        timeout: Option<Duration>,
+    ) -> Job<S> {
+        Job {
+            ask: Some(ask),
+            sink,
+            on: None,
+            ticket: 0,
+            alone,
+            since,
+            timeout,
+            due: None,
+            rest: Bytes::new(),
+            waits: false,
+            is_copying: false,
+            is_watched: false,
+        }
+    }
+
     /// Until when it may take, or the pause that begins now.
     pub(super) fn deadline(&self, now: Instant, pause: Option<Duration>) -> Option<Deadline> {
         let whole = self
@@ -340,20 +363,8 @@ impl<S: 'static> Database<S> {
             Ask::Query(query) => sink.is_streamed() || !is_plain(&query.sql),
             _ => true,
         };
-        let job = Job {
-            ask: Some(ask),
-            sink,
-            on: None,
-            ticket: 0,
-            alone,
-            since: cx.now(),
-            timeout: timeout.or(limit),
-            due: None,
-            rest: Bytes::new(),
-            waits: false,
-            is_copying: false,
-            is_watched: false,
-        };
+        let timeout = timeout.or(limit);
+        let job = Job::new(cx.now(), ask, sink, alone, timeout);
         self.enter(cx, |hub, db, cx| hub.submit(db, cx, id, job));
     }
 
@@ -366,20 +377,7 @@ impl<S: 'static> Database<S> {
         sink: Sink<S>,
     ) -> Id {
         let id = self.next_id();
-        let job = Job {
-            ask: Some(ask),
-            sink,
-            on: None,
-            ticket: 0,
-            alone: true,
-            since: cx.now(),
-            timeout: None,
-            due: None,
-            rest: Bytes::new(),
-            waits: false,
-            is_copying: false,
-            is_watched: false,
-        };
+        let job = Job::new(cx.now(), ask, sink, true, None);
         self.enter(cx, |hub, db, cx| {
             hub.queries += 1;
             hub.jobs.insert(id, job);
