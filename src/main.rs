@@ -7,7 +7,7 @@ mod manpage;
 use clap::builder::PossibleValuesParser;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use loopwright::config::{self, Config, Report};
+use loopwright::config::{self, Config, Report, Verified};
 use loopwright::process::bond::Bond;
 use loopwright::process::log::{self as logs, LogSettings};
 use loopwright::process::serve::{Source, log_settings, serve};
@@ -59,6 +59,9 @@ enum Command {
         /// The config.
         #[arg(short, long, value_name = "FILE", default_value = CONFIG)]
         config: PathBuf,
+        /// Connect to its databases, and have them prepare the statements of its queries. Nothing is executed.
+        #[arg(long)]
+        connect: bool,
     },
     /// Serve the files of a folder.
     ///
@@ -157,12 +160,8 @@ fn run(arguments: Arguments) -> Result<u8, Failure> {
             announce,
         ),
         Some(Command::Run { config }) => run_config(&config),
-        Some(Command::Check { config }) => {
-            let routes = Config::load(&config)?.routes();
-            print(&format!(
-                "{}: no mistakes, routes: {routes}\n",
-                config.display()
-            ))?;
+        Some(Command::Check { config, connect }) => {
+            print(&check(&config, connect)?)?;
             Ok(exit::CLEAN)
         }
         Some(Command::Files {
@@ -219,6 +218,38 @@ fn run(arguments: Arguments) -> Result<u8, Failure> {
     }
 }
 
+/// What there is to say of a config without a mistake.
+fn check(path: &Path, connect: bool) -> Result<String, Report> {
+    let config = Config::load(path)?;
+    let verified = match connect {
+        true => config.connect()?,
+        false => Vec::new(),
+    };
+    let routes = config.routes();
+    let mut said = format!("{}: no mistakes, routes: {routes}\n", path.display());
+    match config.queries() {
+        0 => {}
+        queries if !connect => {
+            said += &format!(
+                "queries: {queries}, seen without their databases: --connect asks those\n"
+            );
+        }
+        queries => said += &format!("queries: {queries}\n"),
+    }
+    for Verified {
+        database,
+        statements,
+        unknown,
+    } in verified
+    {
+        said += &format!("database {database}: takes {statements}\n");
+        for path in unknown {
+            said += &format!("database {database}: {path}: of a kind that cannot be prepared\n");
+        }
+    }
+    Ok(said)
+}
+
 /// What needs no config.
 fn serve_plain(
     builder: Builder,
@@ -263,7 +294,7 @@ fn announce(addresses: &[Listen]) {
 
 /// The version, and what this build can do.
 fn version() -> &'static str {
-    const FEATURES: [(&str, bool); 9] = [
+    const FEATURES: [(&str, bool); 10] = [
         ("cli", cfg!(feature = "cli")),
         ("config", cfg!(feature = "config")),
         ("cookies", cfg!(feature = "cookies")),
@@ -271,6 +302,7 @@ fn version() -> &'static str {
         ("dns", cfg!(feature = "dns")),
         ("files", cfg!(feature = "files")),
         ("json", cfg!(feature = "json")),
+        ("postgres", cfg!(feature = "postgres")),
         ("sim", cfg!(feature = "sim")),
         ("sticky", cfg!(feature = "sticky")),
     ];

@@ -1,9 +1,15 @@
 //! docs/samples: each config runs, and does what its comments say. The real binary, asked by curl.
 
+#[path = "check/curl.rs"]
+mod curl;
+#[allow(dead_code)]
+#[path = "pg_service/server.rs"]
+mod server;
 #[allow(dead_code)]
 #[path = "check/support.rs"]
 mod support;
 
+use curl::{Answer, ask};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -17,21 +23,6 @@ struct Sample {
     folder: TempDir,
     server: Running,
     url: String,
-}
-
-/// Status, head and body of an answer.
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn field(&self, name: &str) -> Option<&str> {
-        let fields = self.head.lines().filter_map(|line| line.split_once(": "));
-        let mut found = fields.filter(|(known, _)| known.eq_ignore_ascii_case(name));
-        found.next().map(|(_, value)| value)
-    }
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -78,17 +69,7 @@ impl Sample {
 
     /// Asks for a path, with more arguments for curl.
     fn ask(&self, path: &str, args: &[&str]) -> Answer {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-m", "20", "-D", "-"]).args(args);
-        let said = run(curl.arg(format!("{}{path}", self.url)));
-        assert_eq!(said.code, Some(0), "curl {args:?} {path}: {}", said.err);
-        let (head, body) = said.out.split_once("\r\n\r\n").expect("a head");
-        let status = head.get(9..12).and_then(|digits| digits.parse().ok());
-        Answer {
-            status: status.expect("a status"),
-            head: head.to_string(),
-            body: body.to_string(),
-        }
+        ask(&format!("{}{path}", self.url), args)
     }
 
     fn get(&self, path: &str) -> Answer {
@@ -654,4 +635,96 @@ fn a_channel_of_several_workers() {
     }
     drop(followers);
     assert_eq!(server.stop(), Some(0));
+}
+
+/// With the table that its comments say.
+#[test]
+fn an_api_over_a_database() {
+    let cluster = server::Cluster::start(&[]);
+    let text = fs::read_to_string(in_crate("docs/samples/database.toml")).expect("the sample");
+    let create = text.lines().find(|line| line.contains("psql notes -c '"));
+    let (_, create) = create
+        .and_then(|line| line.split_once("-c '"))
+        .expect("SQL");
+    cluster.psql(create.trim_end_matches('\''));
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", cluster.port);
+    let sample = Sample::start_with(
+        "database",
+        |_| (),
+        |command| {
+            command.env("DATABASE", &url);
+        },
+    );
+    let mut check = loopwright(
+        sample.folder.path(),
+        &["check", "-c", "database.toml", "--connect"],
+    );
+    let said = run(check.env("DATABASE", &url));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(
+        said.out.ends_with("queries: 7\ndatabase notes: takes 7\n"),
+        "{}",
+        said.out
+    );
+
+    let made = sample.ask("/notes", &["-d", "title=Tea", "-d", "body=green"]);
+    assert_eq!(
+        (made.status, made.field("content-type")),
+        (201, Some("application/json"))
+    );
+    assert!(
+        made.body.starts_with("{\"id\":1,\"written\":\"20"),
+        "{}",
+        made.body
+    );
+    let json = r#"{"title": "Coffee", "tags": ["hot"]}"#;
+    let made = sample.ask(
+        "/notes",
+        &["-H", "content-type: application/json", "-d", json],
+    );
+    assert_eq!(made.status, 201, "{}", made.body);
+    for (form, status) in [("title=", 422), ("body=green", 400)] {
+        assert_eq!(sample.ask("/notes", &["-d", form]).status, status, "{form}");
+    }
+    let all = sample.get("/notes");
+    assert_eq!(
+        (all.status, all.field("cache-control")),
+        (200, Some("no-cache"))
+    );
+    assert!(
+        all.body.contains("\"Tea\"") && all.body.contains("\"Coffee\""),
+        "{}",
+        all.body
+    );
+    let found = sample.get("/notes?q=COF&limit=1");
+    assert!(
+        !found.body.contains("Tea") && found.body.contains("Coffee"),
+        "{}",
+        found.body
+    );
+    let coffee = sample.get("/notes/2");
+    assert!(
+        coffee.body.contains("\"body\":null,\"tags\":[\"hot\"]"),
+        "{}",
+        coffee.body
+    );
+    assert_eq!(
+        (sample.get("/notes/9").status, sample.get("/notes/x").status),
+        (404, 400)
+    );
+    assert_eq!(sample.get("/count").body, "2");
+    let put = sample.ask("/notes/1", &["-X", "PUT", "-d", "title=Green tea"]);
+    assert!(
+        put.body.contains("\"Green tea\",\"body\":\"green\""),
+        "{}",
+        put.body
+    );
+    let delete = || sample.ask("/notes/1", &["-X", "DELETE"]).status;
+    assert_eq!((delete(), delete()), (204, 404));
+    let export = sample.get("/export").body;
+    assert!(
+        export.starts_with("[{\"id\":2,") && export.ends_with("}]"),
+        "{export}"
+    );
+    sample.stop();
 }

@@ -160,6 +160,7 @@ fn some_names_have_one_place() {
         (
             "Instant::now",
             &[
+                "config/connect.rs",
                 "net/dns.rs",
                 "net/mio.rs",
                 "process/sink.rs",

@@ -36,6 +36,7 @@ pub enum Demand {
     Hold,
 }
 
+#[cfg(feature = "postgres")]
 impl<S: 'static> Ctx<'_, S> {
     /// After [`Demand::UntilDrained`]: calls `drained` when there is room, or `gone` if there is nobody any more to take
     /// it. For what feeds an answer, and is no body itself.

@@ -191,6 +191,9 @@ impl<'d> Making<'d> {
             (_, Some(_)) if lower == "location" => {
                 ("a field that `redirect` writes itself", remove)
             }
+            _ if route.query.is_some() && lower == "content-type" => {
+                ("a field that `query` writes itself", remove)
+            }
             _ if route.proxy.is_some() && OF_FILES.contains(&lower) => (
                 "a field that the server behind writes",
                 "write it into `proxy`, as one of `response.set`",

@@ -8,6 +8,8 @@
 //! there is a mistake, too.
 
 mod checks;
+mod connect;
+mod databases;
 mod decode;
 mod kinds;
 mod model;
@@ -17,6 +19,7 @@ mod report;
 mod site;
 mod upstreams;
 
+pub use connect::Verified;
 pub use report::Report;
 
 use crate::proto::redis::Url;

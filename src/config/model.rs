@@ -1,6 +1,7 @@
 //! Floor 5. What may stand in a config: each section, each key, what it is. The one list from which
 //! the reader, the JSON Schema and the test of docs/config.md are made.
 
+use super::databases::{DatabaseSection, QueryAction};
 use super::decode::{At, Named, OneOrMany, Short, choice, table};
 use super::kinds::{
     Count, NameServers, Network, RedisUrl, ServerHeader, Size, Status, Wait, Workers,
@@ -26,6 +27,7 @@ pub(super) struct Document {
     pub(super) headers: Named<Named<String>>,
     pub(super) errors: Named<At<PathBuf>>,
     pub(super) upstreams: Named<At<UpstreamSection>>,
+    pub(super) databases: Named<At<DatabaseSection>>,
     pub(super) routes: Vec<At<RouteSection>>,
 }
 
@@ -39,6 +41,7 @@ table! { Document {
     "Sets of response fields, by a name of yours, for `use = [\"headers:NAME\"]`." headers: Named<Named<String>>,
     "Pages of your own by status (\"404\", \"405\", \"500\" …): files, read when the config is." errors: Named<At<PathBuf>>,
     "Servers behind, by a name of yours, for `proxy = \"NAME\"`." upstreams: Named<At<UpstreamSection>>,
+    "Databases, by a name of yours, for `query = { database = \"NAME\", … }`." databases: Named<At<DatabaseSection>>,
     "What is served. The most specific path wins, whatever the order." routes: Vec<At<RouteSection>>,
 } }
 
@@ -259,6 +262,7 @@ pub(super) struct RouteSection {
     pub(super) files: Option<At<FilesAction>>,
     pub(super) channel: Option<At<ChannelAction>>,
     pub(super) proxy: Option<At<Short<ProxyAction>>>,
+    pub(super) query: Option<At<QueryAction>>,
 }
 
 table! { RouteSection {
@@ -273,6 +277,7 @@ table! { RouteSection {
     "Serves the files below a folder." files: Option<At<FilesAction>>,
     "Lets clients follow a topic, and publish to it." channel: Option<At<ChannelAction>>,
     "Passes requests on to an upstream: its name, or a table." proxy: Option<At<Short<ProxyAction>>>,
+    "Answers with what a database says to a statement, as JSON." query: Option<At<QueryAction>>,
 } required ["path"] }
 
 #[derive(Clone, Debug, Default)]

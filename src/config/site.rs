@@ -88,6 +88,8 @@ pub(super) struct Making<'d> {
     pub(super) trusted: Arc<Trusted>,
     /// The sets of fields of every answer.
     pub(super) everywhere: Vec<Table<'d>>,
+    /// The databases that routes ask, and whether they only read.
+    pub(super) used: Vec<(&'d str, bool)>,
 }
 
 /// A table of fields, and the word that asks for it.
@@ -121,6 +123,7 @@ impl<'d> Making<'d> {
                     .hearing(document.server.trusted_fields),
             ),
             everywhere: Vec::new(),
+            used: Vec::new(),
         };
         making.server();
         making.log();
@@ -133,6 +136,7 @@ impl<'d> Making<'d> {
         for route in &document.routes {
             making.route(route);
         }
+        making.databases();
         making
     }
 
@@ -302,6 +306,7 @@ impl<'d> Making<'d> {
             ("files", route.files.as_ref().map(|action| &action.span)),
             ("channel", route.channel.as_ref().map(|action| &action.span)),
             ("proxy", route.proxy.as_ref().map(|action| &action.span)),
+            ("query", route.query.as_ref().map(|action| &action.span)),
         ];
         let is_there =
             |(name, span): &(&'static str, Option<&'d Span>)| span.map(|span| (*name, span));
@@ -309,7 +314,7 @@ impl<'d> Making<'d> {
         named.sort_by_key(|(_, span)| span.start);
         match &named[..] {
             [] => {
-                let instead = "add one of: respond, redirect, files, channel, proxy";
+                let instead = "add one of: respond, redirect, files, channel, proxy, query";
                 self.mistake(&route.path.span, "this route does nothing", instead);
             }
             [(first, at), more @ ..] => {
@@ -345,10 +350,12 @@ impl<'d> Making<'d> {
             self.channel(&action.value, route, &before, &methods);
         } else if let Some(action) = &route.proxy {
             self.proxy(&action.value.0, route, &before, &methods);
+        } else if let Some(action) = &route.query {
+            self.query(&action.value, route, &before, &methods);
         }
     }
 
-    fn add(
+    pub(super) fn add(
         &mut self,
         method: &str,
         route: &'d RouteSection,
@@ -535,7 +542,9 @@ pub(super) fn finish(added: &mut Route<()>, route: &RouteSection, fields: &[Fiel
         added.body_limit(body);
     }
     // No others look at it.
-    if route.channel.is_none() && route.proxy.is_none() {
+    let query = route.query.as_ref();
+    let is_asked = query.is_some_and(|action| action.value.reads_body());
+    if route.channel.is_none() && route.proxy.is_none() && !is_asked {
         added.ignore_body();
     }
     if !fields.is_empty() {

@@ -10,6 +10,8 @@ pub mod files;
 #[cfg(feature = "postgres")]
 pub mod pg;
 pub mod proxy;
+#[cfg(feature = "postgres")]
+pub mod query;
 pub mod redis;
 pub mod respond;
 pub mod welcome;

@@ -38,7 +38,11 @@ fn keys(schema: &Json, path: &str, is_required: bool, found: &mut BTreeMap<Strin
         }
     } else if item["properties"].is_object() {
         keys(item, path, false, found);
-    } else if item["anyOf"].is_array() && path.ends_with(".servers") {
+    } else if item["anyOf"].is_array()
+        && [".servers", ".params"]
+            .iter()
+            .any(|end| path.ends_with(end))
+    {
         keys(item, path, is_required, found);
     } else if named["properties"].is_object() {
         keys(named, &format!("{path}.NAME"), false, found);
@@ -89,7 +93,7 @@ fn every_section_has_an_example() {
             assert!(rest.contains("```toml\n"), "{title}");
         }
     }
-    for action in ["respond", "redirect", "files", "channel", "proxy"] {
+    for action in ["respond", "redirect", "files", "channel", "proxy", "query"] {
         let part = text
             .split(&format!("\n### `{action}`\n"))
             .nth(1)

@@ -329,3 +329,73 @@ fn upstreams() {
     let fields = ["\"either\"", "\"x-forwarded\"", "\"forwarded\""];
     each("server", "trusted_fields", &fields);
 }
+
+#[test]
+fn databases() {
+    let database = "[databases.main]\nurl = \"postgres://app@localhost/app\"\n";
+    let route = "[[routes]]\npath = \"/{id}\"\n";
+    for (key, value) in [
+        ("warm", "10"),
+        ("connections", "1"),
+        ("idle", "\"0s\""),
+        ("jitter", "\"0%\""),
+        ("queue", "1"),
+        ("statement_timeout", "\"1ms\""),
+        ("connect_timeout", "\"1s\""),
+        ("result", "\"64KiB\""),
+        (
+            "parameters",
+            "{ search_path = \"a, b\", \"shop.user\" = \"\" }",
+        ),
+    ] {
+        let config = format!("{route}respond = {{}}\n{database}{key} = {value}\n");
+        passes(&config, config.as_bytes());
+    }
+    for url in [
+        "postgres://app:p%20w@[::1]:5433/app?application_name=web",
+        "postgresql://app@/app?host=/run/postgresql",
+        "postgres://app:${PORT}@db/app?sslmode=disable",
+    ] {
+        let config = format!("{route}respond = {{}}\n[databases.a-b_1]\nurl = \"{url}\"\n");
+        passes(&config, config.as_bytes());
+    }
+    for (methods, query) in [
+        ("", "sql = \"select 1\""),
+        (
+            "",
+            "sql = \"select $1, $1\", params = [\"{id}\"], shape = \"value\"",
+        ),
+        (
+            "",
+            "sql = \"(values ($1))\", params = [{ from = \"{query.a}\", default = \"\" }], rows = 0",
+        ),
+        (
+            "",
+            "sql = \"with a as (select 1) select 2;\", rows = 1, status = 203",
+        ),
+        (
+            "[\"GET\", \"POST\"]",
+            "sql = \"select $1\", params = [\"{header.X-User}\"], timeout = \"1s\"",
+        ),
+        (
+            "[\"POST\"]",
+            "sql = \"select $1, $2\", params = [{ from = \"{body}\", required = true }, \"{body.a}\"]",
+        ),
+        (
+            "[\"PUT\", \"PATCH\"]",
+            "sql = \"call p($1)\", params = [\"fixed\"]",
+        ),
+        (
+            "[\"DELETE\"]",
+            "sql = \"\"\"delete from a -- ; $1\n\"\"\", shape = \"one\", status = 204",
+        ),
+    ] {
+        let methods = match methods {
+            "" => String::new(),
+            methods => format!("methods = {methods}\n"),
+        };
+        let config =
+            format!("{route}{methods}query = {{ database = \"main\", {query} }}\n{database}");
+        passes(&config, config.as_bytes());
+    }
+}

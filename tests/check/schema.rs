@@ -185,7 +185,15 @@ fn it_refuses_wrong_types_and_unknown_keys() {
 
 #[test]
 fn samples_are_right_by_it() {
-    for sample in ["static", "spa", "redirects", "workers", "channel", "proxy"] {
+    for sample in [
+        "static",
+        "spa",
+        "redirects",
+        "workers",
+        "channel",
+        "proxy",
+        "database",
+    ] {
         let path = in_crate(&format!("docs/samples/{sample}.toml"));
         accepts(sample, &std::fs::read_to_string(path).expect(sample));
     }

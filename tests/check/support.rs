@@ -124,9 +124,13 @@ impl Running {
         url.trim_end_matches('/').to_string()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal by name.
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status();
         assert!(status.expect("kill(1)").success(), "kill -s {name} {pid}");
     }

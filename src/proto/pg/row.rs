@@ -266,21 +266,60 @@ impl Row {
         for (at, (column, raw)) in self.values().enumerate() {
             out.push(if at == 0 { b'{' } else { b',' });
             out.extend_from_slice(column.key.as_bytes());
-            let written = match raw {
-                None => {
-                    out.extend_from_slice(b"null");
-                    Ok(())
-                }
-                Some(raw) => column.value(raw)?.json(out, limit),
-            };
-            written.map_err(|why| match why {
-                TOO_LONG => ConvertError::TooLong {
-                    limit: self.columns.json,
-                },
-                why => column.error(why),
-            })?;
+            self.write_value(column, raw, out, limit)?;
         }
         out.extend_from_slice(if self.is_empty() { b"{}" } else { b"}" });
         Ok(())
+    }
+
+    /// Appends one of its values as JSON, as [`Row::json`] does, by number or name.
+    ///
+    /// # Errors
+    /// No such column, or bytes that are no value of their type. What was written of it is taken back.
+    ///
+    /// ```no_run
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.get("/count", |cx, _, res| {
+    ///     let res = res.defer();
+    ///     cx.pg("main").one("select count(*) from users", (), move |_, row| {
+    ///         let mut json = Vec::new();
+    ///         if let Ok(Some(row)) = row && row.json_value(0, &mut json).is_ok() {
+    ///             res.header("content-type", "application/json").bytes(json);
+    ///         }
+    ///     });
+    /// });
+    /// ```
+    pub fn json_value(&self, index: impl Index, out: &mut Vec<u8>) -> Result<(), ConvertError> {
+        let (column, raw) = self.find(&index)?;
+        let begin = out.len();
+        let limit = begin.saturating_add(self.columns.json);
+        let written = self.write_value(column, raw, out, limit);
+        if written.is_err() {
+            out.truncate(begin);
+        }
+        written
+    }
+
+    fn write_value(
+        &self,
+        column: &Column,
+        raw: Option<&[u8]>,
+        out: &mut Vec<u8>,
+        limit: usize,
+    ) -> Result<(), ConvertError> {
+        let written = match raw {
+            None => {
+                out.extend_from_slice(b"null");
+                Ok(())
+            }
+            Some(raw) => column.value(raw)?.json(out, limit),
+        };
+        written.map_err(|why| match why {
+            TOO_LONG => ConvertError::TooLong {
+                limit: self.columns.json,
+            },
+            why => column.error(why),
+        })
     }
 }
