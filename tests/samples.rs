@@ -2,6 +2,8 @@
 
 #[path = "check/curl.rs"]
 mod curl;
+#[path = "pg_service/installed.rs"]
+mod installed;
 #[allow(dead_code)]
 #[path = "pg_service/server.rs"]
 mod server;
