@@ -169,16 +169,6 @@ def sample(name, server_name, options, commands, scratch):
             return found, said
 
 
-def figures(samples, wanted, digits, value):
-    """A table of medians, whatever `value` finds in a sample."""
-    lines = [["scenario", *wanted]]
-    for name in SCENARIOS:
-        row = {n: [value(s) for s in samples if (s["scenario"], s["server"]) == (name, n) and value(s) is not None] for n in wanted}
-        if any(row.values()):
-            lines.append([name, *(bench.cell(row[n], digits) for n in wanted)])
-    return bench.markdown(lines) if len(lines) > 1 else ""
-
-
 def main():
     p = bench.parser(__doc__, SCENARIOS, "{port} and {upstream} (the port behind it) are filled in")
     p.prog += " proxy"
@@ -204,12 +194,12 @@ def main():
 
     rows, about = bench.report("scripts/bench proxy", options, samples, wanted, SCENARIOS)
     loads = [s for s in samples if s["scenario"] != "latency"]
-    print(f"\nµs of CPU per request\n\n{figures(loads, wanted, 1, lambda s: s.get('value'))}")
+    print(f"\nµs of CPU per request\n\n{bench.figures(loads, wanted, SCENARIOS, 1, lambda s: s.get('value'))}")
     if options.calls:
         moves = lambda s: sum(n for name, n in s["calls"].items() if MOVES.fullmatch(name)) if "calls" in s else None
         every = lambda s: sum(s["calls"].values()) if "calls" in s else None
-        print(f"\ncalls per request that move bytes\n\n{figures(samples, wanted, 2, moves)}")
-        print(f"\nsystem calls per request\n\n{figures(samples, wanted, 2, every)}")
+        print(f"\ncalls per request that move bytes\n\n{bench.figures(samples, wanted, SCENARIOS, 2, moves)}")
+        print(f"\nsystem calls per request\n\n{bench.figures(samples, wanted, SCENARIOS, 2, every)}")
     if options.svg:
         options.svg.write_text(bench.chart(rows, wanted, SCENARIOS, about))
     sys.exit(1 if bench.failed(samples) else 0)

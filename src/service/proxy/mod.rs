@@ -186,6 +186,7 @@ impl Proxy {
             .then(|| Asker::of(&incoming));
         let about = About {
             id: req.id(),
+            #[cfg(feature = "sticky")]
             secure: incoming.client.proto == Some("https"),
             asker,
         };
@@ -353,6 +354,7 @@ impl Proxy {
 struct About {
     id: RequestId,
     /// Its client has come over TLS, as somebody trusted says.
+    #[cfg(feature = "sticky")]
     secure: bool,
     /// Only where a rule for answers wants it.
     asker: Option<Asker>,
