@@ -621,3 +621,51 @@ fn a_connection_of_ones_own_does_not_stay() {
     assert_eq!((node.status().open, node.status().made), (3, 3));
     eventually("it is closed", || node.status().open == 2);
 }
+
+#[test]
+fn commands_are_awaited_and_given_up() {
+    let redis = RedisServer::start(&[]);
+    let node = Node::of(&redis);
+    let told = node.post(|cx, tell| {
+        let task = cx.task();
+        let asks = async move {
+            let cache = task.redis("cache");
+            let mut said = Vec::new();
+            said.push(answer(cache.command(["SET", "k", "1"]).await));
+            let commands = [["INCR", "k"], ["GET", "k"]];
+            said.push(list(cache.multi(commands).await));
+            let script = Script::new("return {KEYS[1], ARGV[1]}");
+            said.push(answer(cache.script(&script, &["k"], &["v"]).await));
+            let (one, two) = futures_util::future::join(
+                cache.command(["GET", "k"]),
+                cache.command(["NONSENSE"]),
+            )
+            .await;
+            said.extend([answer(one), answer(two).map_err(|_| "refused".into())]);
+            // Its connection goes, too.
+            let job = cache.command(["BLPOP", "jobs", "0"]);
+            let late = task.timeout(Duration::from_millis(100), job).await;
+            said.push(Ok(late.is_err().to_string()));
+            tell.send(said).expect("sent");
+        };
+        cx.spawn(asks).expect("room for a task");
+    });
+    let ok = |text: &str| Ok(text.to_string());
+    assert_eq!(
+        told.recv_timeout(PATIENCE).expect("answers"),
+        [
+            ok("OK"),
+            ok("[2 2]"),
+            ok("[k v]"),
+            ok("2"),
+            Err("refused".to_string()),
+            ok("true"),
+        ]
+    );
+    eventually("nobody waits for a job", || {
+        !node
+            .ask(&["CLIENT", "LIST"])
+            .expect("clients")
+            .contains("cmd=blpop")
+    });
+}

@@ -13,6 +13,7 @@
 //!
 //! The protocol is `proto/redis.rs`. Cluster and Sentinel are not known to it, nor TLS.
 
+mod awaits;
 mod command;
 mod error;
 mod hub;
@@ -21,6 +22,7 @@ pub(super) mod wire;
 
 pub use crate::proto::redis::{Url, UrlError};
 pub use crate::proto::resp::{Bounds, Value};
+pub use awaits::TaskRedis;
 pub use command::{Arg, Command, Script};
 pub use error::RedisError;
 pub use subscribe::Subscribed;
