@@ -595,14 +595,17 @@ impl<S: 'static> Hub<S> {
         if self.queue.len() >= limit {
             return self.finish(db, cx, id, Err(PgErrorKind::QueueFull { limit }));
         }
-        let wait = (db.settings.queue_wait, "queue_wait");
-        let (limit, setting) = match timeout {
-            Some(timeout) if timeout < wait.0 => (timeout, "timeout"),
-            _ => wait,
-        };
-        self.set_deadline(id, Some((since + limit, limit, setting)));
         self.queue.push_back(id);
         self.pump(db, cx);
+        // It waits: in the queue it has another deadline than with the server.
+        if self.jobs.get(&id).is_some_and(|job| job.on.is_none()) {
+            let wait = (db.settings.queue_wait, "queue_wait");
+            let (limit, setting) = match timeout {
+                Some(timeout) if timeout < wait.0 => (timeout, "timeout"),
+                _ => wait,
+            };
+            self.set_deadline(id, Some((since + limit, limit, setting)));
+        }
     }
 
     /// Gives those who wait what there is, and makes connections for those for whom there is nothing.
