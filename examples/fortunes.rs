@@ -64,14 +64,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
     });
     app.get("/queries", |cx, req, res| {
-        let (n, res) = (count(&req), res.defer());
+        let (n, res) = (count(req), res.defer());
         worlds(cx, (0..n).map(|_| random()), |_, found| match found {
             Ok(worlds) => res.json(&worlds),
             Err(error) => fail(res, &*error),
         });
     });
     app.get("/updates", |cx, req, res| {
-        let (n, res) = (count(&req), res.defer());
+        let (n, res) = (count(req), res.defer());
         let mut ids = BTreeSet::new();
         while ids.len() < n {
             ids.insert(random());
@@ -90,7 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             });
     });
     app.get("/cached", |cx, req, res| {
-        let n = count(&req);
+        let n = count(req);
         if !cx.state.is_empty() {
             return res.json(&sample(cx.state, n));
         }
