@@ -51,7 +51,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let port: u16 = args.next().as_deref().unwrap_or("8080").parse()?;
 
     let mut app = App::new();
-    app.postgres("main", Postgres::new(&url)?.queue(32_000));
+    // Few connections: what is asked in one turn of the loop leaves in one write on each. A database with
+    // more cores to itself than these would do with more.
+    let database = Postgres::new(&url)?.connections(4);
+    app.postgres("main", database.pipeline(8_192).queue(32_000));
 
     app.get("/db", |cx, _, res| {
         let res = res.defer();

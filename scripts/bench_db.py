@@ -45,7 +45,7 @@ for scenario in SCENARIOS.values():
     scenario |= dict(connections=64, target={})
 
 SETTINGS = dict(listen_addresses="127.0.0.1", unix_socket_directories="", max_connections=200, fsync="off",
-                synchronous_commit="off", full_page_writes="off", autovacuum="off", max_wal_size="4GB", jit="off")
+                synchronous_commit="off", full_page_writes="off", autovacuum="off", max_wal_size="1GB", jit="off")
 FORTUNES = """fortune: No such file or directory
 A computer scientist is someone who fixes things that aren't broken.
 After enough decimal places, nobody gives a damn.

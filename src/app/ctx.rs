@@ -133,6 +133,8 @@ pub(crate) struct Core<S> {
     pub(crate) generations: u32,
     /// Shared, for handles that have a job for the loop without a `Ctx` at hand.
     pub(crate) jobs: Rc<Queue<Job<S>>>,
+    /// For the end of this turn.
+    pub(crate) last: Vec<Callback<S>>,
     /// What happens when offloaded work is done: called with `false` if it was refused.
     pub(crate) offloads: Slab<Finish<S>>,
     pub(crate) outbox: Rc<Outbox>,
@@ -165,6 +167,7 @@ impl<S> Core<S> {
             calls: Slab::new(),
             generations: 0,
             jobs,
+            last: Vec::new(),
             offloads: Slab::new(),
             outbox,
             mailbox,
@@ -360,6 +363,25 @@ impl<S: 'static> Ctx<'_, S> {
     /// ```
     pub fn later(&self) -> Later<S> {
         Later(Rc::downgrade(&self.core.jobs))
+    }
+
+    /// Calls `f` at the end of this turn of the loop, when all who had something to say have said it: what many have
+    /// asked for is then done once. Asked for there, it is for the end of the next turn, which comes at once.
+    ///
+    /// ```
+    /// use loopwright::{App, Ctx};
+    /// /// How many have asked since the last time.
+    /// fn ask(cx: &mut Ctx<'_, u64>) {
+    ///     *cx.state += 1;
+    ///     if *cx.state == 1 {
+    ///         cx.at_end_of_turn(|cx| log::info!("{} together", std::mem::take(cx.state)));
+    ///     }
+    /// }
+    /// let mut app: App<u64> = App::new();
+    /// app.get("/", |cx, _, res| { ask(cx); res.text("noted") });
+    /// ```
+    pub fn at_end_of_turn(&mut self, f: impl FnOnce(&mut Ctx<'_, S>) + 'static) {
+        self.core.last.push(Box::new(f));
     }
 
     /// Runs `work` on another thread, then `then` with its result on this loop. For work that

@@ -246,6 +246,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 self.run_partner();
             }
         }
+        self.run_last();
         self.reap();
         let goes_on = !self.is_stopped();
         if !goes_on {
@@ -257,6 +258,15 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             self.core.mailbox.close();
         }
         Ok(goes_on)
+    }
+
+    /// What was to wait until everybody has had their turn: what they have asked for leaves together.
+    fn run_last(&mut self) {
+        for call in std::mem::take(&mut self.core.last) {
+            self.call("the end of a turn", call);
+            self.settle();
+            self.run_partner();
+        }
     }
 
     /// Turns until the server has stopped.
@@ -336,6 +346,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         let has_work = !self.runnable.is_empty()
             || !self.outbox.is_empty()
             || !self.core.jobs.is_empty()
+            || !self.core.last.is_empty()
             || self.has_woken()
             || self.core.mailbox.is_pending()
             || !self.mail.is_empty()

@@ -258,6 +258,8 @@ pub(super) struct Hub<S: 'static> {
     pub(super) transactions: BTreeMap<Id, (Id, Instant)>,
     pub(super) deadlines: BTreeSet<(Instant, Id)>,
     armed: Option<(Instant, TimerId)>,
+    /// At the end of the turn, once, whoever has entered it.
+    will_arm: bool,
     backoff: Backoff,
     attempts: usize,
     /// Not before this; `None`: the last attempt was a good one.
@@ -311,6 +313,7 @@ impl<S: 'static> Database<S> {
             transactions: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             armed: None,
+            will_arm: false,
             ear: Ear::new(backoff.clone()),
             backoff,
             attempts: 0,
@@ -345,7 +348,15 @@ impl<S: 'static> Database<S> {
     ) -> Option<R> {
         self.hub.with(|hub| {
             let result = f(hub, self, cx);
-            hub.arm(self, cx);
+            if !std::mem::replace(&mut hub.will_arm, true) {
+                let db = self.clone();
+                cx.at_end_of_turn(move |cx| {
+                    db.hub.with(|hub| {
+                        hub.will_arm = false;
+                        hub.arm(&db, cx);
+                    });
+                });
+            }
             result
         })
     }
@@ -525,14 +536,17 @@ impl<S: 'static> Hub<S> {
         if self.queue.len() >= limit {
             return self.finish(db, cx, id, Err(PgErrorKind::QueueFull { limit }));
         }
-        let wait = (db.settings.queue_wait, "queue_wait");
-        let (limit, setting) = match timeout {
-            Some(timeout) if timeout < wait.0 => (timeout, "timeout"),
-            _ => wait,
-        };
-        self.set_deadline(id, Some((since + limit, limit, setting)));
         self.queue.push_back(id);
         self.pump(db, cx);
+        // It waits: in the queue it has another deadline than with the server.
+        if self.jobs.get(&id).is_some_and(|job| job.on.is_none()) {
+            let wait = (db.settings.queue_wait, "queue_wait");
+            let (limit, setting) = match timeout {
+                Some(timeout) if timeout < wait.0 => (timeout, "timeout"),
+                _ => wait,
+            };
+            self.set_deadline(id, Some((since + limit, limit, setting)));
+        }
     }
 
     /// Gives those who wait what there is, and makes connections for those for whom there is nothing.
@@ -653,14 +667,14 @@ impl<S: 'static> Hub<S> {
         Ok(())
     }
 
-    /// What is asked in this turn leaves together, when whoever asks has returned.
+    /// What is asked in this turn, by whomever, leaves together at its end.
     pub(super) fn touch(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
         if !std::mem::replace(&mut conn.is_dirty, true) {
             let db = db.clone();
-            cx.later().call(move |cx| db.run(cx, id, &[]));
+            cx.at_end_of_turn(move |cx| db.run(cx, id, &[]));
         }
     }
 
