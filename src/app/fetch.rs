@@ -827,7 +827,10 @@ impl<S> Core<S> {
         // A look at a server's health is about that server.
         let is_retired = fetching.only.is_none()
             && (self.upstreams.get(before)).is_some_and(|group| group.is_retired());
-        let Some(group) = self.upstreams.find(&fetching.name).filter(|_| is_retired) else {
+        if !is_retired {
+            return Ok(());
+        }
+        let Some(group) = self.upstreams.find(&fetching.name) else {
             return Ok(());
         };
         (fetching.group, fetching.tried) = (group, Tried::new());
