@@ -198,22 +198,18 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         conn.role = Role::Http;
         if let Some(tunnel) = self.tunnels.try_remove(key as usize) {
             let Tunnel { sides, dialled, .. } = tunnel;
-            self.leave_group(&dialled, sides[1].id);
-            for side in sides {
-                if side.id == id {
-                    continue;
-                }
-                if side.id == sides[1].id {
-                    // Its place is free from here on.
-                    self.cut(side.id, "the other side of its tunnel is gone");
-                    continue;
-                }
+            let [client, server] = sides.map(|side| side.id);
+            self.leave_group(&dialled, server);
+            if id == client {
+                // Its place is free from here on.
+                self.cut(server, "the other side of its tunnel is gone");
+            } else {
                 // What waits for the client goes out yet: the last words, or an answer to a request before.
-                if let Some(conn) = self.conns.get_mut(side.id) {
+                if let Some(conn) = self.conns.get_mut(client) {
                     conn.role = Role::Http;
                     conn.http.abort();
                 }
-                self.wake(side.id);
+                self.wake(client);
             }
             self.run_group_soon(dialled.group);
         }
