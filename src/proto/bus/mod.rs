@@ -16,7 +16,6 @@ pub mod channels;
 pub mod link;
 pub mod pattern;
 
-pub use crate::base::backoff::Backoff;
 pub use away::Outage;
 pub use channels::Channels;
 pub use link::Link;

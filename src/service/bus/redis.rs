@@ -12,7 +12,8 @@
 use super::super::dial::Shared;
 use super::super::redis::wire::{self, Line, Owner};
 use super::{BusLimits, GATHERED, Hearing, Stats, deliver, pattern, stamped};
-use crate::proto::bus::{Backoff, Channels, MAX_ENVELOPE, Outage, Pattern, Stamps};
+use crate::base::backoff::Backoff;
+use crate::proto::bus::{Channels, MAX_ENVELOPE, Outage, Pattern, Stamps};
 use crate::proto::redis::{Error, Event, Settings, Url, Verb};
 use crate::proto::resp::{Bounds, Value};
 use crate::{Bus, Bytes, Ctx};

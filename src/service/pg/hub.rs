@@ -24,7 +24,7 @@ use super::super::dial::{self, Shared, hand_on};
 use super::cancel::Cancel;
 use super::listen::Ear;
 use super::{CopyIn, PgError, PgErrorKind, PgStatus, Postgres, Rows, Tx, is_plain};
-use crate::proto::bus::Backoff;
+use crate::base::backoff::Backoff;
 use crate::proto::pg::{Error, Limits, Query, Refusal, Row, Session, Status};
 use crate::upstream::pool::{Action, Back, Bounds, Checkout, Pool};
 use crate::{Bytes, Ctx, Demand, Instant, Link, LinkHandle, Store, Target, TimerId};

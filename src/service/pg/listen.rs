@@ -9,7 +9,7 @@
 use super::hub::{Db, Hub, Id, NOBODY, Use};
 use super::transaction::quoted;
 use super::{Notification, Pg};
-use crate::proto::bus::Backoff;
+use crate::base::backoff::Backoff;
 use crate::{Ctx, Instant, Later};
 use std::collections::BTreeMap;
 
