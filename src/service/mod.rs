@@ -2,6 +2,7 @@
 //! That it can be is the proof that the surface is good.
 
 pub mod access_log;
+mod agenda;
 pub mod bus;
 pub mod channel;
 mod dial;

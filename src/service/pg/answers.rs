@@ -4,7 +4,8 @@
 //! What the embedder has to say whether there may be more of, is called here, between two looks into the hub: then nobody
 //! has it. If it says no, the connection is held until [`Database::resume`], or until it has done so for too long.
 
-use super::hub::{Database, Db, Hub, Id, NOBODY, PIECE, Sink, Source, Take, Use};
+use super::hub::{Database, Db, Hub, PIECE, Use};
+use super::job::{Id, NOBODY, Sink, Source, Take};
 use super::{CopyIn, PgErrorKind};
 use crate::proto::pg::{Columns, Event, QueryError, Row, Status, Tag};
 use crate::service::dial::hand_on;
@@ -20,8 +21,14 @@ enum Step<S: 'static> {
 }
 
 impl<S: 'static> Database<S> {
-    /// What came in on a connection, or nothing: then what it has to say is looked after.
+    /// What came in on a connection.
     pub(super) fn run(self: &Rc<Self>, cx: &mut Ctx<'_, S>, conn: Id, bytes: &[u8]) {
+        self.take(cx, conn, bytes);
+        self.enter(cx, |hub, _, _| hub.touch(conn));
+    }
+
+    /// The same, or nothing: then what the connection has to say is looked after.
+    pub(super) fn take(self: &Rc<Self>, cx: &mut Ctx<'_, S>, conn: Id, bytes: &[u8]) {
         let mut kept = self.hub.with(|hub| hub.take_kept(conn)).unwrap_or_default();
         let mut input = bytes;
         if !kept.is_empty() {
@@ -29,7 +36,7 @@ impl<S: 'static> Database<S> {
             input = &kept;
         }
         loop {
-            let step = self.enter(cx, |hub, db, cx| hub.step(db, cx, conn, &mut input));
+            let step = self.hub.with(|hub| hub.step(self, cx, conn, &mut input));
             match step {
                 None | Some(Step::Done) => break,
                 Some(Step::Row(job, mut take, row)) => {
@@ -53,7 +60,6 @@ impl<S: 'static> Database<S> {
                 Some(Step::Feed(job)) => self.feed(cx, job),
             }
         }
-        self.enter(cx, |hub, db, cx| hub.flush(db, cx, conn));
     }
 
     /// Asks for data that is to be copied in, for as long as there is room.
@@ -92,7 +98,7 @@ impl<S: 'static> Hub<S> {
     }
 
     pub(super) fn sink(&mut self, job: Id) -> Option<&mut Sink<S>> {
-        self.jobs.get_mut(&job).map(|job| &mut job.sink)
+        self.jobs.get_mut(job).map(|job| &mut job.sink)
     }
 
     /// Takes events, up to one that needs the embedder.
@@ -188,7 +194,7 @@ impl<S: 'static> Hub<S> {
     }
 
     fn on_copy_in(&mut self, cx: &mut Ctx<'_, S>, conn: Id, id: Id) -> Option<Step<S>> {
-        let job = self.jobs.get_mut(&id)?;
+        let job = self.jobs.get_mut(id)?;
         job.is_copying = true;
         if job.sink.is_nobody() {
             let conn = self.conns.get_mut(&conn)?;
@@ -266,8 +272,7 @@ impl<S: 'static> Hub<S> {
         id: Id,
         result: Result<Tag, PgErrorKind>,
     ) {
-        self.set_deadline(id, None);
-        let Some(job) = self.jobs.remove(&id) else {
+        let Some(job) = self.jobs.remove(id) else {
             return;
         };
         if job.waits
@@ -275,12 +280,23 @@ impl<S: 'static> Hub<S> {
         {
             conn.unhold(cx.now());
         }
-        if job.sink.is_nobody() {
+        self.tell(db, cx, job.sink, result);
+    }
+
+    /// What came of it, to whoever waits for it.
+    pub(super) fn tell(
+        &mut self,
+        db: &Db<S>,
+        cx: &mut Ctx<'_, S>,
+        sink: Sink<S>,
+        result: Result<Tag, PgErrorKind>,
+    ) {
+        if sink.is_nobody() {
             return;
         }
         self.errors += u64::from(result.is_err());
         let later = cx.later();
-        match (job.sink, result) {
+        match (sink, result) {
             (sink, Err(kind)) => {
                 let error = db.error(kind);
                 later.call(move |cx| sink.fail(cx, error));
@@ -302,13 +318,12 @@ impl<S: 'static> Hub<S> {
 
     /// A job that ends without an answer of its own; who waits for it comes back.
     pub(super) fn take_job(&mut self, id: Id) -> Option<Sink<S>> {
-        self.set_deadline(id, None);
-        self.jobs.remove(&id).map(|job| job.sink)
+        self.jobs.remove(id).map(|job| job.sink)
     }
 
     /// Who waits for a job; from now on nobody does, and its time does not count.
     pub(super) fn abandon(&mut self, id: Id) -> Option<Sink<S>> {
-        let job = self.jobs.get_mut(&id)?;
+        let job = self.jobs.get_mut(id)?;
         let sink = std::mem::replace(&mut job.sink, Sink::Nobody);
         self.errors += u64::from(!sink.is_nobody());
         self.set_deadline(id, None);
@@ -317,16 +332,15 @@ impl<S: 'static> Hub<S> {
 
     pub(super) fn add_transaction(&mut self, id: Id, conn: Id, until: Instant) {
         self.transactions.insert(id, (conn, until));
-        self.deadlines.insert((until, id));
+        self.agenda.note(until);
     }
 
     /// Nothing more is asked in it.
     pub(super) fn end_transaction(&mut self, id: Id) {
-        if let Some((conn, until)) = self.transactions.remove(&id) {
-            self.deadlines.remove(&(until, id));
-            if let Some(conn) = self.conns.get_mut(&conn) {
-                conn.tx = None;
-            }
+        if let Some((conn, _)) = self.transactions.remove(&id)
+            && let Some(conn) = self.conns.get_mut(&conn)
+        {
+            conn.tx = None;
         }
     }
 
@@ -339,7 +353,7 @@ impl<S: 'static> Hub<S> {
 
     /// What who takes rows has said.
     fn demanded(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, demand: Demand) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some(job) = self.jobs.get_mut(id) else {
             return;
         };
         match demand {
@@ -367,7 +381,7 @@ impl<S: 'static> Hub<S> {
     }
 
     fn resume(&mut self, now: Instant, id: Id) -> Option<Id> {
-        let job = self.jobs.get_mut(&id)?;
+        let job = self.jobs.get_mut(id)?;
         if !std::mem::take(&mut job.waits) {
             return None;
         }
@@ -381,13 +395,13 @@ impl<S: 'static> Hub<S> {
     /// Where the data of a copy comes from, if there is room for it. Who is asked, or the server that takes it, may take
     /// no longer than a pause may.
     fn source(&mut self, db: &Db<S>, now: Instant, id: Id) -> Option<Source<S>> {
-        let job = self.jobs.get(&id).filter(|job| job.is_copying)?;
+        let job = self.jobs.get(id).filter(|job| job.is_copying)?;
         let deadline = job.deadline(now, Some(db.settings.hold));
         self.set_deadline(id, deadline);
         if !self.push_rest(id) {
             return None;
         }
-        let job = self.jobs.get_mut(&id)?;
+        let job = self.jobs.get_mut(id)?;
         match &mut job.sink {
             Sink::CopyIn(source, _) if !job.waits => source.take(),
             _ => None,
@@ -396,7 +410,7 @@ impl<S: 'static> Hub<S> {
 
     /// Writes what is there of a copy's data; whether that was all, and there is room for more.
     fn push_rest(&mut self, id: Id) -> bool {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some(job) = self.jobs.get_mut(id) else {
             return false;
         };
         let Some(conn) = job.on.and_then(|conn| self.conns.get_mut(&conn)) else {
@@ -421,7 +435,7 @@ impl<S: 'static> Hub<S> {
     /// Whether there may be more.
     fn fed(&mut self, cx: &mut Ctx<'_, S>, id: Id, piece: CopyIn) -> bool {
         let now = cx.now();
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some(job) = self.jobs.get_mut(id) else {
             return false;
         };
         let Some(conn) = job.on.and_then(|conn| self.conns.get_mut(&conn)) else {

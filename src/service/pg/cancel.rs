@@ -10,7 +10,8 @@
 //! has closed the connection that the request came on, which it does when it has delivered it; and if that is not how it
 //! ended, this connection is closed, too, once it has answered.
 
-use super::hub::{Db, Hub, Id, Sink, Use};
+use super::hub::{Db, Hub, Use};
+use super::job::{Id, Sink};
 use super::{PgErrorKind, hub};
 use crate::proto::pg::cancel_request;
 use crate::{Ctx, Instant, Link, LinkHandle};
@@ -71,10 +72,7 @@ impl Cancel {
 impl<S: 'static> hub::Database<S> {
     /// Nobody waits for it any more, or not for so long: a question, or a transaction.
     pub(super) fn give_up(self: &Rc<Self>, cx: &mut Ctx<'_, S>, id: Id, kind: PgErrorKind) {
-        self.enter(cx, |hub, db, cx| {
-            hub.give_up(db, cx, id, kind);
-            hub.pump(db, cx);
-        });
+        self.enter(cx, |hub, db, cx| hub.give_up(db, cx, id, kind));
     }
 }
 
@@ -89,7 +87,7 @@ impl<S: 'static> Hub<S> {
             }
             return self.after_answer(db, cx, conn);
         }
-        let on = self.jobs.get(&id).map(|job| job.on);
+        let on = self.jobs.get(id).map(|job| job.on);
         match on {
             Some(None) => {
                 self.unqueue(id);
@@ -110,7 +108,7 @@ impl<S: 'static> Hub<S> {
         };
         let error = db.error(kind);
         cx.later().call(move |cx| sink.fail(cx, error));
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some(job) = self.jobs.get_mut(id) else {
             return;
         };
         let (on, ticket) = (job.on, job.ticket);
@@ -126,7 +124,7 @@ impl<S: 'static> Hub<S> {
                 conn.unhold(cx.now());
             }
         }
-        self.touch(db, cx, on);
+        self.touch(on);
     }
 
     /// Has what a connection is about cancelled, if nobody waits for any of it.
@@ -135,7 +133,7 @@ impl<S: 'static> Hub<S> {
             return;
         };
         let is_abandoned = |(_, job): &(u64, Id)| {
-            let job = self.jobs.get(job);
+            let job = self.jobs.get(*job);
             job.is_some_and(|job| matches!(job.sink, Sink::Nobody))
         };
         let is_pooled = matches!(conn.used, Use::Shared | Use::Own);
@@ -218,7 +216,6 @@ impl<S: 'static> Hub<S> {
             false => Cancel::Again(now + AGAIN),
         };
         self.after_answer(db, cx, id);
-        self.pump(db, cx);
     }
 }
 

@@ -8,178 +8,40 @@
 //!            a pause, then one attempt at a time    │         └── not clean: ROLLBACK, DISCARD ALL ─┘
 //!                                                   └─ or closed: too old, too many, in doubt
 //! ```
-//! A job is a question and who waits for its answer. It is in `queue`, or its connection has it in `asked`; it leaves
-//! `jobs` with its answer, once.
+//! What is asked in a turn of the loop waits in `queue` until its end, and so does what is to be written: whatever has
+//! happened in a turn, at its end those who wait get what there is ([`Hub::pump`]), and each connection writes once.
 //!
 //! Invariants:
 //! 1. The pool has a connection in use exactly while it has something in `asked`, belongs to a transaction, or somebody
 //!    cancels on it.
 //! 2. A job that is `alone` shares its connection with nobody: [`Use::Own`], from its checkout to its recycling.
-//! 3. While a job waits in the queue, newcomers wait behind it.
+//! 3. A job is in `queue`, or its connection has it in `asked`. While one waits in the queue, newcomers wait behind it.
 //! 4. Nothing of the embedder's is called while the hub is taken: its callbacks are left for later, but for those that
 //!    say whether more may come ([`Step`]).
 //! 5. Nothing is asked twice: what was written when a connection ends is [`PgErrorKind::Lost`].
 
+use super::super::agenda::Agenda;
 use super::super::dial::{self, Shared, hand_on};
 use super::cancel::Cancel;
+use super::job::{Ask, Deadline, Id, Job, Jobs, NOBODY, Sink};
 use super::listen::Ear;
-use super::{CopyIn, PgError, PgErrorKind, PgStatus, Postgres, Rows, Tx, is_plain};
+use super::{PgError, PgErrorKind, PgStatus, Postgres, is_plain};
 use crate::base::backoff::Backoff;
-use crate::proto::pg::{Error, Limits, Query, Refusal, Row, Session, Status};
+use crate::proto::pg::{Error, Limits, Refusal, Session, Status};
 use crate::upstream::pool::{Action, Back, Bounds, Checkout, Pool};
-use crate::{Bytes, Ctx, Demand, Instant, Link, LinkHandle, Store, Target, TimerId};
+use crate::{Ctx, Instant, Link, LinkHandle, Store, Target};
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 pub(super) type Db<S> = Rc<Database<S>>;
-pub(super) type Id = u64;
-pub(super) type Then<S, T> = Box<dyn FnOnce(&mut Ctx<'_, S>, Result<T, PgError>)>;
-pub(super) type Take<S, T> = Box<dyn FnMut(&mut Ctx<'_, S>, T) -> Demand>;
-pub(super) type Source<S> = Box<dyn FnMut(&mut Ctx<'_, S>) -> CopyIn>;
 
 /// Of a copy's data in one message.
 pub(super) const PIECE: usize = 64 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// What nobody waits for: the hub's own questions.
-pub(super) const NOBODY: Id = 0;
 /// The pool knows one server.
 const SERVER: usize = 0;
-
-/// What is asked.
-pub(super) enum Ask {
-    Query(Query),
-    Simple(Rc<str>),
-    CopyIn(Rc<str>),
-    CopyOut(Rc<str>),
-}
-
-/// Who waits for the answer.
-pub(super) enum Sink<S: 'static> {
-    Rows {
-        rows: Rows,
-        bytes: usize,
-        then: Then<S, Rows>,
-    },
-    /// `None`: it is being called.
-    Each(Option<Take<S, Row>>, Then<S, u64>),
-    CopyIn(Option<Source<S>>, Then<S, u64>),
-    CopyOut(Option<Take<S, Bytes>>, Then<S, u64>),
-    Begin(Then<S, Tx<S>>),
-    /// Nobody any more.
-    Nobody,
-}
-
-impl<S: 'static> Sink<S> {
-    pub(super) fn rows(
-        then: impl FnOnce(&mut Ctx<'_, S>, Result<Rows, PgError>) + 'static,
-    ) -> Sink<S> {
-        let (rows, bytes, then) = (Rows::default(), 0, Box::new(then));
-        Sink::Rows { rows, bytes, then }
-    }
-
-    pub(super) fn each(
-        row: impl FnMut(&mut Ctx<'_, S>, Row) -> Demand + 'static,
-        then: impl FnOnce(&mut Ctx<'_, S>, Result<u64, PgError>) + 'static,
-    ) -> Sink<S> {
-        Sink::Each(Some(Box::new(row)), Box::new(then))
-    }
-
-    pub(super) fn copy_in(
-        source: impl FnMut(&mut Ctx<'_, S>) -> CopyIn + 'static,
-        then: impl FnOnce(&mut Ctx<'_, S>, Result<u64, PgError>) + 'static,
-    ) -> Sink<S> {
-        Sink::CopyIn(Some(Box::new(source)), Box::new(then))
-    }
-
-    pub(super) fn copy_out(
-        piece: impl FnMut(&mut Ctx<'_, S>, Bytes) -> Demand + 'static,
-        then: impl FnOnce(&mut Ctx<'_, S>, Result<u64, PgError>) + 'static,
-    ) -> Sink<S> {
-        Sink::CopyOut(Some(Box::new(piece)), Box::new(then))
-    }
-
-    pub(super) fn is_nobody(&self) -> bool {
-        matches!(self, Sink::Nobody)
-    }
-
-    fn is_streamed(&self) -> bool {
-        matches!(self, Sink::Each(..) | Sink::CopyIn(..) | Sink::CopyOut(..))
-    }
-
-    /// There is no answer.
-    pub(super) fn fail(self, cx: &mut Ctx<'_, S>, error: PgError) {
-        match self {
-            Sink::Rows { then, .. } => then(cx, Err(error)),
-            Sink::Each(_, then) | Sink::CopyIn(_, then) | Sink::CopyOut(_, then) => {
-                then(cx, Err(error));
-            }
-            Sink::Begin(then) => then(cx, Err(error)),
-            Sink::Nobody => {}
-        }
-    }
-}
-
-/// When, for how long it will have been, and the setting that says so.
-type Deadline = (Instant, Duration, &'static str);
-
-impl<S: 'static> Job<S> {
-    fn new(
-        since: Instant,
-        ask: Ask,
-        sink: Sink<S>,
-        alone: bool,
-        timeout: Option<Duration>,
-    ) -> Job<S> {
-        Job {
-            ask: Some(ask),
-            sink,
-            on: None,
-            ticket: 0,
-            alone,
-            since,
-            timeout,
-            due: None,
-            rest: Bytes::new(),
-            waits: false,
-            is_copying: false,
-            is_watched: false,
-        }
-    }
-
-    /// Until when it may take, or the pause that begins now.
-    pub(super) fn deadline(&self, now: Instant, pause: Option<Duration>) -> Option<Deadline> {
-        let whole = self
-            .timeout
-            .map(|limit| (self.since + limit, limit, "timeout"));
-        let pause = pause.map(|limit| (now + limit, limit, "hold"));
-        whole.into_iter().chain(pause).min_by_key(|(at, ..)| *at)
-    }
-}
-
-pub(super) struct Job<S: 'static> {
-    /// Until it is asked.
-    ask: Option<Ask>,
-    pub(super) sink: Sink<S>,
-    /// The connection it is asked on; `None`: it waits in the queue.
-    pub(super) on: Option<Id>,
-    pub(super) ticket: u64,
-    pub(super) alone: bool,
-    pub(super) since: Instant,
-    /// How long it may take.
-    pub(super) timeout: Option<Duration>,
-    /// Its entry in `deadlines`, and what it is for.
-    due: Option<Deadline>,
-    /// What is there of the data of a copy.
-    pub(super) rest: Bytes,
-    /// Who takes or gives the pieces has said that there is to be a pause.
-    pub(super) waits: bool,
-    /// The server takes the data of this copy.
-    pub(super) is_copying: bool,
-    /// The client that it feeds is watched.
-    pub(super) is_watched: bool,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Use {
@@ -252,14 +114,15 @@ pub(super) struct Hub<S: 'static> {
     pub(super) conns: BTreeMap<Id, Conn>,
     /// Connections on their way, and whether each is of the pool.
     dials: BTreeMap<Id, bool>,
-    pub(super) jobs: BTreeMap<Id, Job<S>>,
+    pub(super) jobs: Jobs<S>,
     pub(super) queue: VecDeque<Id>,
     /// Which are open, on which connection, until when.
     pub(super) transactions: BTreeMap<Id, (Id, Instant)>,
-    pub(super) deadlines: BTreeSet<(Instant, Id)>,
-    armed: Option<(Instant, TimerId)>,
-    /// At the end of the turn, once, whoever has entered it.
-    will_arm: bool,
+    /// Connections that have something to say at the end of the turn.
+    dirty: VecDeque<Id>,
+    /// That will be called: once, whoever has entered the hub.
+    will_end: bool,
+    pub(super) agenda: Agenda,
     backoff: Backoff,
     attempts: usize,
     /// Not before this; `None`: the last attempt was a good one.
@@ -275,14 +138,13 @@ pub(super) struct Hub<S: 'static> {
 
 impl<S: 'static> Store<S> for Database<S> {
     fn start(self: Rc<Self>, cx: &mut Ctx<'_, S>) {
-        self.enter(cx, |hub, db, cx| hub.pump(db, cx));
+        self.enter(cx, |_, _, _| ());
     }
 
     fn stop(self: Rc<Self>, cx: &mut Ctx<'_, S>) {
-        self.enter(cx, |hub, db, cx| {
+        self.enter(cx, |hub, _, _| {
             hub.is_stopping = true;
             hub.hush();
-            hub.pump(db, cx);
         });
     }
 
@@ -308,12 +170,12 @@ impl<S: 'static> Database<S> {
             pool,
             conns: BTreeMap::new(),
             dials: BTreeMap::new(),
-            jobs: BTreeMap::new(),
+            jobs: Jobs::new(),
             queue: VecDeque::new(),
             transactions: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
-            armed: None,
-            will_arm: false,
+            dirty: VecDeque::new(),
+            will_end: false,
+            agenda: Agenda::default(),
             ear: Ear::new(backoff.clone()),
             backoff,
             attempts: 0,
@@ -340,35 +202,45 @@ impl<S: 'static> Database<S> {
         PgError::new(&self.name, kind)
     }
 
-    /// Takes the hub. It is taken only here, and never while something of the embedder's runs: so it is there.
+    /// Takes the hub. It is never taken while something of the embedder's runs: so it is there. What has changed is seen
+    /// to at the end of the turn.
     pub(super) fn enter<R>(
         self: &Rc<Self>,
         cx: &mut Ctx<'_, S>,
         f: impl FnOnce(&mut Hub<S>, &Db<S>, &mut Ctx<'_, S>) -> R,
     ) -> Option<R> {
         self.hub.with(|hub| {
-            let result = f(hub, self, cx);
-            if !std::mem::replace(&mut hub.will_arm, true) {
+            if !std::mem::replace(&mut hub.will_end, true) {
                 let db = self.clone();
-                cx.at_end_of_turn(move |cx| {
-                    db.hub.with(|hub| {
-                        hub.will_arm = false;
-                        hub.arm(&db, cx);
-                    });
-                });
+                cx.at_end_of_turn(move |cx| db.end_turn(cx));
             }
-            result
+            f(hub, self, cx)
         })
+    }
+
+    /// Those who wait get what there is, and what was asked leaves together.
+    fn end_turn(self: &Rc<Self>, cx: &mut Ctx<'_, S>) {
+        self.hub.with(|hub| hub.will_end = false);
+        let next = |hub: &mut Hub<S>, cx: &mut Ctx<'_, S>| {
+            if hub.dirty.is_empty() {
+                hub.pump(self, cx);
+            }
+            hub.dirty.pop_front()
+        };
+        while let Some(Some(conn)) = self.hub.with(|hub| next(hub, cx)) {
+            self.take(cx, conn, &[]);
+            self.hub.with(|hub| hub.flush(conn));
+        }
+        self.hub.with(|hub| hub.arm(self, cx));
     }
 
     pub(super) fn submit(
         self: &Rc<Self>,
         cx: &mut Ctx<'_, S>,
-        id: Id,
         ask: Ask,
         sink: Sink<S>,
         timeout: Option<Duration>,
-    ) {
+    ) -> Id {
         let limit = (!sink.is_streamed()).then_some(self.settings.timeout);
         let alone = match &ask {
             Ask::Query(query) => sink.is_streamed() || !is_plain(&query.sql),
@@ -376,7 +248,8 @@ impl<S: 'static> Database<S> {
         };
         let timeout = timeout.or(limit);
         let job = Job::new(cx.now(), ask, sink, alone, timeout);
-        self.enter(cx, |hub, db, cx| hub.submit(db, cx, id, job));
+        self.enter(cx, |hub, db, cx| hub.submit(db, cx, job))
+            .unwrap_or(NOBODY)
     }
 
     /// A question of a transaction.
@@ -387,22 +260,21 @@ impl<S: 'static> Database<S> {
         ask: Ask,
         sink: Sink<S>,
     ) -> Id {
-        let id = self.next_id();
         let job = Job::new(cx.now(), ask, sink, true, None);
-        self.enter(cx, |hub, db, cx| {
-            hub.queries += 1;
-            hub.jobs.insert(id, job);
+        let asked = self.enter(cx, |hub, db, cx| {
+            let id = hub.admit(db, cx, job);
             match hub.transactions.get(&tx) {
                 Some((conn, _)) => {
                     let conn = *conn;
-                    if let Err(refusal) = hub.dispatch(db, cx, conn, id) {
+                    if let Err(refusal) = hub.dispatch(cx, conn, id) {
                         hub.finish(db, cx, id, Err(PgErrorKind::Refused(refusal)));
                     }
                 }
                 None => hub.finish(db, cx, id, Err(PgErrorKind::Over)),
             }
+            id
         });
-        id
+        asked.unwrap_or(NOBODY)
     }
 
     pub(super) fn status(&self) -> Option<PgStatus> {
@@ -432,27 +304,10 @@ impl<S: 'static> Hub<S> {
     // ---- time
 
     /// Sees to it that it is looked at when something is due.
-    pub(super) fn arm(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
-        let Some(next) = self.next_deadline(db) else {
-            return;
-        };
-        if let Some((at, timer)) = self.armed {
-            // What fires too early is placed anew.
-            if at <= next {
-                return;
-            }
-            cx.cancel(timer);
+    fn arm(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
+        if self.is_over() {
+            return self.agenda.cancel(cx);
         }
-        let db = db.clone();
-        let wait = next - cx.now();
-        let timer = cx.after(wait, move |cx| {
-            db.enter(cx, |hub, db, cx| hub.tick(db, cx));
-        });
-        self.armed = Some((next, timer));
-    }
-
-    fn next_deadline(&self, db: &Db<S>) -> Option<Instant> {
-        let jobs = self.deadlines.first().map(|(at, _)| *at);
         let reply = db.settings.limits.reply;
         let sessions = self.conns.values().filter_map(|conn| conn.due(reply));
         let cancels = self.conns.values().filter_map(|conn| conn.cancel.due());
@@ -460,39 +315,33 @@ impl<S: 'static> Hub<S> {
         let has_room = self.pool.taken() < self.pool.bounds().most;
         let is_wanted = !self.queue.is_empty() && of.making == 0 && has_room;
         let retry = self.retry.filter(|_| is_wanted);
-        let pool = self.pool.next_deadline();
-        let single = [jobs, retry, pool, self.ear.due()];
+        let single = [retry, self.pool.next_deadline(), self.ear.due()];
         let due = single.into_iter().flatten().chain(sessions).chain(cancels);
-        due.min()
+        if let Some(due) = due.min() {
+            self.agenda.note(due);
+        }
+        let db = db.clone();
+        self.agenda.arm(cx, move |cx| {
+            db.enter(cx, |hub, db, cx| hub.tick(db, cx));
+        });
     }
 
     fn tick(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
-        self.armed = None;
         let now = cx.now();
-        while let Some((at, id)) = self.deadlines.first().copied()
-            && at <= now
-        {
-            self.deadlines.pop_first();
-            if let Some(job) = self.jobs.get_mut(&id) {
-                let Some((_, limit, setting)) = job.due.take() else {
-                    continue;
-                };
-                let kind = match setting {
-                    "queue_wait" => PgErrorKind::NoConnection {
-                        waited: limit,
-                        why: self.why.clone(),
-                    },
-                    _ => PgErrorKind::Deadline { limit, setting },
-                };
-                self.give_up(db, cx, id, kind);
-            } else if self.transactions.contains_key(&id) {
-                let (limit, setting) = (db.settings.transaction, "transaction");
-                log::warn!(
-                    "database {}: a transaction is open for {limit:?}, and rolled back",
-                    db.name
-                );
-                self.give_up(db, cx, id, PgErrorKind::Deadline { limit, setting });
+        self.agenda.fired();
+        let open = self.transactions.iter();
+        let open = open.map(|(id, (_, until))| (*until, *id));
+        let all = self.jobs.deadlines().chain(open);
+        let mut due = Vec::new();
+        for (at, id) in all {
+            match at <= now {
+                true => due.push((at, id)),
+                false => self.agenda.note(at),
             }
+        }
+        due.sort_unstable();
+        for (_, id) in due {
+            self.expire(db, cx, id);
         }
         let reply = db.settings.limits.reply;
         for id in self.conns.keys().copied().collect::<Vec<_>>() {
@@ -507,59 +356,81 @@ impl<S: 'static> Hub<S> {
             }
         }
         self.listen_on(db, cx);
-        self.pump(db, cx);
     }
 
-    pub(super) fn set_deadline(
-        &mut self,
-        id: Id,
-        deadline: Option<(Instant, Duration, &'static str)>,
-    ) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        if let Some((at, ..)) = std::mem::replace(&mut job.due, deadline) {
-            self.deadlines.remove(&(at, id));
+    /// A job, or a transaction, is at its deadline.
+    fn expire(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
+        if let Some(job) = self.jobs.get_mut(id) {
+            let Some((_, limit, setting)) = job.due.take() else {
+                return;
+            };
+            let kind = match setting {
+                "queue_wait" => PgErrorKind::NoConnection {
+                    waited: limit,
+                    why: self.why.clone(),
+                },
+                _ => PgErrorKind::Deadline { limit, setting },
+            };
+            self.give_up(db, cx, id, kind);
+        } else if self.transactions.contains_key(&id) {
+            let (limit, setting) = (db.settings.transaction, "transaction");
+            log::warn!(
+                "database {}: a transaction is open for {limit:?}, and rolled back",
+                db.name
+            );
+            self.give_up(db, cx, id, PgErrorKind::Deadline { limit, setting });
         }
+    }
+
+    pub(super) fn set_deadline(&mut self, id: Id, deadline: Option<Deadline>) {
         if let Some((at, ..)) = deadline {
-            self.deadlines.insert((at, id));
+            self.agenda.note(at);
+        }
+        if let Some(job) = self.jobs.get_mut(id) {
+            job.due = deadline;
         }
     }
 
     // ---- the queue
 
-    fn submit(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, job: Job<S>) {
+    /// Makes it one of the jobs. Who is one too many is told so.
+    fn admit(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, job: Job<S>) -> Id {
         self.queries += 1;
-        let (since, timeout) = (job.since, job.timeout);
-        self.jobs.insert(id, job);
-        let limit = db.settings.queue;
-        if self.queue.len() >= limit {
-            return self.finish(db, cx, id, Err(PgErrorKind::QueueFull { limit }));
-        }
+        self.jobs.insert(job).unwrap_or_else(|job| {
+            let limit = Jobs::<S>::MOST;
+            self.tell(db, cx, job.sink, Err(PgErrorKind::QueueFull { limit }));
+            NOBODY
+        })
+    }
+
+    fn submit(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, mut job: Job<S>) -> Id {
+        // While it waits, it has another deadline than with the server.
+        let wait = (db.settings.queue_wait, "queue_wait");
+        let (limit, setting) = match job.timeout {
+            Some(timeout) if timeout < wait.0 => (timeout, "timeout"),
+            _ => wait,
+        };
+        let due = job.since + limit;
+        job.due = Some((due, limit, setting));
+        self.agenda.note(due);
+        let id = self.admit(db, cx, job);
         self.queue.push_back(id);
-        self.pump(db, cx);
-        // It waits: in the queue it has another deadline than with the server.
-        if self.jobs.get(&id).is_some_and(|job| job.on.is_none()) {
-            let wait = (db.settings.queue_wait, "queue_wait");
-            let (limit, setting) = match timeout {
-                Some(timeout) if timeout < wait.0 => (timeout, "timeout"),
-                _ => wait,
-            };
-            self.set_deadline(id, Some((since + limit, limit, setting)));
+        let limit = db.settings.queue;
+        if self.queue.len() > limit {
+            // Some of those may not have to wait.
+            self.pump(db, cx);
+            if self.queue.len() > limit {
+                self.queue.pop_back();
+                self.finish(db, cx, id, Err(PgErrorKind::QueueFull { limit }));
+            }
         }
+        id
     }
 
     /// Gives those who wait what there is, and makes connections for those for whom there is nothing.
     pub(super) fn pump(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
         let now = cx.now();
-        if self.is_stopping
-            && self.conns.is_empty()
-            && self.dials.is_empty()
-            && self.queue.is_empty()
-        {
-            if let Some((_, timer)) = self.armed.take() {
-                cx.cancel(timer);
-            }
+        if self.is_over() {
             return;
         }
         if self.is_stopping && self.queue.is_empty() {
@@ -599,12 +470,20 @@ impl<S: 'static> Hub<S> {
         }
         // There will not be more of them soon: what can be shared is.
         while let Some(&id) = self.queue.front()
-            && self.jobs.get(&id).is_some_and(|job| !job.alone)
+            && self.jobs.get(id).is_some_and(|job| !job.alone)
             && let Some(conn) = self.least_loaded(db)
         {
             self.queue.pop_front();
             self.assign(db, cx, conn, id);
         }
+    }
+
+    /// It has stopped, and nothing is left of it.
+    fn is_over(&self) -> bool {
+        self.is_stopping
+            && self.conns.is_empty()
+            && self.dials.is_empty()
+            && self.queue.is_empty()
     }
 
     /// Whether a connection may be made now. After a failure it is one at a time, after a pause.
@@ -619,7 +498,7 @@ impl<S: 'static> Hub<S> {
         let limit = db.settings.limits.pipeline;
         let conns = self.conns.iter().filter(|(_, conn)| {
             // One whose head nobody waits for is to be cancelled, or slow.
-            let head = conn.asked.front().and_then(|(_, job)| self.jobs.get(job));
+            let head = conn.asked.front().and_then(|(_, job)| self.jobs.get(*job));
             let is_wanted = head.is_some_and(|job| !job.sink.is_nobody());
             let has_room = conn.session.owed() < limit && !conn.handle.is_full();
             conn.is_shareable() && is_wanted && has_room
@@ -631,7 +510,7 @@ impl<S: 'static> Hub<S> {
 
     /// Asks it there; if that cannot be, whoever asked is told.
     fn assign(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, conn: Id, id: Id) {
-        if let Err(refusal) = self.dispatch(db, cx, conn, id) {
+        if let Err(refusal) = self.dispatch(cx, conn, id) {
             self.finish(db, cx, id, Err(PgErrorKind::Refused(refusal)));
             self.after_answer(db, cx, conn);
         }
@@ -639,14 +518,13 @@ impl<S: 'static> Hub<S> {
 
     pub(super) fn dispatch(
         &mut self,
-        db: &Db<S>,
         cx: &mut Ctx<'_, S>,
         conn_id: Id,
         id: Id,
     ) -> Result<(), Refusal> {
         let now = cx.now();
         let conn = self.conns.get_mut(&conn_id).ok_or(Refusal::NotReady)?;
-        let job = self.jobs.get_mut(&id).ok_or(Refusal::NotReady)?;
+        let job = self.jobs.get_mut(id).ok_or(Refusal::NotReady)?;
         if job.alone {
             conn.used = Use::Own;
         }
@@ -663,28 +541,25 @@ impl<S: 'static> Hub<S> {
         conn.asked.push_back((ticket, id));
         let deadline = job.deadline(now, None);
         self.set_deadline(id, deadline);
-        self.touch(db, cx, conn_id);
+        self.touch(conn_id);
         Ok(())
     }
 
-    /// What is asked in this turn, by whomever, leaves together at its end.
-    pub(super) fn touch(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        if !std::mem::replace(&mut conn.is_dirty, true) {
-            let db = db.clone();
-            cx.at_end_of_turn(move |cx| db.run(cx, id, &[]));
+    /// It has something to say at the end of the turn.
+    pub(super) fn touch(&mut self, id: Id) {
+        if let Some(conn) = self.conns.get_mut(&id)
+            && !std::mem::replace(&mut conn.is_dirty, true)
+        {
+            self.dirty.push_back(id);
         }
     }
 
-    pub(super) fn flush(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
+    fn flush(&mut self, id: Id) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.is_dirty = false;
             let n = hand_on(&conn.handle, conn.session.output());
             conn.session.sent(n);
         }
-        self.pump(db, cx);
     }
 
     // ---- connections
@@ -748,7 +623,7 @@ impl<S: 'static> Hub<S> {
             resets: 0,
         };
         self.conns.insert(id, conn);
-        self.flush(db, cx, id);
+        self.touch(id);
     }
 
     pub(super) fn on_ready(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
@@ -767,7 +642,6 @@ impl<S: 'static> Hub<S> {
         self.pool
             .connected(SERVER, id, now, &mut fastrand::Rng::new());
         self.recycle(db, cx, id);
-        self.pump(db, cx);
     }
 
     /// A connection has ended, or was not made.
@@ -798,16 +672,13 @@ impl<S: 'static> Hub<S> {
             }
             None => return,
         }
-        let Some(conn) = conn else {
-            return self.pump(db, cx);
-        };
+        let Some(conn) = conn else { return };
         if let Some(tx) = conn.tx {
             self.end_transaction(tx);
         }
         for (_, job) in conn.asked {
             self.finish(db, cx, job, Err(PgErrorKind::Lost(text.clone())));
         }
-        self.pump(db, cx);
     }
 
     fn dial_failed(
@@ -837,7 +708,7 @@ impl<S: 'static> Hub<S> {
             for id in std::mem::take(&mut self.queue) {
                 let waited = self
                     .jobs
-                    .get(&id)
+                    .get(id)
                     .map_or(Duration::ZERO, |job| now - job.since);
                 let why = why.clone();
                 self.finish(db, cx, id, Err(PgErrorKind::NoConnection { waited, why }));
@@ -897,7 +768,7 @@ impl<S: 'static> Hub<S> {
         };
         conn.used = Use::Own;
         conn.asked.push_back((ticket, NOBODY));
-        self.touch(db, cx, id);
+        self.touch(id);
     }
 }
 

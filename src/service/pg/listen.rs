@@ -6,7 +6,8 @@
 //!  └───────────── a pause ◄────────┴──────── broken, silent (ping) ────────┘
 //! ```
 
-use super::hub::{Db, Hub, Id, NOBODY, Use};
+use super::hub::{Db, Hub, Use};
+use super::job::{Id, NOBODY};
 use super::transaction::quoted;
 use super::{Notification, Pg};
 use crate::base::backoff::Backoff;
@@ -91,7 +92,7 @@ pub(super) fn listen<S: 'static>(pg: Pg<'_, '_, S>, channel: &str, hear: Hear<S>
         );
         return Listening { to: None };
     };
-    let (id, later) = (pg.id, pg.cx.later());
+    let (id, later) = (db.next_id(), pg.cx.later());
     db.enter(pg.cx, |hub, db, cx| {
         let all = hub.ear.channels.entry(channel.to_string()).or_default();
         let is_first = all.is_empty();
@@ -135,7 +136,7 @@ impl<S: 'static> Hub<S> {
             Ok(ticket) => {
                 conn.asked.push_back((ticket, NOBODY));
                 self.ear.is_asking = true;
-                self.touch(db, cx, id);
+                self.touch(id);
             }
             // Then another one, which is told all.
             Err(refusal) => self.lose(db, cx, id, &refusal.to_string(), None),

@@ -23,6 +23,7 @@ mod awaits;
 mod cancel;
 mod error;
 mod hub;
+mod job;
 mod listen;
 mod transaction;
 
@@ -35,9 +36,11 @@ pub use error::{PgError, PgErrorKind};
 pub use listen::Listening;
 pub use transaction::Tx;
 
+use crate::base::id::StreamRef;
 use crate::proto::pg::{Limits, Query, Tag};
 use crate::{App, Bytes, Ctx, Demand, Open};
-use hub::{Ask, Database, Db, Sink};
+use hub::{Database, Db};
+use job::{Ask, Sink};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -199,15 +202,14 @@ impl<S: 'static> App<S> {
 
 impl<'c, S: 'static> Ctx<'c, S> {
     /// The database of this name, to ask it something. If there is none, whoever asks is told.
-    pub fn pg(&mut self, name: &str) -> Pg<'_, 'c, S> {
+    pub fn pg<'a>(&'a mut self, name: &'a str) -> Pg<'a, 'c, S> {
         let db = self.store::<Database<S>>(name);
-        let id = db.as_ref().map_or(0, |db| db.next_id());
         Pg {
-            name: name.into(),
+            name,
             cx: self,
             timeout: None,
+            client: None,
             db,
-            id,
         }
     }
 }
@@ -219,9 +221,10 @@ impl<'c, S: 'static> Ctx<'c, S> {
 #[must_use = "nothing was asked yet"]
 pub struct Pg<'a, 'c, S: 'static = ()> {
     cx: &'a mut Ctx<'c, S>,
-    name: Rc<str>,
+    name: &'a str,
     db: Option<Db<S>>,
-    id: u64,
+    /// Who waits for the answer.
+    client: Option<StreamRef>,
     timeout: Option<Duration>,
 }
 
@@ -261,12 +264,8 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// server is at it and nobody else's question is behind it on its connection. Its callback is called all the same, with
     /// [`PgErrorKind::Gone`].
     pub fn answering(self, answer: &impl Open) -> Self {
-        if let Some(db) = self.db.clone() {
-            let id = self.id;
-            self.cx
-                .on_abort(answer, move |cx| db.give_up(cx, id, PgErrorKind::Gone));
-        }
-        self
+        let client = Some(answer.exchange());
+        Pg { client, ..self }
     }
 
     /// How long the answer may take, waiting included; then the question is given up, as above, with
@@ -294,7 +293,8 @@ impl<S: 'static> Pg<'_, '_, S> {
         params: impl Into<Params>,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<Option<Row>, PgError>) + 'static,
     ) -> PgQuery {
-        let name = self.name.clone();
+        let name = self.db.as_ref().map(|db| db.name.clone());
+        let name = name.unwrap_or_else(|| self.name.into());
         self.query(sql, params, move |cx, rows| {
             then(cx, rows.and_then(|rows| rows.one(&name)))
         })
@@ -469,14 +469,17 @@ impl<S: 'static> Pg<'_, '_, S> {
     }
 
     fn submit(self, ask: Ask, sink: Sink<S>) -> PgQuery {
-        match self.db {
-            Some(db) => db.submit(self.cx, self.id, ask, sink, self.timeout),
-            None => {
-                let error = PgError::new(&self.name, PgErrorKind::Unknown);
-                self.cx.later().call(move |cx| sink.fail(cx, error));
-            }
+        let Some(db) = self.db else {
+            let error = PgError::new(&self.name.into(), PgErrorKind::Unknown);
+            self.cx.later().call(move |cx| sink.fail(cx, error));
+            return PgQuery(job::NOBODY);
+        };
+        let id = db.submit(self.cx, ask, sink, self.timeout);
+        if let Some(client) = self.client {
+            let gone = move |cx: &mut Ctx<'_, S>| db.give_up(cx, id, PgErrorKind::Gone);
+            self.cx.on_abort(&client, gone);
         }
-        PgQuery(self.id)
+        PgQuery(id)
     }
 }
 

@@ -7,7 +7,8 @@
 //! ```
 //! Invariant: while it is open, its connection answers nobody else. What comes after its end is [`PgErrorKind::Over`].
 
-use super::hub::{Ask, Database, Db, Hub, Id, Sink};
+use super::hub::{Database, Db, Hub};
+use super::job::{Ask, Id, Sink};
 use super::{CopyIn, Params, PgError, PgErrorKind, PgQuery, Row, Rows};
 use crate::proto::pg::Query;
 use crate::{Bytes, Ctx, Demand, Later};
