@@ -259,13 +259,13 @@ impl Client {
         sql: &str,
         params: impl Into<Params>,
     ) -> Result<(Vec<Row>, String), QueryError> {
-        let ticket = self.ask(Query::new(sql).with(params));
+        let ticket = self.ask(Query::new(sql.to_string()).with(params));
         self.answer(ticket)
     }
 
     fn run(&mut self, sql: &str) -> String {
         let now = self.now();
-        let ticket = self.session.simple(sql, now).expect("asked");
+        let ticket = self.session.simple(sql.to_string(), now).expect("asked");
         self.answer(ticket).expect("done").1
     }
 
@@ -625,7 +625,7 @@ fn values() {
         assert_eq!(client.json(&sql, Params::new()), want, "{sql}");
         client.run("set intervalstyle = iso_8601");
         let now = client.now();
-        let ticket = client.session.simple(&sql[..], now).expect("asked");
+        let ticket = client.session.simple(sql.clone(), now).expect("asked");
         let (rows, _) = client
             .answer(ticket)
             .unwrap_or_else(|e| panic!("{sql}: {e}"));

@@ -194,7 +194,7 @@ impl Asking {
     /// Whether the server does what it is asked.
     fn ask(&mut self, sql: &str) -> Result<Result<(), Box<DbError>>, String> {
         let now = crate::Instant::default();
-        let asked = self.session.query(Query::new(sql), now);
+        let asked = self.session.query(Query::new(sql.to_string()), now);
         let ticket = asked.map_err(|e| e.to_string())?;
         let answer = self.until(|event| match event {
             Event::Done(of, _) if of == ticket => Some(Ok(())),

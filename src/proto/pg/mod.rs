@@ -16,7 +16,7 @@
 //!
 //! - [`Session`]: the machine. Bytes in, [`Event`]s out, one at a time, so that who is slow can stop to read.
 //! - [`Url`], [`Settings`], [`Limits`]: where, as whom, how much.
-//! - [`Query`], [`Params`], [`Param`]: what is asked.
+//! - [`Query`], [`Sql`], [`Params`], [`Param`]: what is asked.
 //! - [`Row`], [`Columns`], [`Column`], [`Tag`], [`DbError`], [`Notification`]: what is answered.
 //!
 //! Invariants: nothing of one question's rows is given to another's ticket; each ticket gets exactly one
@@ -28,6 +28,7 @@ mod error;
 mod param;
 mod row;
 mod session;
+mod sql;
 mod url;
 mod value;
 
@@ -35,6 +36,7 @@ pub use error::{ConvertError, DbError, Error, ParamError, QueryError, Refusal};
 pub use param::{Param, Params};
 pub use row::{Column, Columns, Index, Row};
 pub use session::{Event, Limits, Notification, Query, Session, Status, Tag, cancel_request};
+pub use sql::Sql;
 pub use url::{Settings, Url, UrlError};
 
 /// The types that values are converted from and to, of the `postgres-types` crate.

@@ -5,8 +5,9 @@
 
 use super::error::ConvertError;
 use super::value::{Elements, TOO_LONG, Value, check_array, is_binary};
-use bytes::Bytes;
 use postgres_types::{FromSql, Kind, Type};
+use std::fmt;
+use std::ops::{Deref, Range};
 use std::rc::Rc;
 
 /// What one value of a row is. [`Row`] has an example.
@@ -121,6 +122,52 @@ impl Index for &str {
     }
 }
 
+/// A piece of the block that it came in.
+#[derive(Clone)]
+pub(super) struct Values {
+    block: Rc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl Values {
+    /// `None`: that is more than the block has.
+    pub(super) fn new(block: Rc<Vec<u8>>, range: Range<usize>) -> Option<Values> {
+        block.get(range.clone())?;
+        Some(Values { block, range })
+    }
+}
+
+impl Deref for Values {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // `new` has looked that it is there.
+        self.block.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Values {
+    fn eq(&self, other: &Values) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Values {}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl From<Vec<u8>> for Values {
+    fn from(bytes: Vec<u8>) -> Values {
+        let range = 0..bytes.len();
+        let block = Rc::new(bytes);
+        Values { block, range }
+    }
+}
+
 /// One row. It keeps the block of memory alive that it came in (about 16 KiB, or its own size).
 ///
 /// ```
@@ -156,13 +203,13 @@ impl Index for &str {
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
-    values: Bytes,
+    values: Values,
     columns: Rc<Columns>,
 }
 
 impl Row {
     /// `None`: other than as many values as columns.
-    pub(super) fn new(values: Bytes, columns: Rc<Columns>) -> Option<Row> {
+    pub(super) fn new(values: Values, columns: Rc<Columns>) -> Option<Row> {
         let mut rest = Elements(&values);
         for _ in 0..columns.len() {
             rest.next().ok()?;

@@ -1,7 +1,7 @@
 //! Floor 4. The same questions to be awaited: each is the callback of [`Pg`] behind [`Task::cancellable`]. A future that is
 //! dropped gives its question up.
 
-use super::{Params, Pg, PgError, PgQuery, Row, Rows, Tx};
+use super::{Params, Pg, PgError, PgQuery, Row, Rows, Sql, Tx};
 use crate::{Call, Ctx, Task};
 use std::rc::Rc;
 use std::time::Duration;
@@ -71,7 +71,7 @@ impl<S: 'static> TaskPg<S> {
     /// All rows: see [`Pg::query`].
     pub fn query(
         &self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
     ) -> Call<S, Result<Rows, PgError>> {
         let (sql, params) = (sql.into(), params.into());
@@ -81,7 +81,7 @@ impl<S: 'static> TaskPg<S> {
     /// The one row, or `None`: see [`Pg::one`].
     pub fn one(
         &self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
     ) -> Call<S, Result<Option<Row>, PgError>> {
         let (sql, params) = (sql.into(), params.into());
@@ -91,7 +91,7 @@ impl<S: 'static> TaskPg<S> {
     /// How many rows were changed: see [`Pg::execute`].
     pub fn execute(
         &self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
     ) -> Call<S, Result<u64, PgError>> {
         let (sql, params) = (sql.into(), params.into());
@@ -99,7 +99,7 @@ impl<S: 'static> TaskPg<S> {
     }
 
     /// Several statements: see [`Pg::batch`].
-    pub fn batch(&self, sql: impl Into<Rc<str>>) -> Call<S, Result<(), PgError>> {
+    pub fn batch(&self, sql: impl Into<Sql>) -> Call<S, Result<(), PgError>> {
         let sql = sql.into();
         self.ask(move |pg, done| pg.batch(sql, move |_, end| done.resolve(end)))
     }
@@ -141,7 +141,7 @@ impl<S: 'static> TaskTx<S> {
     /// All rows: see [`Tx::query`].
     pub fn query(
         &self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
     ) -> Call<S, Result<Rows, PgError>> {
         let (sql, params) = (sql.into(), params.into());
@@ -156,7 +156,7 @@ impl<S: 'static> TaskTx<S> {
     /// As the server says.
     pub async fn execute(
         &self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
     ) -> Result<u64, PgError> {
         Ok(self.query(sql, params).await?.affected())

@@ -4,10 +4,9 @@
 //! names it for ever: the slot it had is used again, the number in front of that is not.
 
 use super::{CopyIn, PgError, Rows, Tx};
-use crate::proto::pg::{Query, Row};
+use crate::proto::pg::{Query, Row, Sql};
 use crate::{Bytes, Ctx, Demand, Instant};
 use slab::Slab;
-use std::rc::Rc;
 use std::time::Duration;
 
 pub(super) type Id = u64;
@@ -23,9 +22,9 @@ const SLOT_BITS: u32 = 24;
 /// What is asked.
 pub(super) enum Ask {
     Query(Query),
-    Simple(Rc<str>),
-    CopyIn(Rc<str>),
-    CopyOut(Rc<str>),
+    Simple(Sql),
+    CopyIn(Sql),
+    CopyOut(Sql),
 }
 
 /// Who waits for the answer.

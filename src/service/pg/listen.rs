@@ -9,7 +9,7 @@
 use super::hub::{Db, Hub, Use};
 use super::job::{Id, NOBODY};
 use super::transaction::quoted;
-use super::{Notification, Pg};
+use super::{Notification, Pg, Sql};
 use crate::base::backoff::Backoff;
 use crate::{Ctx, Instant, Later};
 use std::collections::BTreeMap;
@@ -98,7 +98,7 @@ pub(super) fn listen<S: 'static>(pg: Pg<'_, '_, S>, channel: &str, hear: Hear<S>
         let is_first = all.is_empty();
         all.push((id, Some(hear)));
         if is_first {
-            hub.tell_ear(db, cx, &format!("LISTEN {}", quoted(channel)));
+            hub.tell_ear(db, cx, format!("LISTEN {}", quoted(channel)));
         }
         hub.listen_on(db, cx);
     });
@@ -125,7 +125,7 @@ impl<S: 'static> Hub<S> {
     }
 
     /// If it is there; when it will be, it is told all.
-    fn tell_ear(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, sql: &str) {
+    fn tell_ear(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, sql: impl Into<Sql>) {
         let State::On(id) = self.ear.state else {
             return;
         };
@@ -162,7 +162,7 @@ impl<S: 'static> Hub<S> {
         if all.is_empty() {
             return self.close_ear();
         }
-        self.tell_ear(db, cx, &all);
+        self.tell_ear(db, cx, all);
     }
 
     /// It has answered all that it was asked.
@@ -196,7 +196,7 @@ impl<S: 'static> Hub<S> {
         if self.ear.channels.is_empty() {
             return self.close_ear();
         }
-        self.tell_ear(db, cx, &format!("UNLISTEN {}", quoted(&channel)));
+        self.tell_ear(db, cx, format!("UNLISTEN {}", quoted(&channel)));
     }
 
     fn close_ear(&mut self) {

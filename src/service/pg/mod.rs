@@ -29,7 +29,7 @@ mod transaction;
 
 pub use crate::proto::pg::{
     Column, Columns, ConvertError, DbError, Notification, Param, Params, QueryError, Refusal, Row,
-    Url, UrlError, types,
+    Sql, Url, UrlError, types,
 };
 pub use awaits::{TaskPg, TaskTx};
 pub use error::{PgError, PgErrorKind};
@@ -278,7 +278,7 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// Asks; `then` gets all rows.
     pub fn query(
         self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<Rows, PgError>) + 'static,
     ) -> PgQuery {
@@ -289,7 +289,7 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// Asks; `then` gets the one row, or `None`. Two are an error.
     pub fn one(
         self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<Option<Row>, PgError>) + 'static,
     ) -> PgQuery {
@@ -303,7 +303,7 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// Does; `then` gets how many rows were inserted, changed or deleted.
     pub fn execute(
         self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<u64, PgError>) + 'static,
     ) -> PgQuery {
@@ -315,7 +315,7 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// Does several statements at once, without parameters, and all or nothing unless they say otherwise: for migrations.
     pub fn batch(
         self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<(), PgError>) + 'static,
     ) -> PgQuery {
         let sink = Sink::rows(|cx, rows| then(cx, rows.map(|_| ())));
@@ -339,7 +339,7 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// ```
     pub fn each(
         self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
         row: impl FnMut(&mut Ctx<'_, S>, Row) -> Demand + 'static,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<u64, PgError>) + 'static,
@@ -367,7 +367,7 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// ```
     pub fn copy_in(
         self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         source: impl FnMut(&mut Ctx<'_, S>) -> CopyIn + 'static,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<u64, PgError>) + 'static,
     ) -> PgQuery {
@@ -377,7 +377,7 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// The same, of bytes that are all there.
     pub fn copy_bytes(
         self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         bytes: impl Into<Bytes>,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<u64, PgError>) + 'static,
     ) -> PgQuery {
@@ -392,7 +392,7 @@ impl<S: 'static> Pg<'_, '_, S> {
     /// `COPY … TO STDOUT`: `piece` gets the rows in the format that it was told, as [`Pg::each`] does.
     pub fn copy_out(
         self,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         piece: impl FnMut(&mut Ctx<'_, S>, Bytes) -> Demand + 'static,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<u64, PgError>) + 'static,
     ) -> PgQuery {

@@ -9,7 +9,7 @@
 
 use super::hub::{Database, Db, Hub};
 use super::job::{Ask, Id, Sink};
-use super::{CopyIn, Params, PgError, PgErrorKind, PgQuery, Row, Rows};
+use super::{CopyIn, Params, PgError, PgErrorKind, PgQuery, Row, Rows, Sql};
 use crate::proto::pg::Query;
 use crate::{Bytes, Ctx, Demand, Later};
 use std::rc::Rc;
@@ -52,7 +52,7 @@ impl<S: 'static> Tx<S> {
     pub fn query(
         &self,
         cx: &mut Ctx<'_, S>,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
         then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<Rows, PgError>) + 'static,
     ) -> PgQuery {
@@ -67,7 +67,7 @@ impl<S: 'static> Tx<S> {
     pub fn each(
         &self,
         cx: &mut Ctx<'_, S>,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         params: impl Into<Params>,
         row: impl FnMut(&mut Ctx<'_, S>, Row) -> Demand + 'static,
         then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<u64, PgError>) + 'static,
@@ -82,7 +82,7 @@ impl<S: 'static> Tx<S> {
     pub fn batch(
         &self,
         cx: &mut Ctx<'_, S>,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<(), PgError>) + 'static,
     ) -> PgQuery {
         let tx = self.clone();
@@ -94,7 +94,7 @@ impl<S: 'static> Tx<S> {
     pub fn copy_in(
         &self,
         cx: &mut Ctx<'_, S>,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         source: impl FnMut(&mut Ctx<'_, S>) -> CopyIn + 'static,
         then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<u64, PgError>) + 'static,
     ) -> PgQuery {
@@ -107,7 +107,7 @@ impl<S: 'static> Tx<S> {
     pub fn copy_out(
         &self,
         cx: &mut Ctx<'_, S>,
-        sql: impl Into<Rc<str>>,
+        sql: impl Into<Sql>,
         piece: impl FnMut(&mut Ctx<'_, S>, Bytes) -> Demand + 'static,
         then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<u64, PgError>) + 'static,
     ) -> PgQuery {
@@ -156,7 +156,7 @@ impl<S: 'static> Tx<S> {
     fn end(
         self,
         cx: &mut Ctx<'_, S>,
-        sql: &str,
+        sql: &'static str,
         then: impl FnOnce(&mut Ctx<'_, S>, Result<Rows, PgError>) + 'static,
     ) {
         self.submit(cx, Ask::Simple(sql.into()), Sink::rows(then));

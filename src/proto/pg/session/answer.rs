@@ -11,7 +11,8 @@
 //! query is asked again once at most: outside of a transaction, before its first event, and behind independent ones only.
 
 use super::ask::Ask;
-use super::event::{columns, row, status, tag};
+use super::event::columns;
+use super::read::{Answer, Shelf};
 use super::statement::{Cached, Statement, is_stale, on_prepare};
 use super::{Event, Limits, Query, Session, Status, Tag};
 use crate::base::clock::Instant;
@@ -80,26 +81,23 @@ pub(super) struct Waiting {
 impl Session {
     pub(super) fn on_answer(
         &mut self,
-        message: Message,
+        answer: Answer<'_>,
         now: Instant,
     ) -> Result<Option<Event>, Error> {
         self.progress = now;
         let Some(waiting) = self.waiting.front_mut() else {
-            return match message {
+            return match answer {
                 // That it shuts down, for example.
-                Message::ErrorResponse(body) => {
+                Answer::Other(Message::ErrorResponse(body)) => {
                     Err(Error::Fatal(Box::new(DbError::read(body.fields())?)))
                 }
                 _ => Err(Error::Unexpected("an answer nobody waits for")),
             };
         };
-        match message {
-            Message::ReadyForQuery(body) => {
-                let status = status(body.status())?;
-                self.on_ready(status, now)
-            }
+        match answer {
+            Answer::Ready(status) => self.on_ready(status, now),
             _ if waiting.failed.is_some() => Err(Error::Unexpected("an answer behind an error")),
-            Message::ErrorResponse(body) => {
+            Answer::Other(Message::ErrorResponse(body)) => {
                 let error = Box::new(DbError::read(body.fields())?);
                 if error.is_fatal() {
                     return Err(Error::Fatal(error));
@@ -110,24 +108,24 @@ impl Session {
                 }
                 Ok(None)
             }
-            message => match waiting.what {
-                What::Prepare { .. } => on_prepare(waiting, &message, &self.limits),
-                What::Query { .. } => on_query(waiting, message),
+            answer => match waiting.what {
+                What::Prepare { .. } => on_prepare(waiting, &answer, &self.limits),
+                What::Query { .. } => on_query(waiting, answer, &mut self.shelf),
                 What::Simple { .. } => {
                     let is_quiet = !matches!(waiting.step, Step::CopyIn | Step::CopyOut);
-                    if is_quiet && matches!(message, Message::CopyInResponse(_)) {
+                    if is_quiet && matches!(answer, Answer::Other(Message::CopyInResponse(_))) {
                         // Nobody has said that there would be data.
                         waiting.step = Step::CopyIn;
                         self.refuse_copy();
                         return Ok(None);
                     }
-                    let event = on_simple(waiting, &message, &self.limits)?;
+                    let event = on_simple(waiting, answer, &self.limits, &mut self.shelf)?;
                     if let Some(Event::Completed(_, tag)) = &event {
                         note(tag, &mut self.is_changed, &mut self.cache);
                     }
                     Ok(event)
                 }
-                What::Copy { .. } => self.on_copy(&message, now),
+                What::Copy { .. } => self.on_copy(answer, now),
             },
         }
     }
@@ -229,27 +227,31 @@ fn note(tag: &Tag, is_changed: &mut bool, cache: &mut HashMap<Rc<str>, Cached>) 
     }
 }
 
-fn on_query(waiting: &mut Waiting, message: Message) -> Result<Option<Event>, Error> {
+fn on_query(
+    waiting: &mut Waiting,
+    answer: Answer<'_>,
+    shelf: &mut Shelf,
+) -> Result<Option<Event>, Error> {
     let What::Query { statement, .. } = &waiting.what else {
         return Ok(None);
     };
-    match (waiting.step, message) {
-        (Step::Asked, Message::BindComplete) => {
+    match (waiting.step, answer) {
+        (Step::Asked, Answer::Bound) => {
             waiting.step = Step::Bound;
             let columns = statement.columns.clone();
             Ok(columns.map(|columns| Event::Columns(waiting.ticket, columns)))
         }
-        (Step::Bound, Message::DataRow(body)) => {
+        (Step::Bound, Answer::Row(count)) => {
             let columns = statement.columns.as_ref();
             let columns = columns.ok_or(Error::Unexpected("a row without columns"))?;
-            Ok(Some(Event::Row(waiting.ticket, row(&body, columns)?)))
+            Ok(Some(Event::Row(waiting.ticket, shelf.row(count, columns)?)))
         }
-        (Step::Bound, Message::CommandComplete(body)) => {
-            waiting.tag = tag(&body)?;
+        (Step::Bound, Answer::Complete(tag)) => {
+            waiting.tag = tag;
             waiting.step = Step::Complete;
             Ok(None)
         }
-        (Step::Bound, Message::EmptyQueryResponse) => {
+        (Step::Bound, Answer::Other(Message::EmptyQueryResponse)) => {
             waiting.step = Step::Complete;
             Ok(None)
         }
@@ -259,46 +261,47 @@ fn on_query(waiting: &mut Waiting, message: Message) -> Result<Option<Event>, Er
 
 fn on_simple(
     waiting: &mut Waiting,
-    message: &Message,
+    answer: Answer<'_>,
     limits: &Limits,
+    shelf: &mut Shelf,
 ) -> Result<Option<Event>, Error> {
     let ticket = waiting.ticket;
     let What::Simple { columns: present } = &mut waiting.what else {
         return Ok(None);
     };
-    let event = match (waiting.step, message) {
-        (Step::CopyOut, Message::CopyData(body)) => {
-            Event::CopyOut(ticket, Bytes::copy_from_slice(body.data()))
+    let event = match (waiting.step, answer) {
+        (Step::CopyOut, Answer::Data(data)) => {
+            Event::CopyOut(ticket, Bytes::copy_from_slice(data))
         }
-        (Step::CopyOut, Message::CopyDone) => {
+        (Step::CopyOut, Answer::Other(Message::CopyDone)) => {
             waiting.step = Step::Asked;
             return Ok(None);
         }
         (Step::CopyOut | Step::CopyIn, _) => {
             return Err(Error::Unexpected("a strange answer to a copy"));
         }
-        (_, Message::CopyOutResponse(_)) => {
+        (_, Answer::Other(Message::CopyOutResponse(_))) => {
             waiting.step = Step::CopyOut;
             return Ok(None);
         }
-        (_, Message::RowDescription(body)) => {
-            let columns = columns(body, Some(false), limits)?;
+        (_, Answer::Other(Message::RowDescription(body))) => {
+            let columns = columns(&body, Some(false), limits)?;
             *present = Some(columns.clone());
             Event::Columns(ticket, columns)
         }
-        (_, Message::DataRow(body)) => {
+        (_, Answer::Row(count)) => {
             let columns = present
                 .as_ref()
                 .ok_or(Error::Unexpected("a row without columns"))?;
-            Event::Row(ticket, row(body, columns)?)
+            Event::Row(ticket, shelf.row(count, columns)?)
         }
-        (_, Message::CommandComplete(body)) => {
-            waiting.tag = tag(body)?;
+        (_, Answer::Complete(tag)) => {
+            waiting.tag = tag;
             waiting.step = Step::Complete;
             *present = None;
             Event::Completed(ticket, waiting.tag.clone())
         }
-        (_, Message::EmptyQueryResponse) => {
+        (_, Answer::Other(Message::EmptyQueryResponse)) => {
             waiting.step = Step::Complete;
             return Ok(None);
         }

@@ -15,7 +15,7 @@ use super::statement::Statement;
 use super::{LARGE, Session, Tag};
 use crate::base::clock::Instant;
 use crate::proto::pg::param::{self, Params};
-use crate::proto::pg::{ParamError, QueryError, Refusal};
+use crate::proto::pg::{ParamError, QueryError, Refusal, Sql};
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use std::rc::Rc;
@@ -30,7 +30,7 @@ use std::rc::Rc;
 #[derive(Debug)]
 pub struct Query {
     /// Prepared once for each connection: the same text should come again.
-    pub sql: Rc<str>,
+    pub sql: Sql,
     /// Its parameters.
     pub params: Params,
     /// Whether it does not mind to run behind what was asked after it, and begins no transaction. If a change of the
@@ -40,7 +40,7 @@ pub struct Query {
 
 impl Query {
     /// Without parameters, independent.
-    pub fn new(sql: impl Into<Rc<str>>) -> Query {
+    pub fn new(sql: impl Into<Sql>) -> Query {
         Query {
             sql: sql.into(),
             params: Params::new(),
@@ -68,8 +68,8 @@ impl Query {
 #[derive(Debug)]
 pub(super) enum Ask {
     Query { query: Query, again: bool },
-    Simple(Rc<str>),
-    Copy { sql: Rc<str>, inwards: bool },
+    Simple(Sql),
+    Copy { sql: Sql, inwards: bool },
 }
 
 impl Ask {
@@ -88,10 +88,21 @@ impl Session {
     /// # Errors
     /// It was not asked.
     pub fn query(&mut self, query: Query, now: Instant) -> Result<u64, Refusal> {
+        let size = query.params.size();
+        if !self.blocked
+            && self.queue.is_empty()
+            && let Some(statement) = self.cached(&query.sql)
+        {
+            // What is prepared was looked at.
+            self.check_room(query.sql.len().saturating_add(size))?;
+            let ticket = self.open_ticket();
+            self.execute(ticket, query, false, statement, now);
+            return Ok(ticket);
+        }
         if is_copy(&query.sql) {
             return Err(Refusal::Copy);
         }
-        self.check_sql(&query.sql, query.params.size())?;
+        self.check_sql(&query.sql, size)?;
         let again = false;
         Ok(self.ask(Ask::Query { query, again }, now))
     }
@@ -101,7 +112,7 @@ impl Session {
     ///
     /// # Errors
     /// It was not asked.
-    pub fn simple(&mut self, sql: impl Into<Rc<str>>, now: Instant) -> Result<u64, Refusal> {
+    pub fn simple(&mut self, sql: impl Into<Sql>, now: Instant) -> Result<u64, Refusal> {
         let sql = sql.into();
         self.check_sql(&sql, 0)?;
         Ok(self.ask(Ask::Simple(sql), now))
@@ -114,7 +125,14 @@ impl Session {
         if sql.contains('\0') {
             return Err(Refusal::Nul);
         }
-        if sql.len().saturating_add(params) > self.limits.message {
+        self.check_room(sql.len().saturating_add(params))
+    }
+
+    fn check_room(&self, size: usize) -> Result<(), Refusal> {
+        if !self.is_ready() {
+            return Err(Refusal::NotReady);
+        }
+        if size > self.limits.message {
             return Err(Refusal::TooLong);
         }
         let bytes = self.output.len().saturating_add(self.queued);
@@ -125,12 +143,17 @@ impl Session {
     }
 
     pub(super) fn ask(&mut self, ask: Ask, now: Instant) -> u64 {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.open += 1;
+        let ticket = self.open_ticket();
         self.queued += ask.size();
         self.queue.push_back((ticket, ask));
         self.pump(now);
+        ticket
+    }
+
+    fn open_ticket(&mut self) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.open += 1;
         ticket
     }
 
@@ -144,7 +167,7 @@ impl Session {
                 Ask::Query { query, again } => match self.cached(&query.sql) {
                     Some(statement) => self.execute(ticket, query, again, statement, now),
                     None => {
-                        self.prepare(ticket, query.sql.clone(), now);
+                        self.prepare(ticket, query.sql.shared(), now);
                         let ask = Ask::Query { query, again };
                         self.queued += ask.size();
                         self.queue.push_front((ticket, ask));
@@ -268,10 +291,10 @@ mod tests {
         let mut session = Session::new(&Settings::new("ada"), limits, at(0)).expect("a session");
         assert_eq!(session.simple("select", at(0)), Err(Refusal::NotReady));
         let mut session = ready(limits);
-        let query = |sql: &str| Query::new(sql);
+        let query = |sql: &'static str| Query::new(sql);
         assert_eq!(session.query(query("a\0b"), at(0)), Err(Refusal::Nul));
         assert_eq!(
-            session.query(query(&"x".repeat(101)), at(0)),
+            session.query(Query::new("x".repeat(101)), at(0)),
             Err(Refusal::TooLong)
         );
         for sql in [

@@ -11,21 +11,20 @@
 
 use super::answer::{Step, Waiting, What};
 use super::ask::Ask;
-use super::event::tag;
+use super::read::Answer;
 use super::{Event, Phase, Session};
 use crate::base::clock::Instant;
-use crate::proto::pg::{Error, Refusal};
+use crate::proto::pg::{Error, Refusal, Sql};
 use bytes::Bytes;
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
-use std::rc::Rc;
 
 impl Session {
     /// `COPY … FROM STDIN`: [`Event::CopyIn`] follows, then it is the caller's turn.
     ///
     /// # Errors
     /// It was not asked.
-    pub fn copy_in(&mut self, sql: impl Into<Rc<str>>, now: Instant) -> Result<u64, Refusal> {
+    pub fn copy_in(&mut self, sql: impl Into<Sql>, now: Instant) -> Result<u64, Refusal> {
         self.copy(sql.into(), true, now)
     }
 
@@ -33,11 +32,11 @@ impl Session {
     ///
     /// # Errors
     /// It was not asked.
-    pub fn copy_out(&mut self, sql: impl Into<Rc<str>>, now: Instant) -> Result<u64, Refusal> {
+    pub fn copy_out(&mut self, sql: impl Into<Sql>, now: Instant) -> Result<u64, Refusal> {
         self.copy(sql.into(), false, now)
     }
 
-    fn copy(&mut self, sql: Rc<str>, inwards: bool, now: Instant) -> Result<u64, Refusal> {
+    fn copy(&mut self, sql: Sql, inwards: bool, now: Instant) -> Result<u64, Refusal> {
         if !is_copy(&sql) {
             return Err(Refusal::Copy);
         }
@@ -116,7 +115,7 @@ impl Session {
 
     pub(super) fn on_copy(
         &mut self,
-        message: &Message,
+        answer: Answer<'_>,
         now: Instant,
     ) -> Result<Option<Event>, Error> {
         let Some(waiting) = self.waiting.front_mut() else {
@@ -126,26 +125,26 @@ impl Session {
             return Ok(None);
         };
         let ticket = waiting.ticket;
-        let (step, event) = match (waiting.step, message) {
-            (Step::Asked, Message::ParseComplete) => (Step::Parsed, None),
-            (Step::Parsed, Message::BindComplete) => (Step::Bound, None),
-            (Step::Bound, Message::CopyInResponse(_)) if inwards => {
+        let (step, event) = match (waiting.step, answer) {
+            (Step::Asked, Answer::Other(Message::ParseComplete)) => (Step::Parsed, None),
+            (Step::Parsed, Answer::Bound) => (Step::Bound, None),
+            (Step::Bound, Answer::Other(Message::CopyInResponse(_))) if inwards => {
                 self.copying = Some(ticket);
                 (Step::CopyIn, Some(Event::CopyIn(ticket)))
             }
-            (Step::Bound, Message::CopyInResponse(_)) => {
+            (Step::Bound, Answer::Other(Message::CopyInResponse(_))) => {
                 self.refuse_copy();
                 self.end_copy(now);
                 return Ok(None);
             }
-            (Step::Bound, Message::CopyOutResponse(_)) => (Step::CopyOut, None),
-            (Step::CopyOut, Message::CopyData(body)) => {
-                let data = Bytes::copy_from_slice(body.data());
+            (Step::Bound, Answer::Other(Message::CopyOutResponse(_))) => (Step::CopyOut, None),
+            (Step::CopyOut, Answer::Data(data)) => {
+                let data = Bytes::copy_from_slice(data);
                 return Ok(Some(Event::CopyOut(ticket, data)));
             }
-            (Step::CopyOut, Message::CopyDone) => (Step::Copied, None),
-            (Step::Bound | Step::CopyIn | Step::Copied, Message::CommandComplete(body)) => {
-                waiting.tag = tag(body)?;
+            (Step::CopyOut, Answer::Other(Message::CopyDone)) => (Step::Copied, None),
+            (Step::Bound | Step::CopyIn | Step::Copied, Answer::Complete(tag)) => {
+                waiting.tag = tag;
                 waiting.step = Step::Complete;
                 self.end_copy(now);
                 return Ok(None);

@@ -120,20 +120,6 @@ pub enum Event {
     ParameterStatus(String, String),
 }
 
-pub(super) fn status(byte: u8) -> Result<Status, Error> {
-    match byte {
-        b'I' => Ok(Status::Idle),
-        b'T' => Ok(Status::InTransaction),
-        b'E' => Ok(Status::Failed),
-        _ => Err(Error::Malformed("a transaction's state")),
-    }
-}
-
-pub(super) fn tag(body: &backend::CommandCompleteBody) -> Result<Tag, Error> {
-    let text = body.tag().map_err(|_| Error::Malformed("a tag"))?;
-    Ok(Tag::new(text))
-}
-
 /// `binary`: of the simple protocol, which says it; a statement's description does not know it yet.
 pub(super) fn columns(
     body: &backend::RowDescriptionBody,
@@ -151,11 +137,4 @@ pub(super) fn columns(
         columns.push(Column::new(field.name(), field.type_oid(), binary));
     }
     Ok(Rc::new(Columns::new(columns, limits.json)))
-}
-
-pub(super) fn row(body: &backend::DataRowBody, columns: &Rc<Columns>) -> Result<Row, Error> {
-    let count = body.ranges().size_hint().0;
-    let row = Row::new(body.buffer_bytes().clone(), columns.clone());
-    row.filter(|row| row.len() == count)
-        .ok_or(Error::Malformed("a row"))
 }

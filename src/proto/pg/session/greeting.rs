@@ -10,7 +10,7 @@
 //! Invariants: with SCRAM, nobody is believed to be the server who has not proved that it knows the password. The password
 //! is given away once, in clear text only if that is allowed, and the hashing that is wanted of us has a limit.
 
-use super::event::status;
+use super::read::{Answer, Shelf};
 use super::{Event, Limits, Phase, Session, Status};
 use crate::base::clock::Instant;
 use crate::proto::pg::{DbError, Error, Refusal, Settings};
@@ -66,7 +66,8 @@ impl Session {
             cleartext: settings.cleartext,
             limits,
             phase: Phase::Startup,
-            input: BytesMut::new(),
+            input: Vec::new(),
+            shelf: Shelf::default(),
             output,
             unfit: VecDeque::new(),
             queue: VecDeque::new(),
@@ -90,9 +91,19 @@ impl Session {
 
     pub(super) fn on_login(
         &mut self,
-        message: Message,
+        answer: Answer<'_>,
         now: Instant,
     ) -> Result<Option<Event>, Error> {
+        let message = match answer {
+            Answer::Ready(status) if matches!(self.phase, Phase::Settling) => {
+                self.status = status;
+                self.phase = Phase::Ready;
+                self.progress = now;
+                return Ok(Some(Event::Ready));
+            }
+            Answer::Other(message) => message,
+            _ => return Err(Error::Unexpected("a strange answer to the greeting")),
+        };
         match (&mut self.phase, message) {
             (_, Message::ErrorResponse(body)) => {
                 Err(Error::Refused(Box::new(DbError::read(body.fields())?)))
@@ -162,12 +173,6 @@ impl Session {
             (Phase::Settling, Message::BackendKeyData(body)) => {
                 self.cancel_key = Some((body.process_id(), body.secret_key()));
                 Ok(None)
-            }
-            (Phase::Settling, Message::ReadyForQuery(body)) => {
-                self.status = status(body.status())?;
-                self.phase = Phase::Ready;
-                self.progress = now;
-                Ok(Some(Event::Ready))
             }
             _ => Err(Error::Unexpected("a strange answer to the greeting")),
         }

@@ -38,6 +38,7 @@ use bytes::{Buf, BytesMut};
 use postgres_protocol::authentication::sasl;
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::{backend, frontend};
+use read::{Answer, Shelf};
 use statement::Cached;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -75,8 +76,9 @@ pub struct Session {
     cleartext: bool,
     limits: Limits,
     phase: Phase,
-    /// The begin of a message whose end has not come; and, behind rows that are still held, room for the next.
-    input: BytesMut,
+    /// The begin of a message whose end has not come.
+    input: Vec<u8>,
+    shelf: Shelf,
     output: BytesMut,
     /// Questions that the server was not asked, because they do not fit: to be told.
     unfit: VecDeque<(u64, QueryError)>,
@@ -193,7 +195,7 @@ impl Session {
 
     pub(super) fn end(&mut self, error: Error) {
         self.phase = Phase::Over(error);
-        self.input = BytesMut::new();
+        self.input = Vec::new();
         self.copying = None;
     }
 
@@ -206,21 +208,23 @@ impl Session {
             let Some(message) = self.read(input)? else {
                 return Ok(None);
             };
-            if let Some(event) = self.on_message(message, now)? {
+            if let Some(event) = self.on_message(Answer::read(&message)?, now)? {
                 return Ok(Some(event));
             }
         }
     }
 
-    fn on_message(&mut self, message: Message, now: Instant) -> Result<Option<Event>, Error> {
+    fn on_message(&mut self, answer: Answer<'_>, now: Instant) -> Result<Option<Event>, Error> {
         // At any time.
-        match message {
-            Message::NoticeResponse(body) => {
+        match answer {
+            Answer::Other(Message::NoticeResponse(body)) => {
                 let notice = Box::new(DbError::read(body.fields())?);
                 return Ok(Some(Event::Notice(notice)));
             }
-            Message::ParameterStatus(body) => return self.on_parameter(&body).map(Some),
-            Message::NotificationResponse(body) => {
+            Answer::Other(Message::ParameterStatus(body)) => {
+                return self.on_parameter(&body).map(Some);
+            }
+            Answer::Other(Message::NotificationResponse(body)) => {
                 let text = |text: std::io::Result<&str>| {
                     text.map(String::from)
                         .map_err(|_| Error::Malformed("a notification"))
@@ -234,8 +238,8 @@ impl Session {
             _ => {}
         }
         match &self.phase {
-            Phase::Ready => self.on_answer(message, now),
-            _ => self.on_login(message, now),
+            Phase::Ready => self.on_answer(answer, now),
+            _ => self.on_login(answer, now),
         }
     }
 
@@ -473,7 +477,7 @@ mod tests {
 
     /// Asks in words: `q` a query (with an `int4` if there is a number), `o` one that is to stay in order, `s` the simple protocol,
     /// `i` and `x` copies in and out.
-    pub(super) fn ask(session: &mut Session, what: &str) {
+    pub(super) fn ask(session: &mut Session, what: &'static str) {
         let (kind, sql) = what.split_once(' ').expect("a kind and SQL");
         let (sql, params) = match sql.split_once('|') {
             Some((sql, n)) => (sql, Params::new().with(n.parse::<i32>().expect("a number"))),

@@ -2,38 +2,142 @@
 //!
 //! ```text
 //!  head: kind and length ──► longer than its kind may be, or no such kind ──► Error
-//!                       └──► room, as its bytes come ──► whole ──► Message
+//!                       ├──► all of it is here ───────────────────────────┐
+//!                       └──► kept, as its bytes come ──► the rest of it ──┴─► Answer
 //! ```
-//! Invariants: no more memory is taken than a message of its kind may have, and no sooner than its bytes come. Rows are
-//! slices of the blocks that they were read to: nothing is copied again.
+//! The messages that come with each query are read where they are ([`Answer`]); the others are the `postgres-protocol`
+//! crate's. Rows are slices of a [`Shelf`]'s block, which is filled once for all the rows of a piece of input.
+//!
+//! Invariants: no more memory is taken than a message of its kind may have, and no sooner than its bytes come. `input` is
+//! the begin of one message, or empty.
 
-use super::{LARGE, Session};
+use super::{LARGE, Session, Status, Tag};
+use crate::proto::pg::row::{Columns, Row, Values};
 use crate::proto::pg::Error;
 use bytes::BytesMut;
 use postgres_protocol::message::backend::{self, Header, Message};
+use std::borrow::Cow;
+use std::rc::Rc;
 
-/// How much is made room for at once: rows are slices of such blocks.
+/// A message's kind and length.
+const HEAD: usize = 5;
+/// How much of what has come is copied at once, for the rows that are in it.
 const BLOCK: usize = 16 * 1024;
 /// The longest description of a statement: 65,535 parameters, or 1664 columns with names of 63 bytes, and twice that.
 const DESCRIPTION: usize = 300_000;
 /// The longest message of the kinds that are always short, and of any before the session is ready.
 const SHORT: usize = 30_000;
 
+/// What the server has said.
+pub(super) enum Answer<'a> {
+    /// `2`
+    Bound,
+    /// `D`: how many values. The [`Shelf`] has them.
+    Row(u16),
+    /// `C`
+    Complete(Tag),
+    /// `d`
+    Data(&'a [u8]),
+    /// `Z`
+    Ready(Status),
+    Other(Message),
+}
+
+impl Answer<'_> {
+    /// `message` is one, with its head.
+    pub(super) fn read(message: &[u8]) -> Result<Answer<'_>, Error> {
+        let malformed = Error::Malformed("a message");
+        let Some((head, body)) = message.split_first_chunk::<HEAD>() else {
+            return Err(malformed);
+        };
+        Ok(match (head[0], body) {
+            (backend::BIND_COMPLETE_TAG, []) => Answer::Bound,
+            (backend::DATA_ROW_TAG, [high, low, ..]) => {
+                Answer::Row(u16::from_be_bytes([*high, *low]))
+            }
+            (backend::COMMAND_COMPLETE_TAG, [tag @ .., 0]) if !tag.contains(&0) => {
+                let tag = std::str::from_utf8(tag).map_err(|_| Error::Malformed("a tag"))?;
+                Answer::Complete(Tag::new(tag))
+            }
+            (backend::COPY_DATA_TAG, data) => Answer::Data(data),
+            (backend::READY_FOR_QUERY_TAG, [status]) => Answer::Ready(match status {
+                b'I' => Status::Idle,
+                b'T' => Status::InTransaction,
+                b'E' => Status::Failed,
+                _ => return Err(Error::Malformed("a transaction's state")),
+            }),
+            _ => match Message::parse(&mut BytesMut::from(message)) {
+                Ok(Some(message)) => Answer::Other(message),
+                _ => return Err(malformed),
+            },
+        })
+    }
+}
+
+/// The block that the row came in that was read last, and what comes behind it.
+#[derive(Default)]
+pub(super) struct Shelf {
+    block: Rc<Vec<u8>>,
+    /// Where it begins, in bytes of the connection.
+    begin: u64,
+    /// Of the block, the row's message.
+    row: std::ops::Range<usize>,
+    /// Where the next message begins.
+    next: u64,
+}
+
+impl Shelf {
+    fn pass(&mut self, bytes: usize) {
+        self.next += bytes as u64;
+    }
+
+    /// `input` begins with a row's message of so many bytes.
+    fn put(&mut self, input: &[u8], whole: usize) {
+        let at = usize::try_from(self.next - self.begin).unwrap_or(usize::MAX);
+        self.row = at..at.saturating_add(whole);
+        if self.block.len() < self.row.end {
+            let new = &input[..input.len().min(BLOCK.max(whole))];
+            match Rc::get_mut(&mut self.block) {
+                // No row is left of what was there.
+                Some(block) => {
+                    block.clear();
+                    block.extend_from_slice(new);
+                }
+                None => self.block = Rc::new(new.to_vec()),
+            }
+            self.begin = self.next;
+            self.row = 0..whole;
+        }
+    }
+
+    /// The row.
+    pub(super) fn row(&mut self, count: u16, columns: &Rc<Columns>) -> Result<Row, Error> {
+        let malformed = Error::Malformed("a row");
+        let values = self.row.start + HEAD + size_of_val(&count)..self.row.end;
+        let block = match self.block.len() > BLOCK {
+            // A large one goes when it does.
+            true => std::mem::take(&mut self.block),
+            false => self.block.clone(),
+        };
+        let row = Values::new(block, values).and_then(|values| Row::new(values, columns.clone()));
+        row.filter(|row| row.len() == usize::from(count))
+            .ok_or(malformed)
+    }
+}
+
 impl Session {
     /// One message, when all of it is there.
-    pub(super) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Error> {
-        const HEAD: usize = 5;
-        if self.input.len() < HEAD {
-            if input.is_empty() {
-                return Ok(None);
-            }
-            if self.input.capacity() < HEAD {
-                self.input.reserve(BLOCK);
-            }
-            self.take(input, HEAD);
+    pub(super) fn read<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Cow<'a, [u8]>>, Error> {
+        if !self.input.is_empty() {
+            self.keep(input, HEAD);
         }
-        let header = Header::parse(&self.input).map_err(|_| Error::Malformed("a length"))?;
+        let begin = if self.input.is_empty() { *input } else { &self.input };
+        let header = Header::parse(begin).map_err(|_| Error::Malformed("a length"))?;
         let Some(header) = header else {
+            self.keep(input, HEAD);
             return Ok(None);
         };
         let size = usize::try_from(header.len()).unwrap_or(usize::MAX);
@@ -42,31 +146,36 @@ impl Session {
             return Err(Error::TooLong { size, limit });
         }
         let whole = size.saturating_add(1);
-        if whole > self.input.capacity() {
-            // As its bytes come, not as they are announced.
-            let missing = whole - self.input.len();
-            let room = if whole > LARGE {
-                missing.min(input.len().max(self.input.len()).max(BLOCK))
-            } else {
-                missing.max(BLOCK)
-            };
-            self.input.reserve(room);
+        let is_row = header.tag() == backend::DATA_ROW_TAG;
+        if self.input.is_empty()
+            && let Some((message, rest)) = input.split_at_checked(whole)
+        {
+            if is_row {
+                self.shelf.put(input, whole);
+            }
+            *input = rest;
+            self.shelf.pass(whole);
+            return Ok(Some(Cow::Borrowed(message)));
         }
-        self.take(input, whole);
+        self.keep(input, whole);
         if self.input.len() < whole {
             return Ok(None);
         }
-        let message = Message::parse(&mut self.input).map_err(|_| Error::Malformed("a message"))?;
-        if whole > LARGE {
-            self.input = BytesMut::new();
+        let message = std::mem::take(&mut self.input);
+        if is_row {
+            self.shelf.put(&message, whole);
         }
-        Ok(message)
+        self.shelf.pass(whole);
+        Ok(Some(Cow::Owned(message)))
     }
 
-    /// Up to `whole` bytes of a message.
-    fn take(&mut self, input: &mut &[u8], whole: usize) {
+    /// Up to `whole` bytes of a message. Room is made for them as they come, not as they are announced.
+    fn keep(&mut self, input: &mut &[u8], whole: usize) {
         let missing = whole.saturating_sub(self.input.len());
         let (now, rest) = input.split_at(missing.min(input.len()));
+        if whole <= LARGE {
+            self.input.reserve_exact(missing);
+        }
         self.input.extend_from_slice(now);
         *input = rest;
     }

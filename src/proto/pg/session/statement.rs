@@ -10,6 +10,7 @@
 
 use super::answer::{Step, Waiting, What};
 use super::event::columns;
+use super::read::Answer;
 use super::{Event, Limits, Session};
 use crate::base::clock::Instant;
 use crate::proto::pg::param::Wanted;
@@ -93,7 +94,7 @@ pub(super) fn is_stale(error: &QueryError) -> bool {
 
 pub(super) fn on_prepare(
     waiting: &mut Waiting,
-    message: &Message,
+    answer: &Answer<'_>,
     limits: &Limits,
 ) -> Result<Option<Event>, Error> {
     let What::Prepare {
@@ -105,10 +106,10 @@ pub(super) fn on_prepare(
     else {
         return Ok(None);
     };
-    match (message, *step) {
-        (Message::CloseComplete, b'1') if *closes > 0 => *closes -= 1,
-        (Message::ParseComplete, b'1') if *closes == 0 => *step = b't',
-        (Message::ParameterDescription(body), b't') => {
+    match (answer, *step) {
+        (Answer::Other(Message::CloseComplete), b'1') if *closes > 0 => *closes -= 1,
+        (Answer::Other(Message::ParseComplete), b'1') if *closes == 0 => *step = b't',
+        (Answer::Other(Message::ParameterDescription(body)), b't') => {
             let malformed = |_| Error::Malformed("a description of parameters");
             let mut oids = body.parameters();
             while let Some(oid) = oids.next().map_err(malformed)? {
@@ -116,12 +117,12 @@ pub(super) fn on_prepare(
             }
             *step = b'T';
         }
-        (Message::RowDescription(body), b'T') => {
+        (Answer::Other(Message::RowDescription(body)), b'T') => {
             statement.columns = Some(columns(body, None, limits)?);
             waiting.step = Step::Complete;
             *step = b'Z';
         }
-        (Message::NoData, b'T') => {
+        (Answer::Other(Message::NoData), b'T') => {
             waiting.step = Step::Complete;
             *step = b'Z';
         }
