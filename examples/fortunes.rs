@@ -53,7 +53,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut app = App::new();
     // Few connections: what is asked in one turn of the loop leaves in one write on each. A database with
     // more cores to itself than these would do with more.
-    let database = Postgres::new(&url)?.connections(std::env::var("CONNS").ok().and_then(|n| n.parse().ok()).unwrap_or(4));
+    let database = Postgres::new(&url)?.connections(
+        std::env::var("CONNS")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(4),
+    );
     app.postgres("main", database.pipeline(8_192).queue(32_000));
 
     app.get("/db", |cx, _, res| {

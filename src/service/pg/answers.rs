@@ -275,6 +275,7 @@ impl<S: 'static> Hub<S> {
         let Some(job) = self.jobs.remove(id) else {
             return;
         };
+        self.abandoned -= usize::from(job.sink.is_nobody());
         if job.waits
             && let Some(conn) = job.on.and_then(|conn| self.conns.get_mut(&conn))
         {
@@ -324,10 +325,14 @@ impl<S: 'static> Hub<S> {
     /// Who waits for a job; from now on nobody does, and its time does not count.
     pub(super) fn abandon(&mut self, id: Id) -> Option<Sink<S>> {
         let job = self.jobs.get_mut(id)?;
+        if job.sink.is_nobody() {
+            return None;
+        }
         let sink = std::mem::replace(&mut job.sink, Sink::Nobody);
-        self.errors += u64::from(!sink.is_nobody());
+        self.abandoned += 1;
+        self.errors += 1;
         self.set_deadline(id, None);
-        Some(sink).filter(|sink| !sink.is_nobody())
+        Some(sink)
     }
 
     pub(super) fn add_transaction(&mut self, id: Id, conn: Id, until: Instant) {

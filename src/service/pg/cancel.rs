@@ -129,6 +129,9 @@ impl<S: 'static> Hub<S> {
 
     /// Has what a connection is about cancelled, if nobody waits for any of it.
     pub(super) fn try_cancel(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
+        if self.abandoned == 0 {
+            return;
+        }
         let Some(conn) = self.conns.get(&id) else {
             return;
         };

@@ -131,6 +131,8 @@ pub(super) struct Hub<S: 'static> {
     pub(super) why: Rc<str>,
     pub(super) ear: Ear<S>,
     is_stopping: bool,
+    /// Of the jobs, those that nobody waits for any more.
+    pub(super) abandoned: usize,
     queries: u64,
     pub(super) errors: u64,
     pub(super) cancels: u64,
@@ -182,6 +184,7 @@ impl<S: 'static> Database<S> {
             retry: None,
             why: "".into(),
             is_stopping: false,
+            abandoned: 0,
             queries: 0,
             errors: 0,
             cancels: 0,
@@ -480,10 +483,7 @@ impl<S: 'static> Hub<S> {
 
     /// It has stopped, and nothing is left of it.
     fn is_over(&self) -> bool {
-        self.is_stopping
-            && self.conns.is_empty()
-            && self.dials.is_empty()
-            && self.queue.is_empty()
+        self.is_stopping && self.conns.is_empty() && self.dials.is_empty() && self.queue.is_empty()
     }
 
     /// Whether a connection may be made now. After a failure it is one at a time, after a pause.

@@ -41,6 +41,7 @@ use crate::proto::pg::{Limits, Query, Tag};
 use crate::{App, Bytes, Ctx, Demand, Open};
 use hub::{Database, Db};
 use job::{Ask, Sink};
+use smallvec::SmallVec;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -551,7 +552,8 @@ pub struct PgStatus {
 /// ```
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rows {
-    rows: Vec<Row>,
+    /// Most answers have one.
+    rows: SmallVec<[Row; 1]>,
     columns: Option<Rc<Columns>>,
     tag: Tag,
 }
@@ -609,7 +611,7 @@ impl IntoIterator for Rows {
     type IntoIter = std::vec::IntoIter<Row>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.rows.into_iter()
+        self.rows.into_vec().into_iter()
     }
 }
 

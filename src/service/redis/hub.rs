@@ -18,6 +18,7 @@
 //! 4. Nothing of the embedder's is called while the hub is taken: its callbacks are left for later.
 //! 5. A transaction is in a session whole or not at all: there is room for it, or it waits.
 
+use super::super::agenda::Agenda;
 use super::super::dial::Shared;
 use super::subscribe::Ear;
 use super::wire::{self, Line, Owner};
@@ -25,9 +26,9 @@ use super::{Command, Redis, RedisError, RedisStatus, Value};
 use crate::base::backoff::Backoff;
 use crate::proto::redis::{Error, Event, Refusal, Settings};
 use crate::proto::resp;
-use crate::{Bytes, Ctx, Instant, Store, TimerId};
+use crate::{Bytes, Ctx, Instant, Store};
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -165,8 +166,6 @@ pub(super) struct Conn {
     is_dirty: bool,
     /// It has nothing to do since then.
     rests: Instant,
-    /// It is in `deadlines`.
-    is_watched: bool,
 }
 
 impl Conn {
@@ -246,8 +245,7 @@ pub(super) struct Hub<S: 'static> {
     alone: VecDeque<Id>,
     queued_bytes: usize,
     /// Of jobs, and of connections that have been idle for too long.
-    deadlines: BTreeSet<(Instant, Id)>,
-    armed: Option<(Instant, TimerId)>,
+    agenda: Agenda,
     backoff: Backoff,
     attempts: usize,
     /// Not before this; `None`: the last attempt was a good one.
@@ -290,8 +288,7 @@ impl<S: 'static> Remote<S> {
             queue: VecDeque::new(),
             alone: VecDeque::new(),
             queued_bytes: 0,
-            deadlines: BTreeSet::new(),
-            armed: None,
+            agenda: Agenda::default(),
             backoff: Backoff::new(FIRST_PAUSE, settings.retry, settings.retry),
             attempts: 0,
             retry: None,
@@ -421,7 +418,6 @@ impl<S: 'static> Owner<S> for Db<S> {
                 handed: 0,
                 is_dirty: false,
                 rests: cx.now(),
-                is_watched: false,
             };
             hub.conns.insert(id, conn);
         });
@@ -458,33 +454,35 @@ impl<S: 'static> Hub<S> {
 
     /// Sees to it that it is looked at when something is due.
     fn arm(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
-        let first = self.deadlines.first().map(|(at, _)| *at);
         let is_waiting = self.dials.is_empty() && self.wanted(db).is_some();
-        let retry = self.retry.filter(|_| is_waiting);
-        let Some(next) = first.into_iter().chain(retry).min() else {
-            return;
-        };
-        if let Some((at, timer)) = self.armed {
-            // What fires too early is placed anew.
-            if at <= next {
-                return;
-            }
-            cx.cancel(timer);
+        if let Some(retry) = self.retry
+            && is_waiting
+        {
+            self.agenda.note(retry);
         }
         let db = db.clone();
-        let timer = cx.after(next - cx.now(), move |cx| {
+        self.agenda.arm(cx, move |cx| {
             db.enter(cx, |hub, db, cx| hub.tick(db, cx));
         });
-        self.armed = Some((next, timer));
     }
 
     fn tick(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
-        self.armed = None;
+        self.agenda.fired();
         let now = cx.now();
-        while let Some((at, id)) = self.deadlines.first().copied()
-            && at <= now
-        {
-            self.deadlines.pop_first();
+        let jobs = self.jobs.iter();
+        let jobs = jobs.filter_map(|(id, job)| Some((job.deadline?.0, *id)));
+        let resting = self.conns.iter();
+        let resting = resting.filter(|(_, conn)| conn.role == Role::Own && conn.is_idle());
+        let resting = resting.map(|(id, conn)| (conn.rests + db.settings.idle, *id));
+        let mut due = Vec::new();
+        for (at, id) in jobs.chain(resting) {
+            match at <= now {
+                true => due.push((at, id)),
+                false => self.agenda.note(at),
+            }
+        }
+        due.sort_unstable();
+        for (_, id) in due {
             if let Some(job) = self.jobs.get_mut(&id) {
                 let Some((_, limit, setting)) = job.deadline.take() else {
                     continue;
@@ -497,28 +495,19 @@ impl<S: 'static> Hub<S> {
                     _ => RedisError::Deadline { limit, setting },
                 };
                 self.give_up(db, cx, id, error);
-            } else if let Some(conn) = self.conns.get_mut(&id) {
-                let until = conn.rests + db.settings.idle;
-                conn.is_watched = conn.is_idle() && now < until;
-                if conn.is_watched {
-                    self.deadlines.insert((until, id));
-                } else if conn.is_idle() {
-                    self.close(id);
-                }
+            } else {
+                self.close(id);
             }
         }
         self.pump(db, cx);
     }
 
     fn set_deadline(&mut self, id: Id, deadline: Option<(Instant, Duration, &'static str)>) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        if let Some((at, ..)) = std::mem::replace(&mut job.deadline, deadline) {
-            self.deadlines.remove(&(at, id));
-        }
         if let Some((at, ..)) = deadline {
-            self.deadlines.insert((at, id));
+            self.agenda.note(at);
+        }
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.deadline = deadline;
         }
     }
 
@@ -855,9 +844,7 @@ impl<S: 'static> Hub<S> {
         {
             conn.own = None;
             conn.rests = cx.now();
-            if !std::mem::replace(&mut conn.is_watched, true) {
-                self.deadlines.insert((conn.rests + db.settings.idle, id));
-            }
+            self.agenda.note(conn.rests + db.settings.idle);
         }
     }
 

@@ -270,9 +270,7 @@ fn on_simple(
         return Ok(None);
     };
     let event = match (waiting.step, answer) {
-        (Step::CopyOut, Answer::Data(data)) => {
-            Event::CopyOut(ticket, Bytes::copy_from_slice(data))
-        }
+        (Step::CopyOut, Answer::Data(data)) => Event::CopyOut(ticket, Bytes::copy_from_slice(data)),
         (Step::CopyOut, Answer::Other(Message::CopyDone)) => {
             waiting.step = Step::Asked;
             return Ok(None);

@@ -12,8 +12,8 @@
 //! the begin of one message, or empty.
 
 use super::{LARGE, Session, Status, Tag};
-use crate::proto::pg::row::{Columns, Row, Values};
 use crate::proto::pg::Error;
+use crate::proto::pg::row::{Columns, Row, Values};
 use bytes::BytesMut;
 use postgres_protocol::message::backend::{self, Header, Message};
 use std::borrow::Cow;
@@ -134,7 +134,11 @@ impl Session {
         if !self.input.is_empty() {
             self.keep(input, HEAD);
         }
-        let begin = if self.input.is_empty() { *input } else { &self.input };
+        let begin = if self.input.is_empty() {
+            *input
+        } else {
+            &self.input
+        };
         let header = Header::parse(begin).map_err(|_| Error::Malformed("a length"))?;
         let Some(header) = header else {
             self.keep(input, HEAD);
