@@ -121,9 +121,10 @@ impl Service for Pg {
                 Some(tag) => world.on_message(at, tag, &body),
             }
         }
-        let client = world.backends[at].client;
-        if world.server.net_mut().is_finished(client) {
-            world.backends[at].is_dead = true;
+        // A request to cancel is delivered, whatever becomes of its connection.
+        let backend = &mut world.backends[at];
+        if backend.connection.cancels.is_none() {
+            backend.is_dead |= world.server.net_mut().is_finished(backend.client);
         }
     }
 
@@ -165,7 +166,6 @@ impl World {
         if int(body) == 80_877_102 {
             let turns = self.rng.u32(0..150);
             backend.connection.cancels = Some((int(&body[4..]) as usize, turns));
-            // Its connection is lost, and it is delivered nevertheless.
             if self.dies && self.rng.u32(0..3) == 0 {
                 self.server.net_mut().reset(backend.client);
             }
