@@ -1,11 +1,24 @@
-//! Floor 4. What services on links have in common: where the server is, what they share with their connections, how
-//! bytes are handed on.
+//! Floor 4. What services on links have in common: their settings, where the server is, what they share with their
+//! connections, how bytes are handed on, what a client is told when there is no answer.
 
 use crate::proto::address::Address;
-use crate::{Bytes, Ctx, LinkHandle, Target};
+use crate::{Bytes, Ctx, LinkHandle, StatusError, Target};
 use std::cell::Cell;
+use std::fmt::Display;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::rc::Rc;
+
+/// A method for each setting, which sets the field of this name, of the settings themselves or of a part of them.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty $(, of $part:ident)?;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(mut self, $name: $type) -> Self {
+            self$(.$part)?.$name = $name;
+            self
+        }
+    )*};
+}
+pub(super) use setters;
 
 /// Finds out where a server is, on another thread if its name is to be resolved; else `then` is called at once.
 pub(super) fn find<S: 'static>(
@@ -82,6 +95,17 @@ pub(super) fn hand_on(handle: &LinkHandle, waiting: &[u8]) -> usize {
     done
 }
 
+/// Why the server asked has no answer, as a gateway tells it: nothing of that server, which is for the log.
+pub(super) fn no_answer(what: &str, status: u16, why: impl Display) -> StatusError {
+    log::error!("{why}");
+    let has = match status {
+        503 => "is not available",
+        504 => "took too long",
+        _ => "has refused",
+    };
+    StatusError::new(status, format!("the {what} {has}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +116,20 @@ mod tests {
         let again = shared.clone();
         assert_eq!(shared.with(|_| again.with(|_| ())), Some(None));
         assert_eq!(again.with(|n| *n), Some(1));
+    }
+
+    #[test]
+    fn no_answer_says_nothing_of_the_server() {
+        for (status, text) in [
+            (503, "the store is not available"),
+            (504, "the store took too long"),
+            (500, "the store has refused"),
+        ] {
+            let error = no_answer("store", status, "10.0.0.7: no such table");
+            assert_eq!(
+                (error.status().as_u16(), &error.to_string()[..]),
+                (status, text)
+            );
+        }
     }
 }

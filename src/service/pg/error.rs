@@ -1,5 +1,6 @@
 //! Floor 4. Why a question to a database has no answer, and what a gateway says then.
 
+use super::super::dial::no_answer;
 use crate::StatusError;
 use crate::proto::pg::{ConvertError, DbError, QueryError, Refusal};
 use std::fmt;
@@ -156,12 +157,6 @@ impl std::error::Error for PgError {}
 /// With the status of a gateway, and a text that says nothing of the database.
 impl From<PgError> for StatusError {
     fn from(error: PgError) -> StatusError {
-        let text = match error.status() {
-            503 => "the database is not available",
-            504 => "the database took too long",
-            _ => "the database has refused",
-        };
-        log::error!("{error}");
-        StatusError::new(error.status(), text)
+        no_answer("database", error.status(), error)
     }
 }

@@ -36,6 +36,7 @@ pub use error::{PgError, PgErrorKind};
 pub use listen::Listening;
 pub use transaction::Tx;
 
+use super::dial::setters;
 use crate::base::id::StreamRef;
 use crate::proto::pg::{Limits, Query, Tag};
 use crate::{App, Bytes, Ctx, Demand, Open};
@@ -88,16 +89,6 @@ pub struct Postgres {
     limits: Limits,
 }
 
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident: $type:ty => $($field:ident).+;)*) => {$(
-        $(#[$doc])*
-        pub fn $name(mut self, $name: $type) -> Postgres {
-            self.$($field).+ = $name;
-            self
-        }
-    )*};
-}
-
 impl Postgres {
     /// At `postgres://user:password@host:port/database`: see [`Url`] for what else may stand there.
     ///
@@ -136,43 +127,47 @@ impl Postgres {
 
     setters! {
         /// Connections, at the most; at least 1. Default 10.
-        connections: usize => connections;
+        connections: usize;
         /// Connections that are made ahead of need. Default 0.
-        warm: usize => warm;
+        warm: usize;
         /// How long a connection may be idle. Default 10 minutes.
-        idle: Duration => idle;
+        idle: Duration;
         /// How old a connection may be when it is used again. Default 1 hour.
-        lifetime: Duration => lifetime;
+        lifetime: Duration;
         /// By which share of it, at the most, a connection's lifetime is shorter, so that those made together do not end
         /// together: 0 to 1. Default 0.1.
-        jitter: f64 => jitter;
+        jitter: f64;
         /// Questions that may wait for a connection. Default 1024.
-        queue: usize => queue;
+        queue: usize;
         /// How long. Default 3 s.
-        queue_wait: Duration => queue_wait;
+        queue_wait: Duration;
         /// How long an answer may take, waiting included, unless [`Pg::timeout`] says otherwise. It does not hold for
         /// [`Pg::each`] and copies. Default 60 s.
-        timeout: Duration => timeout;
+        timeout: Duration;
         /// How long a transaction may be open. Default 60 s.
-        transaction: Duration => transaction;
+        transaction: Duration;
         /// How long who takes rows one by one may say [`Demand::Hold`]. Default 60 s.
-        hold: Duration => hold;
+        hold: Duration;
         /// Bytes of the rows of one answer, if they are not taken one by one. Default 16 MiB.
-        result: usize => result;
+        result: usize;
         /// The longest pause before another attempt to connect; the first is 100 ms, each is drawn at random. Default 10 s.
-        retry: Duration => retry;
+        retry: Duration;
         /// How often the connection that listens is asked whether it is there. Default 30 s.
-        ping: Duration => ping;
+        ping: Duration;
         /// Queries on a connection without an answer. Default 128.
-        pipeline: usize => limits.pipeline;
+        pipeline: usize, of limits;
         /// Bytes of one message: of a row, of a query with its parameters. Default 16 MiB.
-        message: usize => limits.message;
+        message: usize, of limits;
         /// Prepared statements that each connection keeps. Default 256.
-        statements: usize => limits.statements;
+        statements: usize, of limits;
         /// How long the server may owe an answer without a sign of it; then the connection is given up. Default 60 s.
-        reply: Duration => limits.reply;
-        /// How long it may take until a connection is ready, the login included. Default 10 s.
-        connect_timeout: Duration => limits.startup;
+        reply: Duration, of limits;
+    }
+
+    /// How long it may take until a connection is ready, the login included. Default 10 s.
+    pub fn connect_timeout(mut self, connect_timeout: Duration) -> Postgres {
+        self.limits.startup = connect_timeout;
+        self
     }
 
     /// A parameter of the session, as `SET` has it: `search_path`, `lock_timeout`, …

@@ -1,5 +1,6 @@
 //! Floor 4. Why a command has no reply, and what a gateway says then.
 
+use super::super::dial::no_answer;
 use crate::StatusError;
 use std::fmt;
 use std::rc::Rc;
@@ -145,13 +146,7 @@ impl std::error::Error for RedisError {}
 /// With the status of a gateway, and a text that says nothing of the server.
 impl From<RedisError> for StatusError {
     fn from(error: RedisError) -> StatusError {
-        let text = match error.status() {
-            503 => "the store is not available",
-            504 => "the store took too long",
-            _ => "the store has refused",
-        };
-        log::error!("{error}");
-        StatusError::new(error.status(), text)
+        no_answer("store", error.status(), error)
     }
 }
 

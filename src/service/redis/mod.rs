@@ -27,6 +27,7 @@ pub use command::{Arg, Command, Script};
 pub use error::RedisError;
 pub use subscribe::Subscribed;
 
+use super::dial::setters;
 use crate::{App, Bytes, Ctx, Open};
 use hub::{Ask, Db, Remote, Then, Watched};
 use std::rc::Rc;
@@ -75,16 +76,6 @@ pub struct Redis {
     request: usize,
     subscriptions: usize,
     bounds: Bounds,
-}
-
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {$(
-        $(#[$doc])*
-        pub fn $name(mut self, $name: $type) -> Redis {
-            self.$name = $name;
-            self
-        }
-    )*};
 }
 
 impl Redis {
