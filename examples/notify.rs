@@ -53,7 +53,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8080".to_string());
 
     let mut app: App = App::new();
-    app.postgres("main", Postgres::new(&url)?);
+    app.postgres(
+        "main",
+        Postgres::new(&url).map_err(|error| error.to_string())?,
+    );
     app.get("/", |_, _, res| res.html(PAGE));
 
     // Follows. What is published comes from the database alone, so that all processes say the same.

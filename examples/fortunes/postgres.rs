@@ -16,7 +16,8 @@ const UPDATE: &str = "update world set randomnumber = new.number
 pub(crate) fn routes(app: &mut App<Cache>, url: &str) -> Found<()> {
     // Few connections: what is asked in one turn of the loop leaves in one write on each. A database with
     // more cores to itself than these would do with more.
-    let database = Postgres::new(url)?.connections(4);
+    let database = Postgres::new(url).map_err(|error| error.to_string())?;
+    let database = database.connections(4);
     app.postgres("main", database.pipeline(8_192).queue(32_000));
 
     app.get("/db", |cx, _, res| {

@@ -4,7 +4,7 @@ use super::sqlite_pool::SqlitePool;
 use super::{ALL_WORLDS, Cache, FORTUNES, Found, WORLD, World};
 use super::{count, different, page, random, sample};
 use loopwright::{App, StatusError, Task};
-use rusqlite::{Connection, Result, Row, TransactionBehavior};
+use rusqlite::{Connection, Result, Row, Transaction};
 
 const UPDATE: &str = "update world set randomnumber = ?2 where id = ?1";
 
@@ -15,7 +15,7 @@ pub(crate) fn routes(app: &mut App<Cache>, file: &str) -> Found<()> {
     app.get("/db", move |cx, _, res| {
         let db = db.clone();
         cx.answer(res, async move |task, res| {
-            let found = db.run(&task, |db| worlds(db, [random()]));
+            let found = db.read(&task, |db| worlds(db, [random()]));
             res.json(&found.await?[0]);
             Ok::<_, StatusError>(())
         })
@@ -25,7 +25,7 @@ pub(crate) fn routes(app: &mut App<Cache>, file: &str) -> Found<()> {
     app.get("/queries", move |cx, req, res| {
         let (n, db) = (count(req), db.clone());
         cx.answer(res, async move |task, res| {
-            let found = db.run(&task, move |db| worlds(db, (0..n).map(|_| random())));
+            let found = db.read(&task, move |db| worlds(db, (0..n).map(|_| random())));
             res.json(&found.await?);
             Ok::<_, StatusError>(())
         })
@@ -35,7 +35,7 @@ pub(crate) fn routes(app: &mut App<Cache>, file: &str) -> Found<()> {
     app.get("/updates", move |cx, req, res| {
         let (n, db) = (count(req), db.clone());
         cx.answer(res, async move |task, res| {
-            let updated = db.run(&task, move |db| update(db, n));
+            let updated = db.write(&task, move |tx| update(tx, n));
             res.json(&updated.await?);
             Ok::<_, StatusError>(())
         })
@@ -45,7 +45,7 @@ pub(crate) fn routes(app: &mut App<Cache>, file: &str) -> Found<()> {
     app.get("/fortunes", move |cx, _, res| {
         let db = db.clone();
         cx.answer(res, async move |task, res| {
-            res.html(db.run(&task, fortunes).await?);
+            res.html(db.read(&task, fortunes).await?);
             Ok::<_, StatusError>(())
         })
     });
@@ -54,7 +54,7 @@ pub(crate) fn routes(app: &mut App<Cache>, file: &str) -> Found<()> {
         let (n, db) = (count(req), pool.clone());
         cx.answer(res, async move |task: Task<Cache>, res| {
             if task.with(|cx| cx.state.is_empty()).await {
-                let all = db.run(&task, |db| {
+                let all = db.read(&task, |db| {
                     db.prepare(ALL_WORLDS)?.query_map((), world)?.collect()
                 });
                 let all: Cache = all.await?;
@@ -79,21 +79,17 @@ fn worlds(db: &Connection, ids: impl IntoIterator<Item = i32>) -> Result<Vec<Wor
         .collect()
 }
 
-/// Nobody else writes meanwhile: one that had begun to read could not go on to write.
-fn update(db: &mut Connection, n: usize) -> Result<Vec<World>> {
-    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut worlds = worlds(&tx, different(n))?;
+fn update(tx: &Transaction<'_>, n: usize) -> Result<Vec<World>> {
+    let mut worlds = worlds(tx, different(n))?;
     let mut update = tx.prepare(UPDATE)?;
     for world in &mut worlds {
         world.random_number = random();
         update.execute((world.id, world.random_number))?;
     }
-    drop(update);
-    tx.commit()?;
     Ok(worlds)
 }
 
-fn fortunes(db: &mut Connection) -> Result<String> {
+fn fortunes(db: &Connection) -> Result<String> {
     let mut select = db.prepare(FORTUNES)?;
     let fortunes = select.query_map((), |row| Ok((row.get(1)?, row.get(0)?)))?;
     let fortunes: Vec<(String, i32)> = fortunes.collect::<Result<_>>()?;

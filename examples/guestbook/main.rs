@@ -71,7 +71,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut app: App<Store> = App::new();
     let store = if database.contains("://") {
-        app.postgres("main", Postgres::new(&database)?);
+        app.postgres(
+            "main",
+            Postgres::new(&database).map_err(|error| error.to_string())?,
+        );
         Store::Postgres
     } else {
         Store::Sqlite(SqlitePool::open(database, &sqlite::MIGRATIONS)?)

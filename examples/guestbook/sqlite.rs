@@ -15,7 +15,7 @@ pub(crate) async fn entries(
     task: &Task<Store>,
 ) -> Result<Vec<Entry>, StatusError> {
     let sql = "select id, name, text, written from entries order by id desc limit 100";
-    let entries = pool.run(task, move |connection| {
+    let entries = pool.read(task, move |connection| {
         let mut select = connection.prepare(sql)?;
         let entries = select.query_map((), |row| {
             Ok(Entry {
@@ -39,9 +39,7 @@ pub(crate) async fn add(
     let told = format!("{name}: {text}");
     let sql =
         "insert into entries (name, text, written) values (?1, ?2, strftime('%Y-%m-%dT%H:%M:%SZ'))";
-    let written = pool.run(task, move |connection| {
-        connection.execute(sql, [name, text])
-    });
+    let written = pool.write(task, move |tx| tx.execute(sql, [name, text]));
     written.await?;
     // It is kept: whether anybody can be told changes nothing.
     let published = task.with(move |cx| cx.publish(TOPIC, told.as_str())).await;
