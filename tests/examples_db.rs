@@ -15,7 +15,7 @@ mod support;
 
 use curl::{Answer, ask};
 use loopwright::{App, Limits, Server, StatusError};
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 use serde_json::{Value, json};
 use server::{Cluster, eventually};
 use sqlite_pool::{BUSY, SqlitePool, WAIT};
@@ -255,12 +255,12 @@ fn a_guestbook_in_sqlite_is_there_again_after_a_kill() {
 fn a_guestbook_in_postgresql_is_there_again_after_a_kill() {
     let cluster = Cluster::shared();
     let (url, folder) = (database(&cluster, "guests"), folder());
-    let before = Cell::new("0".to_string());
+    let listened = Cell::new("0".to_string());
     let start = || {
         let mut site = Site::guestbook(folder.path(), &url);
         site.server.wait_for("the tables are there");
-        let pid = listening(&cluster, "guests", &before.take());
-        before.set(pid);
+        let pid = listening(&cluster, "guests", &listened.take());
+        listened.set(pid);
         site
     };
     let site = start();
@@ -366,15 +366,17 @@ fn a_full_queue_a_panic_and_a_client_that_leaves() {
     let folder = folder();
     let file = folder.path().join("pool.db");
     let (release, held) = mpsc::channel::<()>();
+    let (begin, begun) = mpsc::channel();
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         let pool = SqlitePool::open(file, &["create table t (n int)"]).expect("a pool");
         let held = std::sync::Arc::new(Mutex::new(held));
         let mut app: App<SqlitePool> = App::new();
         app.get("/hold", move |cx, _, res| {
-            let (pool, held) = (cx.state.clone(), held.clone());
+            let (pool, held, begin) = (cx.state.clone(), held.clone(), begin.clone());
             cx.answer(res, async move |task, res| {
                 let work = move |_: &Connection| {
+                    begin.send(()).expect("told");
                     let _ = held.lock().expect("held").recv();
                     Ok(())
                 };
@@ -395,14 +397,13 @@ fn a_full_queue_a_panic_and_a_client_that_leaves() {
         app.get("/panic", |cx, _, res| {
             let pool = cx.state.clone();
             cx.answer(res, async move |task, res| {
-                pool.write(&task, |tx| {
+                let work = |tx: &Transaction<'_>| -> rusqlite::Result<()> {
                     tx.execute("insert into t values (-1)", ())?;
-                    Err(rusqlite::Error::InvalidPath(
-                        None::<PathBuf>.expect("a path"),
-                    ))
-                })
-                .await
-                .map(|()| res.text("written"))
+                    panic!("as it should");
+                };
+                pool.write(&task, work).await?;
+                res.text("written");
+                Ok::<_, StatusError>(())
             })
         });
         app.get("/all", |cx, _, res| {
@@ -449,7 +450,7 @@ fn a_full_queue_a_panic_and_a_client_that_leaves() {
 
     scope(|all| {
         let holder = all.spawn(|| get("/hold"));
-        tasks("1");
+        begun.recv_timeout(PATIENCE).expect("a thread is held");
         // One waits for the thread; its client leaves.
         let mut curl = Command::new("curl");
         let curl = curl.args(["-sS", "-m", "60"]).arg(format!("{url}/write/2"));
@@ -469,7 +470,7 @@ fn a_full_queue_a_panic_and_a_client_that_leaves() {
 
         // Who would have to wait for too long is told, and its work is not done.
         let holder = all.spawn(|| get("/hold"));
-        tasks("1");
+        begun.recv_timeout(PATIENCE).expect("a thread is held");
         let late = all.spawn(|| get("/write/4"));
         tasks("2");
         std::thread::sleep(WAIT);
@@ -600,7 +601,7 @@ fn what_is_notified_comes_through_a_new_connection_and_to_who_comes_back() {
     cluster.psql(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'notify'",
     );
-    listens(&cluster);
+    listening(&cluster, "notify", &before);
     assert_eq!(say("after a broken connection").status, 202);
     said_last(&follower, "after a broken connection");
 
