@@ -14,6 +14,7 @@ use loopwright::service::channel::Channel;
 use loopwright::service::pg::Postgres;
 use loopwright::{App, Server, StatusError};
 use std::error::Error;
+use std::time::Duration;
 
 /// PostgreSQL's own limit, in bytes.
 const LONGEST: u64 = 7_999;
@@ -53,10 +54,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8080".to_string());
 
     let mut app: App = App::new();
-    app.postgres(
-        "main",
-        Postgres::new(&url).map_err(|error| error.to_string())?,
-    );
+    let database = Postgres::new(&url).map_err(|error| error.to_string())?;
+    // What is said while we are away is lost to us: so never away for long.
+    app.postgres("main", database.retry(Duration::from_secs(1)));
     app.get("/", |_, _, res| res.html(PAGE));
 
     // Follows. What is published comes from the database alone, so that all processes say the same.
