@@ -12,7 +12,7 @@ db: one row at random, as JSON. queries: twenty, each asked for by itself. updat
 are given another number. fortunes: a page of twelve rows and one more, sorted and escaped. 64 connections. That an
 answer is what the tables have is looked at first.
 
-"loopwright" is examples/fortunes.rs. Other servers have to answer GET /db, /queries?n=20, /updates?n=20 and
+"loopwright" is examples/fortunes. Other servers have to answer GET /db, /queries?n=20, /updates?n=20 and
 /fortunes. PostgreSQL (Debian's, run as its user) has a folder and a port of its own, and ends with the benchmark. It
 does not sync its files, which is not what is measured.
 

@@ -162,6 +162,14 @@ impl<S: 'static> TaskTx<S> {
         Ok(self.query(sql, params).await?.affected())
     }
 
+    /// Several statements: see [`Tx::batch`].
+    pub fn batch(&self, sql: impl Into<Rc<str>>) -> Call<S, Result<(), PgError>> {
+        let sql = sql.into();
+        self.ask(move |cx, tx, done| {
+            tx.batch(cx, sql, move |_, _, end| done.resolve(end));
+        })
+    }
+
     /// A place to come back to: see [`Tx::savepoint`].
     pub fn savepoint(&self, name: &str) -> Call<S, ()> {
         let name = name.to_string();

@@ -1,0 +1,5 @@
+create table entries (
+    id bigint generated always as identity primary key,
+    name text not null,
+    text text not null
+);

@@ -1,0 +1,1 @@
+alter table entries add column written timestamptz not null default now();
