@@ -669,3 +669,135 @@ fn commands_are_awaited_and_given_up() {
             .contains("cmd=blpop")
     });
 }
+
+/// A command that the server does not answer would have the next one's reply.
+#[test]
+fn what_has_no_reply_is_refused() {
+    let redis = RedisServer::start(&[]);
+    let node = Node::new(settings(&redis).connections(1));
+    let silent = node.begin(&["REPLCONF", "ACK", "0"]);
+    assert_eq!(node.ask(&["ECHO", "mine"]), Ok("mine".into()));
+    let why = only(&silent).expect_err("it is not asked");
+    assert!(why.starts_with("not asked of redis"), "{why}");
+}
+
+/// Its own time is its connection's, too.
+#[test]
+fn who_may_wait_longer_than_block_does() {
+    let redis = RedisServer::start(&[]);
+    let settings = settings(&redis).block(Duration::from_millis(200));
+    let node = Node::new(
+        settings
+            .reply(Duration::from_millis(300))
+            .ping(Duration::from_millis(200)),
+    );
+    let told = node.post(|cx, tell| {
+        let then = move |_: &mut Ctx<'_, Site>, reply| drop(tell.send(answer(reply)));
+        let redis = cx.redis("cache").timeout(PATIENCE);
+        redis.command(["BLPOP", "jobs", "0"], then);
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    redis.ask(&["rpush", "jobs", "late"]);
+    assert_eq!(only(&told), Ok("[jobs late]".into()));
+}
+
+/// Many who hear the same: what comes costs no more for each of them.
+#[test]
+fn many_hear_the_same() {
+    const MANY: usize = 20_000;
+    let redis = RedisServer::start(&[]);
+    let node = Node::of(&redis);
+    let heard = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = heard.clone();
+    let told = node.post(move |cx, tell| {
+        for _ in 0..MANY {
+            let count = count.clone();
+            let subscribed = cx.redis("cache").subscribe("news", move |_, heard| {
+                if let Heard::Message(_) = heard {
+                    count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+            cx.state.subscribed.push(subscribed);
+        }
+        tell.send(()).expect("sent");
+    });
+    told.recv_timeout(PATIENCE).expect("subscribed");
+    redis.await_subscribed("news", 0);
+    let begun = Instant::now();
+    redis.ask(&["publish", "news", "x"]);
+    while heard.load(std::sync::atomic::Ordering::Relaxed) < MANY {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{heard:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let told_in = begun.elapsed();
+    let begun = Instant::now();
+    node.post(|cx, tell| {
+        cx.state.subscribed.clear();
+        tell.send(()).expect("sent");
+    })
+    .recv_timeout(PATIENCE)
+    .expect("done");
+    redis.await_subscribed("", 0);
+    let gone_in = begun.elapsed();
+    println!("{MANY}: told in {told_in:?}, gone in {gone_in:?}");
+    assert!(
+        told_in + gone_in < Duration::from_secs(2),
+        "{told_in:?} {gone_in:?}"
+    );
+}
+
+/// A reload that brings other settings ends what was subscribed to by the old ones, and says so.
+#[test]
+fn subscriptions_over_a_reload() {
+    let redis = RedisServer::start(&[]);
+    let app = |settings: Redis| {
+        let mut app: App<Site> = App::new();
+        app.redis("cache", settings);
+        app
+    };
+    let builder = || Server::builder().listen("127.0.0.1:0");
+    let mut server = builder()
+        .build(app(settings(&redis)), Site::default())
+        .expect("a server");
+    let (tell, told) = channel();
+    let subscribe = move |cx: &mut Ctx<'_, Site>| {
+        let hear = move |_: &mut Ctx<'_, Site>, heard| drop(tell.send(said(heard)));
+        let subscribed = cx.redis("cache").subscribe("news", hear);
+        cx.state.subscribed.push(subscribed);
+    };
+    server.handle().post(subscribe).expect("a loop");
+    let next = |server: &mut Server<Site>| {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) {
+            server
+                .turn_within(Duration::from_millis(10))
+                .expect("a turn");
+            if let Ok(said) = told.try_recv() {
+                return said;
+            }
+        }
+        "nothing".to_string()
+    };
+    assert_eq!(next(&mut server), "Subscribed");
+    let other = settings(&redis).connections(3);
+    server.reload(builder(), app(other)).expect("a reload");
+    assert_ne!(next(&mut server), "nothing");
+}
+
+/// `WAIT` is about what its own connection has written.
+#[test]
+fn a_promise_of_replicas_is_not_given_for_another_connection() {
+    let redis = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = RedisServer::start(&[]);
+    replica.ask(&["replicaof", "127.0.0.1", &redis.port.to_string()]);
+    eventually("it is in step", || {
+        redis.ask(&["wait", "1", "100"]).trim() == "1"
+    });
+    let node = Node::of(&redis);
+    // From now on there is a connection for commands that wait.
+    let _ = node.ask(&["BLPOP", "none", "0.01"]);
+    replica.signal(Signal::STOP);
+    assert_eq!(node.ask(&["SET", "k", "v"]), Ok("OK".into()));
+    let waited = node.ask(&["WAIT", "1", "500"]);
+    assert_ne!(waited, Ok("1".into()), "the replica has stopped");
+}
