@@ -194,7 +194,7 @@ impl Command {
             "SUNSUBSCRIBE",
         ]) {
             Some("subscriptions have a connection of their own: see subscribe")
-        } else if self.is_one_of(&["MONITOR", "SYNC", "PSYNC"])
+        } else if self.is_one_of(&["MONITOR", "SYNC", "PSYNC", "REPLCONF"])
             || self.is_one_of(&["CLIENT"]) && is_own()
         {
             Some("its replies cannot be matched")
@@ -335,6 +335,7 @@ mod tests {
             "subscribe c",
             "client reply OFF",
             "monitor",
+            "replconf ack 0",
         ] {
             let command = Command::from(command.split(' ').collect::<Vec<_>>());
             assert!(command.refusal().is_some(), "{command:?}");
