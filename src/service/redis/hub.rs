@@ -271,7 +271,7 @@ impl<S: 'static> Store<S> for Remote<S> {
         self.enter(cx, |hub, db, cx| {
             // What is under way ends in its time; nothing is kept.
             hub.is_stopping = true;
-            hub.hush();
+            hub.hush(cx);
             hub.pump(db, cx);
         });
     }

@@ -174,7 +174,7 @@ impl<S: 'static> Hub<S> {
         }
         self.ear.topics.remove(topic);
         if self.ear.topics.is_empty() {
-            return self.hush();
+            return self.hush(cx);
         }
         self.change(db, cx, topic, false);
     }
@@ -320,9 +320,14 @@ impl<S: 'static> Hub<S> {
         }
     }
 
-    /// Nobody hears anything any more.
-    pub(super) fn hush(&mut self) {
-        self.ear.topics.clear();
+    /// Nobody hears anything any more: whoever still would is told.
+    pub(super) fn hush(&mut self, cx: &mut Ctx<'_, S>) {
+        let topics = std::mem::take(&mut self.ear.topics);
+        let all = topics.into_values().flat_map(|of| of.all.into_values());
+        for mut hear in all.flatten() {
+            let why = "a reload has brought another redis of this name".to_string();
+            cx.later().call(move |cx| hear(cx, Heard::Denied(why)));
+        }
         self.ear.todo.clear();
         self.ear.changing.clear();
         if let Some(id) = self.ear.on.take() {
