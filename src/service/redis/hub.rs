@@ -658,6 +658,9 @@ impl<S: 'static> Hub<S> {
         };
         if job.alone {
             conn.own = Some(id);
+            // As long as the job may wait, and a little more: it is the job's deadline that ends it.
+            let longest = job.limit.0.saturating_add(db.settings.reply);
+            conn.line.session.set_reply(longest);
         }
         let (limit, setting) = job.limit;
         let deadline = (job.since + limit, limit, setting);
@@ -738,11 +741,7 @@ impl<S: 'static> Hub<S> {
             log::info!("redis {}: connected to {address} again", db.name);
         }
         match self.conns.get_mut(&id) {
-            Some(conn) if conn.role == Role::Own => {
-                let longest = db.settings.block.saturating_add(db.settings.reply);
-                conn.line.session.set_reply(longest);
-                self.rest(db, cx, id);
-            }
+            Some(conn) if conn.role == Role::Own => self.rest(db, cx, id),
             Some(conn) if conn.role == Role::Ear => match self.ear.is_wanted() {
                 true => self.ear.begin(id),
                 false => self.close(id),
