@@ -645,6 +645,10 @@ impl<S: 'static> Hub<S> {
         job.values.clear();
         job.failed = None;
         let asked = match &mut job.ask {
+            // What it waits for was written on other connections: since its own last command. That is now.
+            Ask::One(command) if command.is_about_replicas() => {
+                conn.ask_all(Some("PING"), std::slice::from_ref(command), None, id, now)
+            }
             Ask::One(command) | Ask::Script(command, _) => {
                 conn.ask(command.arguments(), id, true, now)
             }
