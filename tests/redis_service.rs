@@ -784,6 +784,26 @@ fn subscriptions_over_a_reload() {
     assert_ne!(next(&mut server), "nothing");
 }
 
+/// Who waits for a shorter time than `queue_wait` is told what is wrong, too: there is no connection.
+#[test]
+fn no_connection_is_said_whoever_is_first_to_lose_patience() {
+    let mut redis = RedisServer::start(&[]);
+    let node = Node::new(settings(&redis).timeout(Duration::from_millis(300)));
+    assert_eq!(node.ask(&["ECHO", "x"]), Ok("x".into()));
+    redis.kill();
+    eventually("it is noticed", || node.status().open == 0);
+    let told = node.post(|cx, tell| {
+        let then = move |_: &mut Ctx<'_, Site>, reply: Result<Value, RedisError>| {
+            tell.send(reply.map_err(|e| (e.status(), e.to_string())))
+                .expect("sent");
+        };
+        cx.redis("cache").command(["ECHO", "y"], then);
+    });
+    let (status, why) = only(&told).expect_err("there is no server");
+    assert_eq!(status, 503, "{why}");
+    assert!(why.contains("refused"), "{why}");
+}
+
 /// `WAIT` is about what its own connection has written.
 #[test]
 fn a_promise_of_replicas_is_not_given_for_another_connection() {
