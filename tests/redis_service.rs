@@ -543,7 +543,7 @@ fn limits() {
     for (which, why) in &answers {
         let want = match which {
             0 | 1 => "no reply of redis within 400ms (timeout)",
-            2..=4 => "all connections to redis are busy for 200ms (queue_wait)",
+            2..=4 => "all connections to redis are busy for 200ms (queue_wait or timeout)",
             _ => "too much waits for redis: 3 (queue)",
         };
         assert_eq!(why, want, "{which}");

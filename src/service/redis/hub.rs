@@ -489,12 +489,12 @@ impl<S: 'static> Hub<S> {
                 let Some((_, limit, setting)) = job.deadline.take() else {
                     continue;
                 };
-                let error = match setting {
-                    "queue_wait" => RedisError::NoConnection {
+                let error = match job.on {
+                    None => RedisError::NoConnection {
                         waited: limit,
                         why: self.why.clone(),
                     },
-                    _ => RedisError::Deadline { limit, setting },
+                    Some(_) => RedisError::Deadline { limit, setting },
                 };
                 self.give_up(db, cx, id, error);
             } else if let Some(conn) = self.conns.get_mut(&id) {
