@@ -1812,3 +1812,41 @@ fn what_is_undone_at_the_end_does_not_stay() {
     drop(world);
     assert_eq!(dropped.get(), 1);
 }
+
+/// However much is to be done before the loop hears that a task has begun.
+#[test]
+fn a_client_that_leaves_while_the_loop_is_busy_takes_its_task_along() {
+    for before in 0..8 {
+        for seed in 0..4 {
+            let dropped = Rc::new(Cell::new(0));
+            let seen = dropped.clone();
+            let mut app: App = App::new();
+            app.get("/", move |cx, _, res| {
+                for _ in 0..before {
+                    cx.later().call(|_| ());
+                }
+                let guard = Guard(seen.clone());
+                cx.answer(res, async move |_, res| {
+                    let _both = (guard, res);
+                    pending::<()>().await;
+                })
+            });
+            let limits = Limits {
+                commands_per_turn: 1,
+                ..Limits::default()
+            };
+            let mut world = world_of(seed, limits, app, ());
+            let client = get(&mut world, "/");
+            while world.open_exchanges() == 0 {
+                world.turn().unwrap();
+            }
+            world.net_mut().reset(client);
+            wait(&mut world, 1000 * MS);
+            assert_eq!(
+                (dropped.get(), world.stats().tasks, world.open_exchanges()),
+                (1, 0, 0),
+                "{before} {seed}"
+            );
+        }
+    }
+}
