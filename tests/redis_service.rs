@@ -821,3 +821,44 @@ fn a_promise_of_replicas_is_not_given_for_another_connection() {
     let waited = node.ask(&["WAIT", "1", "500"]);
     assert_ne!(waited, Ok("1".into()), "the replica has stopped");
 }
+
+#[test]
+fn a_task_publishes_and_changes_what_it_watches() {
+    let redis = RedisServer::start(&[]);
+    let node = Node::of(&redis);
+    let heard = subscribe(&node, "news");
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok("Subscribed".into()));
+    let told = node.post(|cx, tell| {
+        let task = cx.task();
+        let asks = async move {
+            let cache = task.redis("cache");
+            let listeners = cache.publish("news", "it rains").await;
+            let doubled = |replies: Vec<Value>| {
+                let n: i64 = std::str::from_utf8(replies[0].bytes()?)
+                    .ok()?
+                    .parse()
+                    .ok()?;
+                Some(vec![Command::from(("SET", "n", 2 * n))])
+            };
+            let nothing = cache.watch(["n"], [["GET", "n"]], doubled).await;
+            let set = cache.command(["SET", "n", "21"]).await;
+            let done = cache.watch(["n"], [["GET", "n"]], doubled).await;
+            let n = cache.command(["GET", "n"]).await;
+            let all = (
+                listeners.ok(),
+                nothing.ok().map(|none| none.is_none()),
+                answer(set),
+                done.ok().flatten().is_some(),
+                answer(n),
+            );
+            tell.send(all).expect("sent");
+        };
+        drop(cx.spawn(asks).expect("room for a task"));
+    });
+    let ok = |text: &str| Ok(text.to_string());
+    assert_eq!(
+        told.recv_timeout(PATIENCE).expect("answers"),
+        (Some(1), Some(true), ok("OK"), true, ok("42"))
+    );
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok("news it rains".into()));
+}
