@@ -278,7 +278,7 @@ impl<S: 'static> Hub<S> {
 
     fn tell(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, topic: &Topic, id: Id, heard: Heard) {
         self.ear.untold += 1;
-        if self.ear.untold == UNTOLD {
+        if self.ear.untold >= UNTOLD {
             self.with_ear(|line| line.hold());
         }
         let (db, topic) = (db.clone(), topic.clone());
