@@ -862,3 +862,25 @@ fn a_task_publishes_and_changes_what_it_watches() {
     );
     assert_eq!(heard.recv_timeout(PATIENCE), Ok("news it rains".into()));
 }
+
+/// What we do not take is no failure of the server's: nobody else waits for the pauses that those have.
+#[test]
+fn replies_that_are_too_large_are_no_outage() {
+    let redis = RedisServer::start(&[]);
+    redis.ask(&["set", "large", &"x".repeat(2000)]);
+    let bounds = Bounds {
+        bulk: 1000,
+        ..Bounds::default()
+    };
+    let settings = settings(&redis).retry(Duration::from_secs(10));
+    let node = Node::new(settings.timeout(PATIENCE).connections(1).bounds(bounds));
+    let mut longest = Duration::ZERO;
+    for _ in 0..12 {
+        let why = node.ask(&["GET", "large"]).expect_err("it is too large");
+        assert!(why.contains("(bulk)"), "{why}");
+        let begun = Instant::now();
+        assert_eq!(node.ask(&["ECHO", "x"]), Ok("x".into()));
+        longest = longest.max(begun.elapsed());
+    }
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+}
