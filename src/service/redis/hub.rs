@@ -779,8 +779,9 @@ impl<S: 'static> Hub<S> {
             }
         }
         self.why = why.into();
-        // Those that end together have failed once.
-        if self.retry.is_none_or(|retry| retry <= now) {
+        // Those that end together have failed once; what we do not take is no failure of the server's.
+        let is_failure = dial.is_some() || too_large(error).is_none();
+        if is_failure && self.retry.is_none_or(|retry| retry <= now) {
             let pause = self.backoff.failed(now, &mut fastrand::Rng::new());
             self.retry = Some(now + pause);
         }
