@@ -808,7 +808,7 @@ fn no_connection_is_said_whoever_is_first_to_lose_patience() {
 #[test]
 fn a_promise_of_replicas_is_not_given_for_another_connection() {
     let redis = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
-    let replica = RedisServer::start(&[]);
+    let replica = RedisServer::start(&["--repl-diskless-load", "swapdb"]);
     replica.ask(&["replicaof", "127.0.0.1", &redis.port.to_string()]);
     eventually("it is in step", || {
         redis.ask(&["wait", "1", "100"]).trim() == "1"
