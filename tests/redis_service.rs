@@ -543,7 +543,7 @@ fn limits() {
     for (which, why) in &answers {
         let want = match which {
             0 | 1 => "no reply of redis within 400ms (timeout)",
-            2..=4 => "all connections to redis are busy for 200ms (queue_wait)",
+            2..=4 => "all connections to redis are busy for 200ms (queue_wait or timeout)",
             _ => "too much waits for redis: 3 (queue)",
         };
         assert_eq!(why, want, "{which}");
@@ -668,4 +668,219 @@ fn commands_are_awaited_and_given_up() {
             .expect("clients")
             .contains("cmd=blpop")
     });
+}
+
+/// A command that the server does not answer would have the next one's reply.
+#[test]
+fn what_has_no_reply_is_refused() {
+    let redis = RedisServer::start(&[]);
+    let node = Node::new(settings(&redis).connections(1));
+    let silent = node.begin(&["REPLCONF", "ACK", "0"]);
+    assert_eq!(node.ask(&["ECHO", "mine"]), Ok("mine".into()));
+    let why = only(&silent).expect_err("it is not asked");
+    assert!(why.starts_with("not asked of redis"), "{why}");
+}
+
+/// Its own time is its connection's, too.
+#[test]
+fn who_may_wait_longer_than_block_does() {
+    let redis = RedisServer::start(&[]);
+    let settings = settings(&redis).block(Duration::from_millis(200));
+    let node = Node::new(
+        settings
+            .reply(Duration::from_millis(300))
+            .ping(Duration::from_millis(200)),
+    );
+    let told = node.post(|cx, tell| {
+        let then = move |_: &mut Ctx<'_, Site>, reply| drop(tell.send(answer(reply)));
+        let redis = cx.redis("cache").timeout(PATIENCE);
+        redis.command(["BLPOP", "jobs", "0"], then);
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    redis.ask(&["rpush", "jobs", "late"]);
+    assert_eq!(only(&told), Ok("[jobs late]".into()));
+}
+
+/// Many who hear the same: what comes costs no more for each of them.
+#[test]
+fn many_hear_the_same() {
+    const MANY: usize = 20_000;
+    let redis = RedisServer::start(&[]);
+    let node = Node::of(&redis);
+    let heard = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = heard.clone();
+    let told = node.post(move |cx, tell| {
+        for _ in 0..MANY {
+            let count = count.clone();
+            let subscribed = cx.redis("cache").subscribe("news", move |_, heard| {
+                if let Heard::Message(_) = heard {
+                    count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+            cx.state.subscribed.push(subscribed);
+        }
+        tell.send(()).expect("sent");
+    });
+    told.recv_timeout(PATIENCE).expect("subscribed");
+    redis.await_subscribed("news", 0);
+    let begun = Instant::now();
+    redis.ask(&["publish", "news", "x"]);
+    while heard.load(std::sync::atomic::Ordering::Relaxed) < MANY {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{heard:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let told_in = begun.elapsed();
+    let begun = Instant::now();
+    node.post(|cx, tell| {
+        cx.state.subscribed.clear();
+        tell.send(()).expect("sent");
+    })
+    .recv_timeout(PATIENCE)
+    .expect("done");
+    redis.await_subscribed("", 0);
+    let gone_in = begun.elapsed();
+    println!("{MANY}: told in {told_in:?}, gone in {gone_in:?}");
+    assert!(
+        told_in + gone_in < Duration::from_secs(2),
+        "{told_in:?} {gone_in:?}"
+    );
+}
+
+/// A reload that brings other settings ends what was subscribed to by the old ones, and says so.
+#[test]
+fn subscriptions_over_a_reload() {
+    let redis = RedisServer::start(&[]);
+    let app = |settings: Redis| {
+        let mut app: App<Site> = App::new();
+        app.redis("cache", settings);
+        app
+    };
+    let builder = || Server::builder().listen("127.0.0.1:0");
+    let mut server = builder()
+        .build(app(settings(&redis)), Site::default())
+        .expect("a server");
+    let (tell, told) = channel();
+    let subscribe = move |cx: &mut Ctx<'_, Site>| {
+        let hear = move |_: &mut Ctx<'_, Site>, heard| drop(tell.send(said(heard)));
+        let subscribed = cx.redis("cache").subscribe("news", hear);
+        cx.state.subscribed.push(subscribed);
+    };
+    server.handle().post(subscribe).expect("a loop");
+    let next = |server: &mut Server<Site>| {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) {
+            server
+                .turn_within(Duration::from_millis(10))
+                .expect("a turn");
+            if let Ok(said) = told.try_recv() {
+                return said;
+            }
+        }
+        "nothing".to_string()
+    };
+    assert_eq!(next(&mut server), "Subscribed");
+    let other = settings(&redis).connections(3);
+    server.reload(builder(), app(other)).expect("a reload");
+    assert_ne!(next(&mut server), "nothing");
+}
+
+/// Who waits for a shorter time than `queue_wait` is told what is wrong, too: there is no connection.
+#[test]
+fn no_connection_is_said_whoever_is_first_to_lose_patience() {
+    let mut redis = RedisServer::start(&[]);
+    let node = Node::new(settings(&redis).timeout(Duration::from_millis(300)));
+    assert_eq!(node.ask(&["ECHO", "x"]), Ok("x".into()));
+    redis.kill();
+    eventually("it is noticed", || node.status().open == 0);
+    let told = node.post(|cx, tell| {
+        let then = move |_: &mut Ctx<'_, Site>, reply: Result<Value, RedisError>| {
+            tell.send(reply.map_err(|e| (e.status(), e.to_string())))
+                .expect("sent");
+        };
+        cx.redis("cache").command(["ECHO", "y"], then);
+    });
+    let (status, why) = only(&told).expect_err("there is no server");
+    assert_eq!(status, 503, "{why}");
+    assert!(why.contains("refused"), "{why}");
+}
+
+/// `WAIT` is about what its own connection has written.
+#[test]
+fn a_promise_of_replicas_is_not_given_for_another_connection() {
+    let redis = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = RedisServer::start(&["--repl-diskless-load", "swapdb"]);
+    replica.ask(&["replicaof", "127.0.0.1", &redis.port.to_string()]);
+    eventually("it is in step", || {
+        redis.ask(&["wait", "1", "100"]).trim() == "1"
+    });
+    let node = Node::of(&redis);
+    // From now on there is a connection for commands that wait.
+    let _ = node.ask(&["BLPOP", "none", "0.01"]);
+    replica.signal(Signal::STOP);
+    assert_eq!(node.ask(&["SET", "k", "v"]), Ok("OK".into()));
+    let waited = node.ask(&["WAIT", "1", "500"]);
+    assert_ne!(waited, Ok("1".into()), "the replica has stopped");
+}
+
+#[test]
+fn a_task_publishes_and_changes_what_it_watches() {
+    let redis = RedisServer::start(&[]);
+    let node = Node::of(&redis);
+    let heard = subscribe(&node, "news");
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok("Subscribed".into()));
+    let told = node.post(|cx, tell| {
+        let task = cx.task();
+        let asks = async move {
+            let cache = task.redis("cache");
+            let listeners = cache.publish("news", "it rains").await;
+            let doubled = |replies: Vec<Value>| {
+                let n: i64 = std::str::from_utf8(replies[0].bytes()?)
+                    .ok()?
+                    .parse()
+                    .ok()?;
+                Some(vec![Command::from(("SET", "n", 2 * n))])
+            };
+            let nothing = cache.watch(["n"], [["GET", "n"]], doubled).await;
+            let set = cache.command(["SET", "n", "21"]).await;
+            let done = cache.watch(["n"], [["GET", "n"]], doubled).await;
+            let n = cache.command(["GET", "n"]).await;
+            let all = (
+                listeners.ok(),
+                nothing.ok().map(|none| none.is_none()),
+                answer(set),
+                done.ok().flatten().is_some(),
+                answer(n),
+            );
+            tell.send(all).expect("sent");
+        };
+        drop(cx.spawn(asks).expect("room for a task"));
+    });
+    let ok = |text: &str| Ok(text.to_string());
+    assert_eq!(
+        told.recv_timeout(PATIENCE).expect("answers"),
+        (Some(1), Some(true), ok("OK"), true, ok("42"))
+    );
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok("news it rains".into()));
+}
+
+/// What we do not take is no failure of the server's: nobody else waits for the pauses that those have.
+#[test]
+fn replies_that_are_too_large_are_no_outage() {
+    let redis = RedisServer::start(&[]);
+    redis.ask(&["set", "large", &"x".repeat(2000)]);
+    let bounds = Bounds {
+        bulk: 1000,
+        ..Bounds::default()
+    };
+    let settings = settings(&redis).retry(Duration::from_secs(10));
+    let node = Node::new(settings.timeout(PATIENCE).connections(1).bounds(bounds));
+    let mut longest = Duration::ZERO;
+    for _ in 0..12 {
+        let why = node.ask(&["GET", "large"]).expect_err("it is too large");
+        assert!(why.contains("(bulk)"), "{why}");
+        let begun = Instant::now();
+        assert_eq!(node.ask(&["ECHO", "x"]), Ok("x".into()));
+        longest = longest.max(begun.elapsed());
+    }
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
 }

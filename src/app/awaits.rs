@@ -389,7 +389,8 @@ struct Conversation {
     pipe: Pipe<OwnedMessage, (u16, String)>,
     /// How often it has drained.
     drains: Cell<u64>,
-    writers: Queue<Waker>,
+    /// Who waits for that, each once.
+    writers: Cell<Vec<Waker>>,
 }
 
 /// A WebSocket, for a future: of [`App::ws_async`]. It ends with its task: closed with 1000 when that is over, with 1011
@@ -427,17 +428,15 @@ impl<S: 'static> AsyncSocket<S> {
     pub async fn send<'m>(&self, message: impl Into<Message<'m>>) -> Sent {
         let message = message.into();
         let (kind, bytes) = (message.kind(), Bytes::copy_from_slice(message.as_bytes()));
-        let handle = self.handle.clone();
+        let (handle, conversation) = (self.handle.clone(), self.conversation.clone());
         let sent = self.task.call(move |_, done| {
             // Nobody says it of a socket that is gone.
-            let done = done.otherwise(Sent::Closed);
-            handle.act(SocketAct::SendThen(
-                kind,
-                bytes,
-                Box::new(|sent| done.resolve(sent)),
-            ));
+            let done = done.otherwise((Sent::Closed, 0));
+            // It may have drained before this task has its next turn.
+            let told = move |sent| done.resolve((sent, conversation.drains.get()));
+            handle.act(SocketAct::SendThen(kind, bytes, Box::new(told)));
         });
-        let sent = sent.await;
+        let (sent, before) = sent.await;
         if sent != Sent::Full {
             return sent;
         }
@@ -446,7 +445,6 @@ impl<S: 'static> AsyncSocket<S> {
             drains,
             writers,
         } = &*self.conversation;
-        let before = drains.get();
         poll_fn(|cx| {
             if drains.get() != before {
                 return Poll::Ready(Sent::Taken);
@@ -454,7 +452,11 @@ impl<S: 'static> AsyncSocket<S> {
             if pipe.ended.get() {
                 return Poll::Ready(Sent::Closed);
             }
-            writers.push_back(cx.waker().clone());
+            let mut waiting = writers.take();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
+            writers.set(waiting);
             Poll::Pending
         })
         .await
@@ -536,7 +538,7 @@ where
     let conversation = Rc::new(Conversation {
         pipe: Pipe::default(),
         drains: Cell::new(0),
-        writers: Queue::default(),
+        writers: Cell::default(),
     });
     TaskSocket {
         begin: Some(begin),
@@ -612,10 +614,8 @@ impl<S: 'static> Socket<S> for TaskSocket<S> {
 /// RFC 6455 §7.4.1, IANA: overloaded.
 const TRY_AGAIN_LATER: u16 = 1013;
 
-fn wake_all(wakers: &Queue<Waker>) {
-    while let Some(waker) = wakers.pop_front() {
-        waker.wake();
-    }
+fn wake_all(wakers: &Cell<Vec<Waker>>) {
+    wakers.take().into_iter().for_each(Waker::wake);
 }
 
 impl<S: 'static> App<S> {

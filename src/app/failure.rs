@@ -1,5 +1,9 @@
 //! Floor 2. How a callback fails: an error it returns, a panic, an answer it never gives.
 
+use super::awaits::Elapsed;
+use super::ctx::OffloadError;
+use super::fetch::FetchError;
+use super::stream::Aborted;
 use super::task::SpawnError;
 use crate::base::id::RequestId;
 use http::StatusCode;
@@ -8,8 +12,9 @@ use std::error::Error as StdError;
 use std::fmt;
 
 /// An error with the status it should be answered with. Returned from a handler (alone, or inside a
-/// `Box<dyn Error>` by way of `?`), it is answered with its status and text; any other error is
-/// a 500 whose text stays in the log.
+/// `Box<dyn Error>` by way of `?`), it is answered with its status and text. So are, with the status of a gateway, the
+/// errors of what a handler waits for: [`FetchError`], [`Elapsed`], [`SpawnError`], [`OffloadError`]; those of databases where
+/// `?` turns them into a `StatusError`. Any other error is a 500; its text stays in the log, as theirs does.
 ///
 /// ```
 /// use loopwright::{App, StatusError};
@@ -51,6 +56,65 @@ impl fmt::Display for StatusError {
 }
 
 impl StdError for StatusError {}
+
+/// What went wrong is for the log, the status for the client.
+fn gateway(status: StatusCode, error: &dyn fmt::Display) -> StatusError {
+    log::error!("{error}");
+    let text = status.canonical_reason().unwrap_or("error");
+    StatusError::new(status.as_u16(), text)
+}
+
+macro_rules! status_errors {
+    ($($error:ty),*) => {$(
+        /// With the status of a gateway.
+        impl From<$error> for StatusError {
+            fn from(error: $error) -> StatusError {
+                gateway(error.gateway_status(), &error)
+            }
+        }
+    )*};
+}
+
+status_errors!(FetchError, Elapsed, SpawnError, OffloadError, Aborted);
+
+/// What is answered where somebody else was asked in vain.
+trait Gateway {
+    fn gateway_status(&self) -> StatusCode;
+}
+
+impl Gateway for FetchError {
+    fn gateway_status(&self) -> StatusCode {
+        self.status()
+    }
+}
+
+impl Gateway for Elapsed {
+    fn gateway_status(&self) -> StatusCode {
+        StatusCode::GATEWAY_TIMEOUT
+    }
+}
+
+impl Gateway for SpawnError {
+    fn gateway_status(&self) -> StatusCode {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+impl Gateway for OffloadError {
+    fn gateway_status(&self) -> StatusCode {
+        match self {
+            OffloadError::Full => StatusCode::SERVICE_UNAVAILABLE,
+            OffloadError::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// Of an upstream's answer: of a request's body, the loop has answered, or there is nobody to be answered.
+impl Gateway for Aborted {
+    fn gateway_status(&self) -> StatusCode {
+        StatusCode::BAD_GATEWAY
+    }
+}
 
 /// Why an exchange has no answer of its callback's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -187,7 +251,12 @@ fn find_status(error: &dyn Any) -> Option<(StatusCode, bool)> {
     if let Some(known) = find::<StatusError>(error) {
         return Some((known.status, true));
     }
-    find::<SpawnError>(error).map(|_| (StatusCode::SERVICE_UNAVAILABLE, false))
+    let status = find::<FetchError>(error)
+        .map(Gateway::gateway_status)
+        .or_else(|| find::<Elapsed>(error).map(Gateway::gateway_status))
+        .or_else(|| find::<SpawnError>(error).map(Gateway::gateway_status))
+        .or_else(|| find::<OffloadError>(error).map(Gateway::gateway_status));
+    status.map(|status| (status, false))
 }
 
 /// The error itself, or what a box holds.
@@ -228,6 +297,15 @@ mod tests {
             (500, "Internal Server Error")
         );
         assert_eq!(other.message(), "secret");
+        let late = FetchError::Deadline(std::time::Duration::ZERO);
+        let boxed: Box<dyn StdError> = late.clone().into();
+        for failure in [Err(late).failure(), Err(boxed).failure()] {
+            let failure = failure.unwrap();
+            assert_eq!(
+                (failure.status.as_u16(), failure.public_text()),
+                (504, "Gateway Timeout")
+            );
+        }
         for none in [0, 200, 302, 399, 600, 999, 1000] {
             assert_eq!(StatusError::new(none, "").status().as_u16(), 500, "{none}");
         }

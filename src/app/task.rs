@@ -214,7 +214,8 @@ impl<S> Tasks<S> {
                 return Turn::Gone;
             };
             entry.turn = turn;
-            entry.alarm.rung.store(false, Ordering::Release);
+            // With what those have done who found it rung: this poll is to see it.
+            entry.alarm.rung.swap(false, Ordering::AcqRel);
             Turn::Now(Running {
                 future,
                 waker: Waker::from(entry.alarm.clone()),

@@ -449,13 +449,15 @@ pub struct Session {
 }
 
 /// Commands that are no question with one answer.
-const UNMATCHED: [&str; 8] = [
+const UNMATCHED: [&str; 9] = [
     "HELLO",
     "RESET",
     "QUIT",
     "MONITOR",
     "SYNC",
     "PSYNC",
+    // `REPLCONF ACK` has none.
+    "REPLCONF",
     "SSUBSCRIBE",
     "SUNSUBSCRIBE",
 ];

@@ -53,12 +53,13 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                 }
             }
             Job::OnAbort { to, call } => {
-                // None: over already, answered or told.
-                if let Some(exchange) = self.exchange_of(to) {
-                    match exchange.served().is_some_and(|served| served.told_gone) {
-                        true => self.call("an abort callback", call),
-                        false => exchange.on_abort.push(call),
-                    }
+                // Whoever asks, or is heard, when nobody waits any more is told at once.
+                let waits = self.exchange_of(to).is_some_and(|exchange| {
+                    exchange.served().is_none_or(|served| !served.told_gone)
+                });
+                match self.exchange_of(to) {
+                    Some(exchange) if waits => exchange.on_abort.push(call),
+                    _ => self.call("an abort callback", call),
                 }
             }
             Job::OnDrain { to, call } => {

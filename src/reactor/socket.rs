@@ -163,7 +163,8 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             let Some(attached) = self.sockets.get_mut(key as usize) else {
                 return (used, Stop::Over);
             };
-            if attached.line.held {
+            // One that only closes is read on, to see the end.
+            if attached.line.held && attached.line.session.is_open() {
                 attached.arriving = None;
                 return (used, Stop::Wait);
             }

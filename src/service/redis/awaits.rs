@@ -1,7 +1,7 @@
 //! Floor 4. The same commands to be awaited: each is the callback of [`RedisClient`] behind [`Task::cancellable`]. A future
 //! that is dropped gives its question up, as [`RedisClient::answering`] does: it may be done all the same.
 
-use super::{Command, RedisClient, RedisError, Script, Value};
+use super::{Arg, Command, RedisClient, RedisError, Script, Value};
 use crate::{Call, Ctx, Resolver, Task};
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use std::time::Duration;
 /// use loopwright::{App, StatusError, asynchronous};
 /// let mut app: App = App::new();
 /// app.get("/hits", asynchronous(|task, _, res| async move {
-///     let hits = task.redis("cache").command(["INCR", "hits"]).await;
-///     res.text(format!("{:?}", hits.map_err(|error| StatusError::new(error.status(), error.to_string()))?));
+///     let hits = task.redis("cache").command(["INCR", "hits"]).await?; // 503 if there is no connection, …
+///     res.text(format!("{hits:?}"));
 ///     Ok::<_, StatusError>(())
 /// }));
 /// ```
@@ -67,6 +67,55 @@ impl<S: 'static> TaskRedis<S> {
     pub fn command(&self, command: impl Into<Command>) -> Call<S, Result<Value, RedisError>> {
         let command = command.into();
         self.ask(move |redis, done| redis.command(command, move |_, reply| done.resolve(reply)))
+    }
+
+    /// How many clients of that server were given it: see [`RedisClient::publish`].
+    ///
+    /// ```
+    /// use loopwright::{App, StatusError, asynchronous};
+    /// let mut app: App = App::new();
+    /// app.post("/news", asynchronous(|task, req, res| async move {
+    ///     let heard = task.redis("cache").publish("news", req.body_bytes()).await?;
+    ///     res.text(heard.to_string());
+    ///     Ok::<_, StatusError>(())
+    /// }));
+    /// ```
+    pub fn publish(
+        &self,
+        channel: impl Arg + 'static,
+        message: impl Arg + 'static,
+    ) -> Call<S, Result<i64, RedisError>> {
+        self.ask(move |redis, done| {
+            redis.publish(channel, message, move |_, heard| done.resolve(heard));
+        })
+    }
+
+    /// Changes what nobody else has changed meanwhile: see [`RedisClient::watch`].
+    ///
+    /// ```
+    /// use loopwright::{App, StatusError, asynchronous, service::redis::{Command, Value}};
+    /// let mut app: App = App::new();
+    /// app.post("/double", asynchronous(|task, _, res| async move {
+    ///     let decide = |replies: Vec<Value>| {
+    ///         let text = std::str::from_utf8(replies[0].bytes()?).ok()?;
+    ///         let n: i64 = text.parse().ok()?;
+    ///         Some(vec![Command::from(("SET", "n", 2 * n))])
+    ///     };
+    ///     let done = task.redis("cache").watch(["n"], [["GET", "n"]], decide).await?;
+    ///     res.text(if done.is_some() { "doubled" } else { "there is no number" });
+    ///     Ok::<_, StatusError>(())
+    /// }));
+    /// ```
+    pub fn watch(
+        &self,
+        keys: impl IntoIterator<Item = impl Arg> + 'static,
+        reads: impl IntoIterator<Item = impl Into<Command>> + 'static,
+        mut decide: impl FnMut(Vec<Value>) -> Option<Vec<Command>> + 'static,
+    ) -> Call<S, Result<Option<Vec<Value>>, RedisError>> {
+        self.ask(move |redis, done| {
+            let decide = move |_: &mut Ctx<'_, S>, replies| decide(replies);
+            redis.watch(keys, reads, decide, move |_, replies| done.resolve(replies));
+        })
     }
 
     /// All of them or none: see [`RedisClient::multi`].

@@ -155,7 +155,7 @@ impl Command {
     /// Whether it may hold up what is behind it on its connection, by waiting for something to happen.
     pub(super) fn is_blocking(&self) -> bool {
         const READ: [&str; 2] = ["XREAD", "XREADGROUP"];
-        const BLOCKING: [&str; 10] = [
+        const BLOCKING: [&str; 8] = [
             "BLPOP",
             "BRPOP",
             "BLMOVE",
@@ -164,14 +164,19 @@ impl Command {
             "BZPOPMIN",
             "BZPOPMAX",
             "BZMPOP",
-            "WAIT",
-            "WAITAOF",
         ];
         let has_block = || {
             self.arguments()
                 .any(|word| word.eq_ignore_ascii_case(b"BLOCK"))
         };
-        self.is_one_of(&BLOCKING) || self.is_one_of(&READ) && has_block()
+        self.is_about_replicas()
+            || self.is_one_of(&BLOCKING)
+            || self.is_one_of(&READ) && has_block()
+    }
+
+    /// Whether it waits until replicas, or the disk, have what its connection has written.
+    pub(super) fn is_about_replicas(&self) -> bool {
+        self.is_one_of(&["WAIT", "WAITAOF"])
     }
 
     /// Why it may not be asked on a connection that others use, too.
@@ -194,7 +199,7 @@ impl Command {
             "SUNSUBSCRIBE",
         ]) {
             Some("subscriptions have a connection of their own: see subscribe")
-        } else if self.is_one_of(&["MONITOR", "SYNC", "PSYNC"])
+        } else if self.is_one_of(&["MONITOR", "SYNC", "PSYNC", "REPLCONF"])
             || self.is_one_of(&["CLIENT"]) && is_own()
         {
             Some("its replies cannot be matched")
@@ -335,6 +340,7 @@ mod tests {
             "subscribe c",
             "client reply OFF",
             "monitor",
+            "replconf ack 0",
         ] {
             let command = Command::from(command.split(' ').collect::<Vec<_>>());
             assert!(command.refusal().is_some(), "{command:?}");

@@ -38,7 +38,7 @@ pub enum RedisError {
         /// The setting that says so: `queue` or `queue_size`.
         setting: &'static str,
     },
-    /// There was no connection in time (`queue_wait`), or the server takes none like ours.
+    /// There was no connection in time (`queue_wait`, or `timeout` if that is shorter), or the server takes none like ours.
     NoConnection {
         /// How long it was waited for.
         waited: Duration,
@@ -116,13 +116,13 @@ impl fmt::Display for RedisError {
             RedisError::NoConnection { waited, why } if why.is_empty() => {
                 write!(
                     f,
-                    "all connections to redis are busy for {waited:?} (queue_wait)"
+                    "all connections to redis are busy for {waited:?} (queue_wait or timeout)"
                 )
             }
             RedisError::NoConnection { waited, why } => {
                 write!(
                     f,
-                    "no connection to redis within {waited:?} (queue_wait): {why}"
+                    "no connection to redis within {waited:?} (queue_wait or timeout): {why}"
                 )
             }
             RedisError::Deadline { limit, setting } => {

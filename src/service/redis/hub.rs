@@ -269,7 +269,7 @@ impl<S: 'static> Store<S> for Remote<S> {
         self.enter(cx, |hub, db, cx| {
             // What is under way ends in its time; nothing is kept.
             hub.is_stopping = true;
-            hub.hush();
+            hub.hush(cx);
             hub.pump(db, cx);
         });
     }
@@ -487,12 +487,12 @@ impl<S: 'static> Hub<S> {
                 let Some((_, limit, setting)) = job.deadline.take() else {
                     continue;
                 };
-                let error = match setting {
-                    "queue_wait" => RedisError::NoConnection {
+                let error = match job.on {
+                    None => RedisError::NoConnection {
                         waited: limit,
                         why: self.why.clone(),
                     },
-                    _ => RedisError::Deadline { limit, setting },
+                    Some(_) => RedisError::Deadline { limit, setting },
                 };
                 self.give_up(db, cx, id, error);
             } else {
@@ -634,6 +634,10 @@ impl<S: 'static> Hub<S> {
         job.values.clear();
         job.failed = None;
         let asked = match &mut job.ask {
+            // What it waits for was written on other connections: since its own last command. That is now.
+            Ask::One(command) if command.is_about_replicas() => {
+                conn.ask_all(Some("PING"), std::slice::from_ref(command), None, id, now)
+            }
             Ask::One(command) | Ask::Script(command, _) => {
                 conn.ask(command.arguments(), id, true, now)
             }
@@ -647,6 +651,9 @@ impl<S: 'static> Hub<S> {
         };
         if job.alone {
             conn.own = Some(id);
+            // As long as the job may wait, and a little more: it is the job's deadline that ends it.
+            let longest = job.limit.0.saturating_add(db.settings.reply);
+            conn.line.session.set_reply(longest);
         }
         let (limit, setting) = job.limit;
         let deadline = (job.since + limit, limit, setting);
@@ -727,11 +734,7 @@ impl<S: 'static> Hub<S> {
             log::info!("redis {}: connected to {address} again", db.name);
         }
         match self.conns.get_mut(&id) {
-            Some(conn) if conn.role == Role::Own => {
-                let longest = db.settings.block.saturating_add(db.settings.reply);
-                conn.line.session.set_reply(longest);
-                self.rest(db, cx, id);
-            }
+            Some(conn) if conn.role == Role::Own => self.rest(db, cx, id),
             Some(conn) if conn.role == Role::Ear => match self.ear.is_wanted() {
                 true => self.ear.begin(id),
                 false => self.close(id),
@@ -765,8 +768,9 @@ impl<S: 'static> Hub<S> {
             }
         }
         self.why = why.into();
-        // Those that end together have failed once.
-        if self.retry.is_none_or(|retry| retry <= now) {
+        // Those that end together have failed once; what we do not take is no failure of the server's.
+        let is_failure = dial.is_some() || too_large(error).is_none();
+        if is_failure && self.retry.is_none_or(|retry| retry <= now) {
             let pause = self.backoff.failed(now, &mut fastrand::Rng::new());
             self.retry = Some(now + pause);
         }

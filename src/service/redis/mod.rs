@@ -475,7 +475,8 @@ pub enum Heard {
     Message(Message),
     /// The connection is lost, and why: until it is `Subscribed` again, nothing is heard.
     Gap(Rc<str>),
-    /// The server does not allow it, or there are too many; it says so again after each gap.
+    /// The server does not allow it, or there are too many; it says so again after each gap. Or a reload has brought
+    /// another Redis of this name: then nothing comes any more, and whoever wants to hear on subscribes anew.
     Denied(String),
 }
 

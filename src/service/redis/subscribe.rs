@@ -24,14 +24,14 @@ const UNTOLD: usize = 1024;
 /// Hears until it is dropped: from [`RedisClient::subscribe`].
 #[must_use = "dropped, it hears nothing"]
 pub struct Subscribed<S: 'static = ()> {
-    to: Option<(Db<S>, Id, Later<S>)>,
+    to: Option<(Db<S>, Topic, Id, Later<S>)>,
 }
 
 impl<S: 'static> Drop for Subscribed<S> {
     fn drop(&mut self) {
-        if let Some((db, id, later)) = self.to.take() {
+        if let Some((db, topic, id, later)) = self.to.take() {
             later.call(move |cx| {
-                db.enter(cx, |hub, db, cx| hub.unsubscribe(db, cx, id));
+                db.enter(cx, |hub, db, cx| hub.unsubscribe(db, cx, &topic, id));
             });
         }
     }
@@ -63,8 +63,8 @@ impl Topic {
 
 struct Audience<S: 'static> {
     is_on: bool,
-    /// `None`: it is being called.
-    all: Vec<(Id, Option<Hear<S>>)>,
+    /// In the order in which they came. `None`: it is being called.
+    all: BTreeMap<Id, Option<Hear<S>>>,
 }
 
 /// The connection that hears, and for whom.
@@ -112,9 +112,7 @@ impl<S: 'static> Ear<S> {
     }
 
     fn hear(&mut self, topic: &Topic, id: Id) -> Option<&mut Option<Hear<S>>> {
-        let all = &mut self.topics.get_mut(topic)?.all;
-        let found = all.iter_mut().find(|(who, _)| *who == id);
-        found.map(|(_, hear)| hear)
+        self.topics.get_mut(topic)?.all.get_mut(&id)
     }
 }
 
@@ -137,7 +135,7 @@ pub(super) fn subscribe<S: 'static>(
         if is_full || hub.is_stopping {
             return Some(hear);
         }
-        hub.subscribe(db, cx, id, topic, hear);
+        hub.subscribe(db, cx, id, topic.clone(), hear);
         None
     });
     if let Some(Some(mut hear)) = refused {
@@ -145,7 +143,7 @@ pub(super) fn subscribe<S: 'static>(
         later.call(move |cx| hear(cx, Heard::Denied(why)));
         return Subscribed { to: None };
     }
-    let to = Some((db, id, later));
+    let to = Some((db, topic, id, later));
     Subscribed { to }
 }
 
@@ -153,10 +151,10 @@ impl<S: 'static> Hub<S> {
     fn subscribe(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, topic: Topic, hear: Hear<S>) {
         let audience = self.ear.topics.entry(topic.clone()).or_insert(Audience {
             is_on: false,
-            all: Vec::new(),
+            all: BTreeMap::new(),
         });
         let (is_first, is_on) = (audience.all.is_empty(), audience.is_on);
-        audience.all.push((id, Some(hear)));
+        audience.all.insert(id, Some(hear));
         if is_on {
             self.tell(db, cx, &topic, id, Heard::Subscribed);
         } else if is_first || !self.ear.is_asked(&topic) {
@@ -166,21 +164,19 @@ impl<S: 'static> Hub<S> {
         self.pump(db, cx);
     }
 
-    fn unsubscribe(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id) {
-        let has = |of: &Audience<S>| of.all.iter().any(|(who, _)| *who == id);
-        let Some((topic, audience)) = self.ear.topics.iter_mut().find(|(_, of)| has(of)) else {
+    fn unsubscribe(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, topic: &Topic, id: Id) {
+        let Some(audience) = self.ear.topics.get_mut(topic) else {
             return;
         };
-        audience.all.retain(|(who, _)| *who != id);
+        audience.all.remove(&id);
         if !audience.all.is_empty() {
             return;
         }
-        let topic = topic.clone();
-        self.ear.topics.remove(&topic);
+        self.ear.topics.remove(topic);
         if self.ear.topics.is_empty() {
-            return self.hush();
+            return self.hush(cx);
         }
-        self.change(db, cx, &topic, false);
+        self.change(db, cx, topic, false);
     }
 
     /// If the connection is there; when it will be, it is told all.
@@ -275,14 +271,14 @@ impl<S: 'static> Hub<S> {
         let Some(audience) = self.ear.topics.get(topic) else {
             return;
         };
-        for id in audience.all.iter().map(|(id, _)| *id).collect::<Vec<_>>() {
+        for id in audience.all.keys().copied().collect::<Vec<_>>() {
             self.tell(db, cx, topic, id, heard.clone());
         }
     }
 
     fn tell(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, topic: &Topic, id: Id, heard: Heard) {
         self.ear.untold += 1;
-        if self.ear.untold == UNTOLD {
+        if self.ear.untold >= UNTOLD {
             self.with_ear(|line| line.hold());
         }
         let (db, topic) = (db.clone(), topic.clone());
@@ -324,9 +320,14 @@ impl<S: 'static> Hub<S> {
         }
     }
 
-    /// Nobody hears anything any more.
-    pub(super) fn hush(&mut self) {
-        self.ear.topics.clear();
+    /// Nobody hears anything any more: whoever still would is told.
+    pub(super) fn hush(&mut self, cx: &mut Ctx<'_, S>) {
+        let topics = std::mem::take(&mut self.ear.topics);
+        let all = topics.into_values().flat_map(|of| of.all.into_values());
+        for mut hear in all.flatten() {
+            let why = "a reload has brought another redis of this name".to_string();
+            cx.later().call(move |cx| hear(cx, Heard::Denied(why)));
+        }
         self.ear.todo.clear();
         self.ear.changing.clear();
         if let Some(id) = self.ear.on.take() {
