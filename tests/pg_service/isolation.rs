@@ -51,11 +51,10 @@ fn what_is_refused_here_fails_its_transaction_too() {
         cx.pg("main").transaction(move |cx, tx| {
             let tx = tx.expect("a transaction");
             tx.query(cx, "insert into halves values (3)", (), |_, _, _| {});
-            for sql in ["insert into halves values ($1)", "select '\0', $1"] {
-                tx.savepoint(cx, "here");
-                tx.query(cx, sql, ("x",), |_, _, rows| assert!(rows.is_err()));
-                tx.rollback_to(cx, "here");
-            }
+            tx.savepoint(cx, "here");
+            let wrong = "insert into halves values ($1)";
+            tx.query(cx, wrong, ("x",), |_, _, rows| assert!(rows.is_err()));
+            tx.rollback_to(cx, "here");
             tx.commit(cx, move |_, done| {
                 tell.send(format!("{done:?}")).expect("told")
             });
@@ -113,7 +112,7 @@ fn a_channel_that_cannot_be_does_not_silence_the_others() {
         let main = Loop::start(cluster.settings("channels"));
         let told = main.call(move |cx, tell: Sender<String>| {
             let wrong = cx.pg("main").listen(name, |_, _| {});
-            let listening = cx.pg("main").listen("right", move |_, said| {
+            let listening = cx.pg("main").listen("others", move |_, said| {
                 tell.send(said.payload).expect("told")
             });
             cx.after(PATIENCE, move |_| drop((wrong, listening)));
@@ -121,7 +120,7 @@ fn a_channel_that_cannot_be_does_not_silence_the_others() {
         let start = Instant::now();
         let mut heard = None;
         while heard.is_none() && start.elapsed() < Duration::from_secs(5) {
-            cluster.psql("notify right, 'yes'");
+            cluster.psql("notify others, 'yes'");
             heard = told.recv_timeout(Duration::from_millis(100)).ok();
         }
         assert_eq!(heard.as_deref(), Some("yes"), "{name:?}");

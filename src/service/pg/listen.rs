@@ -83,6 +83,14 @@ impl<S: 'static> Ear<S> {
     }
 }
 
+/// What the server makes of a name that is too long for it, and says when something is said there.
+fn clipped(name: &str) -> &str {
+    const MOST: usize = 63;
+    let end = (0..=name.len().min(MOST)).rev();
+    let end = end.into_iter().find(|at| name.is_char_boundary(*at));
+    &name[..end.unwrap_or(0)]
+}
+
 pub(super) fn listen<S: 'static>(pg: Pg<'_, '_, S>, channel: &str, hear: Hear<S>) -> Listening<S> {
     let Some(db) = pg.db else {
         log::error!(
@@ -91,6 +99,12 @@ pub(super) fn listen<S: 'static>(pg: Pg<'_, '_, S>, channel: &str, hear: Hear<S>
         );
         return Listening { to: None };
     };
+    // All channels are told in one message: one that cannot be would silence the others.
+    if channel.is_empty() || channel.contains('\0') {
+        log::error!("database {}: {channel:?} is no channel", pg.name);
+        return Listening { to: None };
+    }
+    let channel = clipped(channel);
     let (id, later) = (pg.id, pg.cx.later());
     db.enter(pg.cx, |hub, db, cx| {
         let all = hub.ear.channels.entry(channel.to_string()).or_default();
