@@ -31,6 +31,7 @@ use crate::{Bytes, Ctx, Demand, Instant, Link, LinkHandle, Store, Target, TimerI
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub(super) type Db<S> = Rc<Database<S>>;
@@ -44,6 +45,8 @@ pub(super) const PIECE: usize = 64 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// What nobody waits for: the hub's own questions.
 pub(super) const NOBODY: Id = 0;
+/// Databases made so far: what one calls a question names nothing in another, be it the one that a reload has brought.
+static DATABASES: AtomicU64 = AtomicU64::new(NOBODY + 1);
 /// The pool knows one server.
 const SERVER: usize = 0;
 
@@ -328,7 +331,7 @@ impl<S: 'static> Database<S> {
             name: name.into(),
             settings,
             hub: Shared::new(hub),
-            ids: Cell::new(NOBODY + 1),
+            ids: Cell::new(DATABASES.fetch_add(1, Ordering::Relaxed) << 48),
         }
     }
 
