@@ -4,7 +4,7 @@
 //! What the embedder has to say whether there may be more of, is called here, between two looks into the hub: then nobody
 //! has it. If it says no, the connection is held until [`Database::resume`], or until it has done so for too long.
 
-use super::hub::{Database, Db, Hub, Id, NOBODY, PIECE, Sink, Source, Take, Use};
+use super::hub::{Database, Db, Hub, Id, Job, NOBODY, PIECE, Sink, Source, Take, Use};
 use super::{CopyIn, PgErrorKind};
 use crate::proto::pg::{Columns, Event, QueryError, Row, Status, Tag};
 use crate::service::dial::hand_on;
@@ -339,7 +339,9 @@ impl<S: 'static> Hub<S> {
 
     /// What who takes rows has said.
     fn demanded(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, demand: Demand) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        // Who has given up while it took a row holds nothing.
+        let wanted = |job: &&mut Job<S>| !job.sink.is_nobody();
+        let Some(job) = self.jobs.get_mut(&id).filter(wanted) else {
             return;
         };
         match demand {
