@@ -316,6 +316,8 @@ enum What {
         again: bool,
         statement: Rc<Statement>,
     },
+    /// A query of a transaction that does not fit, why, and an error of the server's in its place.
+    Unfit(QueryError),
     Simple {
         columns: Option<Rc<Columns>>,
     },
@@ -390,6 +392,8 @@ pub struct Session {
 const BLOCK: usize = 16 * 1024;
 /// A message of more bytes than this gets a block of its own, which goes when it does.
 const LARGE: usize = 64 * 1024;
+/// What no statement is called; whoever reads the server's log finds it there.
+const UNFIT: &str = "a query whose parameters did not fit";
 /// The longest description of a statement: 65,535 parameters, or 1664 columns with names of 63 bytes, and twice that.
 const DESCRIPTION: usize = 300_000;
 /// The longest message of the kinds that are always short, and of any before the session is ready.
@@ -786,8 +790,16 @@ impl Session {
         });
         if let Err(error) = written {
             self.output.truncate(begin);
-            self.unfit.push_back((ticket, error));
-            return;
+            if self.status == Status::Idle {
+                self.unfit.push_back((ticket, error));
+                return;
+            }
+            // Its transaction fails, as it does when the server refuses: by a statement that there is none of.
+            let nothing = (&[], &Params::new(), std::iter::empty());
+            let bound = param::bind(UNFIT, nothing.0, nothing.1, nothing.2, &mut self.output);
+            debug_assert!(bound.is_ok());
+            frontend::sync(&mut self.output);
+            return self.wait(ticket, What::Unfit(error), now);
         }
         self.write(|out| frontend::execute("", 0, out));
         frontend::sync(&mut self.output);
@@ -1096,7 +1108,10 @@ impl Session {
                 if error.is_fatal() {
                     return Err(Error::Fatal(error));
                 }
-                waiting.failed = Some(QueryError::Server(error));
+                waiting.failed = Some(match &waiting.what {
+                    What::Unfit(why) => why.clone(),
+                    _ => QueryError::Server(error),
+                });
                 if matches!(waiting.what, What::Copy { .. }) {
                     self.end_copy(now);
                 }
@@ -1105,6 +1120,7 @@ impl Session {
             message => match waiting.what {
                 What::Prepare { .. } => on_prepare(waiting, &message, &self.limits),
                 What::Query { .. } => on_query(waiting, message),
+                What::Unfit(_) => Err(Error::Unexpected("a strange answer to what is none")),
                 What::Simple { .. } => {
                     let is_quiet = !matches!(waiting.step, Step::CopyIn | Step::CopyOut);
                     if is_quiet && matches!(message, Message::CopyInResponse(_)) {
@@ -1174,7 +1190,7 @@ impl Session {
         let before = std::mem::replace(&mut self.status, status);
         let ticket = waiting.ticket;
         let failed = waiting.failed.take();
-        if !matches!(waiting.what, What::Query { .. }) {
+        if !matches!(waiting.what, What::Query { .. } | What::Unfit(_)) {
             self.blocked = false;
         }
         let event = match (waiting.what, failed) {
@@ -1243,7 +1259,7 @@ impl Session {
         let waiting = self.waiting.iter().all(|waiting| match &waiting.what {
             What::Query { query, .. } => query.independent,
             What::Prepare { .. } => true,
-            What::Simple { .. } | What::Copy { .. } => false,
+            What::Unfit(_) | What::Simple { .. } | What::Copy { .. } => false,
         });
         let mut queue = self.queue.iter();
         let queue =

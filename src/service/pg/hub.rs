@@ -382,30 +382,28 @@ impl<S: 'static> Database<S> {
         self.enter(cx, |hub, db, cx| hub.submit(db, cx, id, job));
     }
 
-    /// A question of a transaction.
+    /// A question of a transaction, and whether it was asked.
     pub(super) fn submit_in(
         self: &Rc<Self>,
         cx: &mut Ctx<'_, S>,
         tx: Id,
         ask: Ask,
         sink: Sink<S>,
-    ) -> Id {
+    ) -> (Id, bool) {
         let id = self.next_id();
         let job = Job::new(cx.now(), ask, sink, true, None);
-        self.enter(cx, |hub, db, cx| {
+        let was_asked = self.enter(cx, |hub, db, cx| {
             hub.queries += 1;
             hub.jobs.insert(id, job);
-            match hub.transactions.get(&tx) {
-                Some((conn, _)) => {
-                    let conn = *conn;
-                    if let Err(refusal) = hub.dispatch(db, cx, conn, id) {
-                        hub.finish(db, cx, id, Err(PgErrorKind::Refused(refusal)));
-                    }
-                }
-                None => hub.finish(db, cx, id, Err(PgErrorKind::Over)),
-            }
+            let asked = match hub.transactions.get(&tx).map(|(conn, _)| *conn) {
+                Some(conn) => hub.dispatch(db, cx, conn, id).map_err(PgErrorKind::Refused),
+                None => Err(PgErrorKind::Over),
+            };
+            asked
+                .map_err(|kind| hub.finish(db, cx, id, Err(kind)))
+                .is_ok()
         });
-        id
+        (id, was_asked == Some(true))
     }
 
     pub(super) fn status(&self) -> Option<PgStatus> {
