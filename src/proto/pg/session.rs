@@ -482,8 +482,9 @@ impl Session {
     }
 
     /// Whether somebody else may go on with it: idle, nothing owed, and nothing of the session's state was changed as
-    /// far as tags tell (`SET`, `LISTEN`, `PREPARE`, `DECLARE`, `CREATE TABLE`, which may be a temporary one, …). A
-    /// `SELECT` that calls `set_config` or `pg_advisory_lock` is not seen. `DISCARD ALL` makes it clean again.
+    /// far as tags tell (`SET`, `LISTEN`, `PREPARE`, `DECLARE`, `CREATE`, which may be of something temporary, `DO`, …), and
+    /// parameters that the server reports. A `SELECT` that calls `pg_advisory_lock`, or `set_config` for another parameter,
+    /// is not seen. `DISCARD ALL` makes it clean again.
     pub fn is_clean(&self) -> bool {
         self.is_ready() && self.open == 0 && self.status == Status::Idle && !self.is_changed
     }
@@ -989,6 +990,10 @@ impl Session {
             ("integer_datetimes", _) => return Err(Error::Unexpected("times as floats")),
             _ => {}
         }
+        // By whatever was asked; but not by what takes all of that back.
+        let last = self.waiting.front();
+        let is_reset = last.is_some_and(|last| last.tag.as_str() == "DISCARD ALL");
+        self.is_changed |= self.is_ready() && !is_reset;
         Ok(Event::ParameterStatus(name.into(), value.into()))
     }
 
@@ -1129,9 +1134,10 @@ impl Session {
                         self.refuse_copy();
                         return Ok(None);
                     }
+                    let has_rows = matches!(waiting.what, What::Simple { columns: Some(_) });
                     let event = on_simple(waiting, &message, &self.limits)?;
                     if let Some(Event::Completed(_, tag)) = &event {
-                        note(tag, &mut self.is_changed, &mut self.cache);
+                        note(tag, has_rows, &mut self.is_changed, &mut self.cache);
                     }
                     Ok(event)
                 }
@@ -1230,14 +1236,28 @@ impl Session {
                     self.queue.insert(at, (ticket, ask));
                     None
                 } else {
+                    // A lock of the session outlives the failure of what has taken it.
+                    self.is_changed |= is_idle && !query.independent;
                     Some(Event::Failed(ticket, error))
                 }
             }
-            (_, Some(error)) => Some(Event::Failed(ticket, error)),
-            (_, None) => {
-                note(&waiting.tag, &mut self.is_changed, &mut self.cache);
+            (what, Some(error)) => {
+                // A lock of the session outlives the failure of what has taken it.
+                self.is_changed |= matches!(what, What::Simple { .. }) && before == Status::Idle;
+                Some(Event::Failed(ticket, error))
+            }
+            (What::Query { statement, .. }, None) => {
+                let has_rows = statement.columns.is_some();
+                note(
+                    &waiting.tag,
+                    has_rows,
+                    &mut self.is_changed,
+                    &mut self.cache,
+                );
                 Some(Event::Done(ticket, waiting.tag))
             }
+            // The tags of several were looked at as they came; a copy changes nothing.
+            (_, None) => Some(Event::Done(ticket, waiting.tag)),
         };
         if event.is_some() {
             self.open -= 1;
@@ -1364,17 +1384,48 @@ fn tag(body: &backend::CommandCompleteBody) -> Result<Tag, Error> {
     Ok(Tag::new(text))
 }
 
-/// What a tag says about the session's state.
-fn note(tag: &Tag, is_changed: &mut bool, cache: &mut HashMap<Rc<str>, Cached>) {
-    match tag.as_str() {
-        "DISCARD ALL" => {
+/// What a tag says about the session's state. `has_rows`: the statement is of those that have.
+fn note(tag: &Tag, has_rows: bool, is_changed: &mut bool, cache: &mut HashMap<Rc<str>, Cached>) {
+    // Those that leave it as it is. `DO` and `CALL` may do anything, and what is created may be temporary: `SELECT` is
+    // said of `CREATE TABLE AS` and `SELECT INTO`, too.
+    const HARMLESS: [&str; 22] = [
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "MERGE",
+        "BEGIN",
+        "START",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "RELEASE",
+        "COPY",
+        "SHOW",
+        "EXPLAIN",
+        "FETCH",
+        "MOVE",
+        "CLOSE",
+        "NOTIFY",
+        "TRUNCATE",
+        "LOCK",
+        "DROP",
+        "VACUUM",
+        "ANALYZE",
+    ];
+    let text = tag.as_str();
+    match text.split(' ').next().unwrap_or_default() {
+        "SELECT" if has_rows => {}
+        "DISCARD" if text == "DISCARD ALL" => {
             cache.clear();
             *is_changed = false;
         }
-        "DEALLOCATE ALL" => cache.clear(),
-        "SET" | "RESET" | "LISTEN" | "PREPARE" | "DECLARE CURSOR" | "LOAD" | "CREATE TABLE"
-        | "CREATE TABLE AS" | "SELECT INTO" => *is_changed = true,
-        _ => {}
+        "DEALLOCATE" => {
+            if text == "DEALLOCATE ALL" {
+                cache.clear();
+            }
+        }
+        "" => {}
+        word => *is_changed |= !HARMLESS.contains(&word),
     }
 }
 
@@ -2533,7 +2584,7 @@ mod tests {
         let mut session = ready(Limits::default());
         assert!(session.is_clean());
         for (tag, state, clean) in [
-            ("SELECT_1", "I", true),
+            ("UPDATE_1", "I", true),
             ("BEGIN", "T", false),
             ("COMMIT", "I", true),
             ("LISTEN", "I", false),
@@ -2542,11 +2593,27 @@ mod tests {
             ("SELECT_1", "I", false),
             ("DISCARD_ALL", "E", false),
             ("ROLLBACK", "I", true),
+            // Without rows: CREATE TABLE AS, SELECT INTO.
+            ("SELECT_1", "I", false),
+            ("DISCARD_ALL", "I", true),
+            ("DO", "I", false),
+            ("DISCARD_ALL", "I", true),
         ] {
             ask(&mut session, "s x");
             assert!(!session.is_clean());
             feed(&mut session, &[&wire(&format!("C:{tag} Z:{state}"))]).expect("done");
             assert_eq!(session.is_clean(), clean, "{tag}");
+        }
+        for (script, clean) in [
+            ("T:a=23 C:SELECT_1 Z:I", true),
+            // Said when all is done.
+            ("T:a=23 C:SELECT_1 S:TimeZone=UTC Z:I", false),
+            ("C:DISCARD_ALL S:TimeZone=UTC Z:I", true),
+            ("E:22012 Z:I", false),
+        ] {
+            ask(&mut session, "s x");
+            feed(&mut session, &[&wire(script)]).expect("done");
+            assert_eq!(session.is_clean(), clean, "{script}");
         }
     }
 }
