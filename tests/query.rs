@@ -974,13 +974,8 @@ fn answers_without_a_body() {
         route("/one", "GET", "sql = \"select 1 as n\", shape = \"one\""),
         route("/many", "GET", &format!("sql = \"{many}\", rows = 0")),
         route("/silent", "POST", "sql = \"select 1 as n\", status = 204"),
-        route(
-            "/stream",
-            "POST",
-            "sql = \"insert into bodiless values (1)\", rows = 0",
-        ),
     ];
-    let site = Site::start("create table bodiless (n int)", "", &routes.concat());
+    let site = Site::start("", "", &routes.concat());
     for path in ["/one", "/many", "/one"] {
         let head = site.ask(path, &["-I"]);
         assert_eq!((head.status, head.body.trim_end()), (200, ""), "{path}");
@@ -991,21 +986,18 @@ fn answers_without_a_body() {
         );
     }
     // On one connection: no byte of a body is taken for the next answer.
-    for path in ["/silent", "/stream"] {
-        let mut socket = site.connect();
-        let ask = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n");
-        let text = format!("{ask}\r\n{ask}connection: close\r\n\r\n");
-        socket.write_all(text.as_bytes()).expect("sent");
-        let mut said = String::new();
-        socket.read_to_string(&mut said).expect("an answer");
-        assert_eq!(said.matches("HTTP/1.1 204").count(), 2, "{path}: {said}");
-        assert!(
-            said.trim_end()
-                .split("\r\n\r\n")
-                .all(|part| part.starts_with("HTTP/1.1 204")),
-            "{path}: {said}"
-        );
-    }
+    let mut socket = site.connect();
+    let ask = "POST /silent HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n";
+    let text = format!("{ask}\r\n{ask}connection: close\r\n\r\n");
+    socket.write_all(text.as_bytes()).expect("sent");
+    let mut said = String::new();
+    socket.read_to_string(&mut said).expect("an answer");
+    let heads: Vec<_> = said.trim_end().split("\r\n\r\n").collect();
+    assert_eq!(heads.len(), 2, "{said}");
+    assert!(
+        heads.iter().all(|head| head.starts_with("HTTP/1.1 204")),
+        "{said}"
+    );
 }
 
 #[test]

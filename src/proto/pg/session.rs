@@ -489,6 +489,11 @@ impl Session {
         self.is_ready() && self.open == 0 && self.status == Status::Idle && !self.is_changed
     }
 
+    /// Whether something of the session's state was, as far as is known.
+    pub fn is_changed(&self) -> bool {
+        self.is_changed
+    }
+
     /// The process and the key that [`cancel_request`] wants.
     pub fn cancel_key(&self) -> Option<(i32, i32)> {
         self.cancel_key

@@ -239,7 +239,9 @@ impl Conn {
 
     /// Whether another's query may be put behind what is under way.
     fn is_shareable(&self) -> bool {
-        self.used == Use::Shared && self.doomed.is_none() && self.cancel.is_none()
+        let is_free = self.doomed.is_none() && self.cancel.is_none();
+        // Of one that was changed nobody else gets anything until it is clean.
+        self.used == Use::Shared && is_free && !self.session.is_changed()
     }
 }
 

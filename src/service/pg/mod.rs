@@ -575,11 +575,16 @@ impl Rows {
     /// Appends them as a JSON array of objects: see [`Row::json`].
     ///
     /// # Errors
-    /// Bytes that are no value of their type.
+    /// Bytes that are no value of their type; more JSON than 64 MiB, which ten bytes of a `numeric` for each row may be.
     pub fn json(&self, out: &mut Vec<u8>) -> Result<(), ConvertError> {
+        let begin = out.len();
         for (at, row) in self.rows.iter().enumerate() {
             out.push(if at == 0 { b'[' } else { b',' });
             row.json(out)?;
+            let limit = row.columns().json_limit();
+            if out.len() - begin > limit {
+                return Err(ConvertError::TooLong { limit });
+            }
         }
         out.extend_from_slice(if self.rows.is_empty() { b"[]" } else { b"]" });
         Ok(())
