@@ -249,3 +249,31 @@ fn who_gives_up_within_a_row_and_holds_keeps_no_connection() {
     assert_eq!(main.ask("select 1 as n"), Ok("[{\"n\":1}]".to_string()));
     eventually("it is free", || main.status().in_use == 0);
 }
+
+/// What is given up within a transaction is cancelled, and nothing that comes after it.
+#[test]
+fn a_request_to_cancel_meets_nothing_else_of_its_transaction() {
+    let cluster = Cluster::shared();
+    let main = Loop::start(cluster.settings("late_cancels").connections(1));
+    let mut met = Vec::new();
+    for round in 0..60u64 {
+        let told = main.call(move |cx, tell: Sender<Result<(), String>>| {
+            cx.pg("main").transaction(move |cx, tx| {
+                let tx = tx.expect("a transaction");
+                tx.savepoint(cx, "here");
+                // It ends when it is given up, or about then.
+                let given_up = tx.query(cx, "select pg_sleep(0.01)", (), move |cx, tx, _| {
+                    tx.rollback_to(cx, "here");
+                    tx.query(cx, "select pg_sleep(0.05)", (), move |_, _, rows| {
+                        let rows = rows.map(|_| ()).map_err(|error| error.to_string());
+                        tell.send(rows).expect("told");
+                    });
+                });
+                let after = Duration::from_millis(8 + round % 6);
+                cx.after(after, move |cx| cx.pg("main").cancel(given_up));
+            });
+        });
+        met.extend(told.recv_timeout(PATIENCE).expect("an answer").err());
+    }
+    assert_eq!(met, Vec::<String>::new());
+}
