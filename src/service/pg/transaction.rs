@@ -20,7 +20,7 @@ use std::time::Duration;
 ///
 /// What is asked is sent at once, and answered in order. When a query has failed, so do those behind it, up to a
 /// [`Tx::rollback_to`]. One that was not asked ([`PgErrorKind::Refused`]: too many at once, too long, no query) cannot be
-/// made up for: there is nothing to commit any more.
+/// made up for: there is nothing to commit any more. One that is given up ([`Pg::cancel`](super::Pg::cancel)) ends it.
 pub struct Tx<S: 'static = ()>(Rc<Open<S>>);
 
 struct Open<S: 'static> {
