@@ -280,3 +280,22 @@ fn a_request_to_cancel_meets_nothing_else_of_its_transaction() {
     met.retain(|said| *said != over && said.is_err());
     assert_eq!(met, []);
 }
+
+/// More than a connection takes at once waits; it is no mistake of who asks.
+#[test]
+fn large_queries_at_once_wait_for_each_other() {
+    let cluster = Cluster::shared();
+    let main = Loop::start(cluster.settings("large").connections(1));
+    let told = main.call(|cx, tell: Sender<Result<Option<i32>, String>>| {
+        for _ in 0..20 {
+            let (tell, text) = (tell.clone(), "x".repeat(1 << 20));
+            let pg = cx.pg("main");
+            pg.one("select length($1)", (text,), move |_, row| {
+                let length = row.map(|row| row.and_then(|row| row.get(0).ok()));
+                tell.send(length.map_err(|error| error.to_string()))
+                    .expect("told");
+            });
+        }
+    });
+    assert_eq!(told.iter().collect::<Vec<_>>(), vec![Ok(Some(1 << 20)); 20]);
+}
