@@ -723,6 +723,10 @@ fn structs() {
     assert_eq!(person, want);
     assert_ne!(person.mood, Mood::Sad);
     let (rows, _) = client
+        .query("select 18446744073709551615::numeric", Params::new())
+        .expect("a row");
+    assert_eq!(rows[0].to::<(u64,)>(), Ok((u64::MAX,)));
+    let (rows, _) = client
         .query("select 1, 'a', true", Params::new())
         .expect("a row");
     assert_eq!(

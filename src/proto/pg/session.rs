@@ -489,7 +489,13 @@ impl Session {
         self.is_ready() && self.open == 0 && self.status == Status::Idle && !self.is_changed
     }
 
-    /// Whether something of the session's state was, as far as is known.
+    /// Whether one more question would not be [`Refusal::Full`].
+    pub fn has_room(&self) -> bool {
+        let bytes = self.output.len().saturating_add(self.queued);
+        self.open < self.limits.pipeline && bytes < self.limits.output
+    }
+
+    /// Whether something of the session's state was changed, as far as is known.
     pub fn is_changed(&self) -> bool {
         self.is_changed
     }
@@ -648,11 +654,10 @@ impl Session {
         if sql.len().saturating_add(params) > self.limits.message {
             return Err(Refusal::TooLong);
         }
-        let bytes = self.output.len().saturating_add(self.queued);
-        if self.open >= self.limits.pipeline || bytes >= self.limits.output {
-            return Err(Refusal::Full);
+        match self.has_room() {
+            true => Ok(()),
+            false => Err(Refusal::Full),
         }
-        Ok(())
     }
 
     fn ask(&mut self, ask: Ask, now: Instant) -> u64 {

@@ -286,7 +286,7 @@ impl<S: 'static> Store<S> for Database<S> {
     fn stop(self: Rc<Self>, cx: &mut Ctx<'_, S>) {
         self.enter(cx, |hub, db, cx| {
             hub.is_stopping = true;
-            hub.hush();
+            hub.hush(db);
             hub.pump(db, cx);
         });
     }
@@ -624,8 +624,8 @@ impl<S: 'static> Hub<S> {
             // One whose head nobody waits for is to be cancelled, or slow.
             let head = conn.asked.front().and_then(|(_, job)| self.jobs.get(job));
             let is_wanted = head.is_some_and(|job| !job.sink.is_nobody());
-            let has_room = conn.session.owed() < limit && !conn.handle.is_full();
-            conn.is_shareable() && is_wanted && has_room
+            let has_room = conn.session.has_room() && !conn.handle.is_full();
+            conn.is_shareable() && is_wanted && has_room && conn.session.owed() < limit
         });
         conns
             .min_by_key(|(id, conn)| (conn.session.owed(), **id))

@@ -222,8 +222,15 @@ impl<S: 'static> Hub<S> {
         }
     }
 
-    /// Nobody hears anything any more.
-    pub(super) fn hush(&mut self) {
+    /// Nobody hears anything any more: another database has this one's name.
+    pub(super) fn hush(&mut self, db: &Db<S>) {
+        if !self.ear.channels.is_empty() {
+            let count = self.ear.channels.len();
+            log::warn!(
+                "database {}: {count} channels are heard no more, as it was replaced",
+                db.name
+            );
+        }
         self.ear.channels.clear();
         self.close_ear();
     }
