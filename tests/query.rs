@@ -1035,3 +1035,16 @@ fn a_get_cannot_be_made_to_write_by_the_one_before_it() {
     assert_eq!(site.get("/mark").status, 500);
     assert_eq!(site.cluster.psql("select count(*) from marks"), "0");
 }
+
+#[test]
+fn what_is_longer_than_a_message_is_413() {
+    let echo = "sql = \"select length($1)\", params = [\"{body}\"], shape = \"value\"";
+    let keys = "message = \"64KiB\"";
+    let site = Site::start("", keys, &route("/length", "POST", echo));
+    let send = |length| site.send("POST", "/length", "text/plain", &"x".repeat(length));
+    assert_eq!(send(60_000).json(), 60_000);
+    for length in [65_500, 70_000, 200_000] {
+        let want = error(413, "more than a query can hold");
+        assert_eq!(send(length).error(), want, "{length}");
+    }
+}

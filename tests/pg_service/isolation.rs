@@ -299,3 +299,21 @@ fn large_queries_at_once_wait_for_each_other() {
     });
     assert_eq!(told.iter().collect::<Vec<_>>(), vec![Ok(Some(1 << 20)); 20]);
 }
+
+/// A callback that panics is called again for what is said next.
+#[test]
+fn who_panics_once_still_hears() {
+    let cluster = Cluster::shared();
+    let main = Loop::start(cluster.settings("deaf"));
+    let told = main.call(|cx, tell: Sender<String>| {
+        let listening = cx.pg("main").listen("panics", move |_, said| {
+            assert_ne!(said.payload, "first", "as it is to be");
+            tell.send(said.payload).expect("told");
+        });
+        cx.after(PATIENCE, move |_| drop(listening));
+    });
+    eventually("listening", || main.status().listening == 1);
+    cluster.psql("notify panics, 'first'; notify panics, 'second'");
+    let heard = told.recv_timeout(Duration::from_secs(5));
+    assert_eq!(heard, Ok("second".to_string()));
+}
