@@ -10,7 +10,10 @@
 //! An answer is gathered before it is sent, so that it is whole or an error, unless its rows are without a limit
 //! ([`Query::rows`]): then it is sent as it comes, and a client that takes it slowly slows down the server.
 
-use super::pg::{DbError, Param, Params, PgError, PgErrorKind, PgQuery, QueryError, Row, Rows};
+use super::pg::{
+    DbError, Param, Params, PgError, PgErrorKind, PgQuery, QueryError, Refusal as NotAsked, Row,
+    Rows,
+};
 use crate::{BodyWriter, Bytes, Ctx, Demand, Request, Responder, Response};
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -428,7 +431,8 @@ impl Asked {
                 }
                 None => self.fault(error),
             },
-            PgErrorKind::Query(QueryError::TooLong { .. }) => {
+            PgErrorKind::Query(QueryError::TooLong { .. })
+            | PgErrorKind::Refused(NotAsked::TooLong) => {
                 Refusal::new(413, "more than a query can hold")
             }
             PgErrorKind::Query(QueryError::Server(server)) => {
@@ -459,7 +463,9 @@ impl Asked {
                     }
                 }
             }
-            PgErrorKind::Lost(_) => self.ours(503, "Service Unavailable", error),
+            PgErrorKind::Lost(_) | PgErrorKind::Refused(NotAsked::Full) => {
+                self.ours(503, "Service Unavailable", error)
+            }
             // Nobody hears it.
             PgErrorKind::Gone => Refusal::new(503, "Service Unavailable"),
             _ => match error.status() {

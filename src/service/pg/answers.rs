@@ -150,7 +150,7 @@ impl<S: 'static> Hub<S> {
                 }
                 Event::Done(ticket, tag) => self.answered(db, cx, id, ticket, Ok(tag)),
                 Event::Failed(ticket, error) => self.answered(db, cx, id, ticket, Err(error)),
-                Event::Notification(said) => self.heard(db, cx, &said),
+                Event::Notification(said) => self.heard(cx, &said),
                 Event::Notice(notice) => {
                     let level = match &notice.severity[..] {
                         "WARNING" => log::Level::Warn,
