@@ -99,7 +99,10 @@ fn ask(cx: &mut Ctx<'_>, feed: &Rc<Feed>) {
         let again = feed.clone();
         let pg = cx.pg("main").answering(&feed.body);
         pg.query("select 1", (), move |cx, rows| {
-            rows.expect("an answer");
+            // The test is over.
+            if rows.is_err() {
+                return;
+            }
             again.under_way.set(again.under_way.get() - 1);
             ask(cx, &again);
         });
