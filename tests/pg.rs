@@ -619,6 +619,17 @@ fn values() {
             Some("\"{1.50,NaN}\""),
         ),
         ("array['ok'::pg_temp.mood]", "\"{ok}\"", None),
+        // As many along their one dimension as there are: none, too.
+        ("''::oidvector", "[]", Some("\"\"")),
+        ("'1 2'::int2vector", "[1,2]", Some("\"1 2\"")),
+        (
+            "array['1 2'::int2vector, '3 4']",
+            "[[1,2],[3,4]]",
+            Some("\"{\\\"1 2\\\",\\\"3 4\\\"}\""),
+        ),
+        ("array[row(1, 'x')]", "\"{\\\"(1,x)\\\"}\"", None),
+        ("'pg_class'::regclass", "\"pg_class\"", None),
+        ("'17'::xid", "\"17\"", None),
     ] {
         let sql = format!("select {sql} as v");
         let want = format!("{{\"v\":{json}}}");
@@ -711,6 +722,10 @@ fn structs() {
     };
     assert_eq!(person, want);
     assert_ne!(person.mood, Mood::Sad);
+    let (rows, _) = client
+        .query("select 18446744073709551615::numeric", Params::new())
+        .expect("a row");
+    assert_eq!(rows[0].to::<(u64,)>(), Ok((u64::MAX,)));
     let (rows, _) = client
         .query("select 1, 'a', true", Params::new())
         .expect("a row");

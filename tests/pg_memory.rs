@@ -6,11 +6,14 @@ mod installed;
 #[path = "pg_service/server.rs"]
 mod server;
 
-use loopwright::Demand;
+use loopwright::{BodyWriter, Ctx, Demand};
 use server::{Cluster, Loop, PATIENCE};
 use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::rc::Rc;
-use std::sync::mpsc::Sender;
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 /// What this process keeps in memory.
@@ -23,9 +26,13 @@ fn resident() -> usize {
     pages.expect("a number") * 4096
 }
 
+/// One at a time: each counts all that the process has.
+static COUNTED: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_million_rows_for_a_slow_consumer_are_not_in_memory() {
     const ROWS: u64 = 1_000_000;
+    let _counted = COUNTED.lock().unwrap_or_else(|e| e.into_inner());
     let cluster = Cluster::shared();
     let main = Loop::start(cluster.settings("million"));
     main.ask("select 1 as n").expect("an answer");
@@ -75,4 +82,67 @@ fn a_million_rows_for_a_slow_consumer_are_not_in_memory() {
     // 120 MB have come.
     let grown = most.saturating_sub(before);
     assert!(grown < 40 << 20, "{grown} bytes more");
+}
+
+/// A client's answer that stays open, and what is asked for it, so many at once until there were as many as wanted.
+struct Feed {
+    body: BodyWriter,
+    left: Cell<u32>,
+    under_way: Cell<u32>,
+    tell: Sender<()>,
+}
+
+fn ask(cx: &mut Ctx<'_>, feed: &Rc<Feed>) {
+    while feed.under_way.get() < 500 && feed.left.get() > 0 {
+        feed.left.set(feed.left.get() - 1);
+        feed.under_way.set(feed.under_way.get() + 1);
+        let again = feed.clone();
+        let pg = cx.pg("main").answering(&feed.body);
+        pg.query("select 1", (), move |cx, rows| {
+            // The test is over.
+            if rows.is_err() {
+                return;
+            }
+            again.under_way.set(again.under_way.get() - 1);
+            ask(cx, &again);
+        });
+    }
+    if feed.left.get() == 0 && feed.under_way.get() == 0 {
+        let _ = feed.tell.send(());
+    }
+}
+
+#[test]
+fn what_was_asked_for_a_long_answer_and_is_answered_is_forgotten() {
+    const ASKED: u32 = 200_000;
+    let _counted = COUNTED.lock().unwrap_or_else(|e| e.into_inner());
+    let cluster = Cluster::shared();
+    let (tell, told) = channel();
+    let main = Loop::with(cluster.settings("feed").connections(2), move |app| {
+        app.get("/feed", move |cx, _, res| {
+            let feed = Rc::new(Feed {
+                body: res.stream(),
+                left: Cell::new(20_000),
+                under_way: Cell::new(0),
+                tell: tell.clone(),
+            });
+            let again = feed.clone();
+            ask(cx, &feed);
+            let _ = cx.every(Duration::from_millis(100), move |cx| {
+                if again.left.get() == 0 && again.under_way.get() == 0 {
+                    again.left.set(ASKED);
+                    ask(cx, &again);
+                }
+            });
+        });
+    });
+    let mut client = TcpStream::connect(main.address).expect("a connection");
+    let asked = client.write_all(b"GET /feed HTTP/1.1\r\nhost: a\r\n\r\n");
+    asked.expect("asked");
+    assert!(client.read(&mut [0; 64]).expect("a head") > 0);
+    told.recv_timeout(PATIENCE).expect("warm");
+    let before = resident();
+    told.recv_timeout(PATIENCE).expect("all");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 3 << 20, "{grown} bytes for {ASKED} questions");
 }

@@ -886,3 +886,165 @@ fn headers_and_limits_are_those_of_every_route() {
         413
     );
 }
+
+#[test]
+fn what_a_client_has_sent_is_no_fault_of_ours() {
+    let page = "params = [\"{query.v}\"]";
+    let routes = [
+        route(
+            "/limit",
+            "GET",
+            &format!("sql = \"select 1 limit $1\", {page}"),
+        ),
+        route(
+            "/offset",
+            "GET",
+            &format!("sql = \"select 1 offset $1\", {page}"),
+        ),
+        route(
+            "/like",
+            "GET",
+            &format!("sql = \"select 1 where 'ab' like $1\", {page}"),
+        ),
+        route(
+            "/regex",
+            "GET",
+            &format!("sql = \"select 1 where 'a' ~ $1\", {page}"),
+        ),
+        route(
+            "/deep",
+            "POST",
+            "sql = \"select $1::jsonb is null\", params = [\"{body}\"]",
+        ),
+        route(
+            "/log",
+            "GET",
+            &format!("sql = \"select ln($1::float8)\", {page}"),
+        ),
+        route(
+            "/zone",
+            "GET",
+            &format!("sql = \"select now() at time zone $1\", {page}"),
+        ),
+        route(
+            "/code",
+            "GET",
+            &format!("sql = \"select decode($1, 'hex')\", {page}"),
+        ),
+        route(
+            "/base",
+            "GET",
+            &format!("sql = \"select decode($1, 'base64')\", {page}"),
+        ),
+        route(
+            "/path",
+            "GET",
+            &format!("sql = \"select '{{}}'::jsonb @? $1::jsonpath\", {page}"),
+        ),
+    ];
+    let site = Site::start("", "", &routes.concat());
+    let deep = "[".repeat(50_000) + &"]".repeat(50_000);
+    let mut wrong = Vec::new();
+    for (path, status) in [
+        ("/limit?v=-1", site.get("/limit?v=-1").status),
+        ("/offset?v=-1", site.get("/offset?v=-1").status),
+        ("/like?v=a\\", site.get("/like?v=a%5C").status),
+        ("/regex?v=(", site.get("/regex?v=(").status),
+        ("/log?v=0", site.get("/log?v=0").status),
+        ("/zone?v=nowhere", site.get("/zone?v=nowhere").status),
+        ("/code?v=x", site.get("/code?v=x").status),
+        ("/base?v=a", site.get("/base?v=a").status),
+        ("/path?v=(", site.get("/path?v=(").status),
+        (
+            "/deep",
+            site.send("POST", "/deep", "application/json", &deep).status,
+        ),
+    ] {
+        if status != 400 {
+            wrong.push((path, status));
+        }
+    }
+    assert_eq!(wrong, []);
+}
+
+#[test]
+fn answers_without_a_body() {
+    let many = "select n from generate_series(1, 100000) n";
+    let routes = [
+        route("/one", "GET", "sql = \"select 1 as n\", shape = \"one\""),
+        route("/many", "GET", &format!("sql = \"{many}\", rows = 0")),
+        route("/silent", "POST", "sql = \"select 1 as n\", status = 204"),
+    ];
+    let site = Site::start("", "", &routes.concat());
+    for path in ["/one", "/many", "/one"] {
+        let head = site.ask(path, &["-I"]);
+        assert_eq!((head.status, head.body.trim_end()), (200, ""), "{path}");
+        assert_eq!(
+            head.field("content-type"),
+            Some("application/json"),
+            "{path}"
+        );
+    }
+    // On one connection: no byte of a body is taken for the next answer.
+    let mut socket = site.connect();
+    let ask = "POST /silent HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n";
+    let text = format!("{ask}\r\n{ask}connection: close\r\n\r\n");
+    socket.write_all(text.as_bytes()).expect("sent");
+    let mut said = String::new();
+    socket.read_to_string(&mut said).expect("an answer");
+    let heads: Vec<_> = said.trim_end().split("\r\n\r\n").collect();
+    assert_eq!(heads.len(), 2, "{said}");
+    assert!(
+        heads.iter().all(|head| head.starts_with("HTTP/1.1 204")),
+        "{said}"
+    );
+}
+
+#[test]
+fn few_bytes_of_a_table_are_not_gathered_as_many_of_json() {
+    let routes = [
+        route("/all", "GET", "sql = \"select n from huge\""),
+        route(
+            "/add",
+            "POST",
+            "sql = \"insert into huge values ($1)\", params = [\"{body.n}\"]",
+        ),
+    ];
+    let mut site = Site::start("create table huge (n numeric)", "", &routes.concat());
+    assert_eq!(site.post("/add", &json!({"n": "1e131071"})).status, 204);
+    assert_eq!(site.get("/all").body.len(), 131_072 + 8);
+    site.cluster
+        .psql("insert into huge select n from huge, generate_series(1, 999)");
+    let all = site.get("/all");
+    assert_eq!((all.status, all.body.len() < 100), (500, true));
+    site.server.wait_for("bytes of JSON");
+}
+
+#[test]
+fn a_get_cannot_be_made_to_write_by_the_one_before_it() {
+    let sql = "create table marks (n int);
+        create function mark() returns int language sql as 'insert into marks values (1) returning n';
+        create function unlock() returns text language sql as
+            'select set_config(''default_transaction_read_only'', ''off'', false)'";
+    let routes = [
+        route("/mark", "GET", "sql = \"select mark()\""),
+        route("/unlock", "GET", "sql = \"select unlock()\""),
+    ];
+    let site = Site::start(sql, "connections = 1", &routes.concat());
+    assert_eq!(site.get("/unlock").status, 200);
+    assert_eq!(site.get("/mark").status, 500);
+    assert_eq!(site.cluster.psql("select count(*) from marks"), "0");
+}
+
+#[test]
+fn what_is_longer_than_a_message_is_413() {
+    let echo = "sql = \"select length($1)\", params = [\"{body}\"], shape = \"value\"";
+    let keys = "message = \"64KiB\"";
+    let site = Site::start("", keys, &route("/length", "POST", echo));
+    let send = |length| site.send("POST", "/length", "text/plain", &"x".repeat(length));
+    assert_eq!(send(60_000).json(), 60_000);
+    for length in [70_000, 100_000] {
+        let want = error(413, "more than a query can hold");
+        assert_eq!(send(length).error(), want, "{length}");
+    }
+}

@@ -10,7 +10,10 @@
 //! An answer is gathered before it is sent, so that it is whole or an error, unless its rows are without a limit
 //! ([`Query::rows`]): then it is sent as it comes, and a client that takes it slowly slows down the server.
 
-use super::pg::{Param, Params, PgError, PgErrorKind, PgQuery, QueryError, Row, Rows};
+use super::pg::{
+    DbError, Param, Params, PgError, PgErrorKind, PgQuery, QueryError, Refusal as NotAsked, Row,
+    Rows,
+};
 use crate::{BodyWriter, Bytes, Ctx, Demand, Request, Responder, Response};
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -405,6 +408,16 @@ impl Asked {
         Ok((status.unwrap_or(200), json))
     }
 
+    /// A value of the client's is none of what it is to be; of which, if that is known.
+    fn unfit(&self, input: Option<&Input>, error: &DbError) -> Refusal {
+        log::debug!("{}: {}: {error}", self.request, self.route);
+        let text = match input {
+            Some(input) => format!("{}: {}", input.source, error.message),
+            None => "a value does not fit".into(),
+        };
+        Refusal::new(400, text)
+    }
+
     fn refusal(&self, error: &PgError) -> Refusal {
         let label = |position: usize| {
             let input = self.query.params.get(position.wrapping_sub(1));
@@ -418,41 +431,41 @@ impl Asked {
                 }
                 None => self.fault(error),
             },
-            PgErrorKind::Query(QueryError::TooLong { .. }) => {
+            PgErrorKind::Query(QueryError::TooLong { .. })
+            | PgErrorKind::Refused(NotAsked::TooLong) => {
                 Refusal::new(413, "more than a query can hold")
             }
-            PgErrorKind::Query(QueryError::Server(server)) => match status_of(&server.code) {
-                400 => {
-                    // Where the server says of which parameter it speaks, it speaks of nothing else.
-                    let context = server.context.as_deref().unwrap_or_default();
-                    let text = match bound(context).and_then(label) {
-                        Some(input) => format!("{}: {}", input.source, server.message),
-                        None => "a value does not fit".into(),
-                    };
-                    log::debug!("{}: {}: {error}", self.request, self.route);
-                    Refusal::new(400, text)
+            PgErrorKind::Query(QueryError::Server(server)) => {
+                // Where the server says of which parameter it speaks, it speaks of nothing else.
+                let context = server.context.as_deref().unwrap_or_default();
+                let input = bound(context).and_then(label);
+                match status_of(&server.code) {
+                    500 if input.is_some() => self.unfit(input, server),
+                    400 => self.unfit(input, server),
+                    status @ (409 | 422) => {
+                        let text = match &server.code[..] {
+                            "23505" | "23P01" => "there is one already",
+                            "23503" => "it refers to what is not there, or something refers to it",
+                            "23502" => "a value is missing",
+                            _ => "a value is not allowed",
+                        };
+                        log::debug!("{}: {}: {error}", self.request, self.route);
+                        Refusal::new(status, text)
+                    }
+                    503 => self.ours(503, "Service Unavailable", error),
+                    504 => self.ours(504, "Gateway Timeout", error),
+                    _ => {
+                        let at = match server.position {
+                            Some(at) => format!(", at character {at} of the query"),
+                            None => String::new(),
+                        };
+                        self.fault(format_args!("{error}{at}"))
+                    }
                 }
-                status @ (409 | 422) => {
-                    let text = match &server.code[..] {
-                        "23505" | "23P01" => "there is one already",
-                        "23503" => "it refers to what is not there, or something refers to it",
-                        "23502" => "a value is missing",
-                        _ => "a value is not allowed",
-                    };
-                    log::debug!("{}: {}: {error}", self.request, self.route);
-                    Refusal::new(status, text)
-                }
-                503 => self.ours(503, "Service Unavailable", error),
-                504 => self.ours(504, "Gateway Timeout", error),
-                _ => {
-                    let at = match server.position {
-                        Some(at) => format!(", at character {at} of the query"),
-                        None => String::new(),
-                    };
-                    self.fault(format_args!("{error}{at}"))
-                }
-            },
-            PgErrorKind::Lost(_) => self.ours(503, "Service Unavailable", error),
+            }
+            PgErrorKind::Lost(_) | PgErrorKind::Refused(NotAsked::Full) => {
+                self.ours(503, "Service Unavailable", error)
+            }
             // Nobody hears it.
             PgErrorKind::Gone => Refusal::new(503, "Service Unavailable"),
             _ => match error.status() {
@@ -470,6 +483,8 @@ fn status_of(code: &str) -> u16 {
         // A text that is no value of its type, or is out of range.
         "22P02" | "22P03" | "22P05" | "22001" | "22003" | "22007" | "22008" | "22018" | "22021"
         | "22023" | "22026" | "22032" => 400,
+        // Numbers and patterns that a function or a clause does not take: LIMIT, OFFSET, LIKE, ~, ln, power, jsonpath.
+        "2201W" | "2201X" | "22019" | "22025" | "2201B" | "2201E" | "2201F" | "2201G" => 400,
         "23505" | "23503" | "23P01" => 409,
         "23502" | "23514" => 422,
         // Serialization, deadlock, a lock that was not to be had; resources; the server is being stopped.

@@ -1,6 +1,7 @@
 //! The client of PostgreSQL against a PostgreSQL, over loopback.
 
 mod installed;
+mod isolation;
 mod server;
 mod tasks;
 

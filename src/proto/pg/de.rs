@@ -154,9 +154,12 @@ impl<'a> Element<'a> {
             Some(Value::Number(text)) => (*text).to_string(),
             _ => return self.deserialize_any(visitor),
         };
-        match digits.parse::<i64>() {
-            Ok(n) => visitor.visit_i64(n),
-            Err(_) => visitor.visit_f64(digits.parse().map_err(custom)?),
+        if let Ok(n) = digits.parse::<i64>() {
+            visitor.visit_i64(n)
+        } else if let Ok(n) = digits.parse::<u64>() {
+            visitor.visit_u64(n)
+        } else {
+            visitor.visit_f64(digits.parse().map_err(custom)?)
         }
     }
 }

@@ -199,7 +199,7 @@ pub enum ConvertError {
     },
     /// What serde says of the struct.
     Struct(String),
-    /// The row as JSON is longer than it may be.
+    /// A row, or all of them, is longer as JSON than it may be.
     TooLong {
         /// Bytes allowed.
         limit: usize,
@@ -217,7 +217,7 @@ impl fmt::Display for ConvertError {
             } => write!(f, "column {column} ({type_name}): {why}"),
             ConvertError::Struct(why) => f.write_str(why),
             ConvertError::TooLong { limit } => {
-                write!(f, "a row of more than {limit} bytes of JSON")
+                write!(f, "more than {limit} bytes of JSON")
             }
         }
     }

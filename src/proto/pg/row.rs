@@ -75,6 +75,11 @@ impl Columns {
         self.columns.is_empty()
     }
 
+    /// How many bytes of JSON an answer may be.
+    pub(crate) fn json_limit(&self) -> usize {
+        self.json
+    }
+
     /// In order.
     pub fn iter(&self) -> std::slice::Iter<'_, Column> {
         self.columns.iter()

@@ -503,7 +503,9 @@ impl<'a> Array<'a> {
             total = total.saturating_mul(len);
             dimensions.push(len);
         }
-        if count > 0 && (total > elements.len() / 4 || dimensions.contains(&0)) {
+        // An empty `oidvector` is none along its one dimension.
+        let is_empty = count > 1 && dimensions.contains(&0);
+        if count > 0 && (total > elements.len() / 4 || is_empty) {
             return Err("an array with more elements than bytes");
         }
         if *member == Type::NUMERIC {
@@ -714,7 +716,8 @@ mod tests {
         let many = Err("an array with more elements than bytes");
         assert_eq!(ints(&[i32::MAX], 1), many);
         assert_eq!(ints(&[65_536, 65_536], 1), many);
-        assert_eq!(ints(&[0], 0), many);
+        assert_eq!(ints(&[0, 1], 0), many);
+        assert_eq!(ints(&[0], 0), Ok("[]".into()));
         assert_eq!(ints(&[-1], 1), Err("an array of negative size"));
         assert_eq!(ints(&[1; 7], 1), Err("too many dimensions"));
         assert_eq!(

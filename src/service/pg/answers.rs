@@ -5,7 +5,7 @@
 //! has it. If it says no, the connection is held until [`Database::resume`], or until it has done so for too long.
 
 use super::hub::{Database, Db, Hub, PIECE, Use};
-use super::job::{Id, NOBODY, Sink, Source, Take};
+use super::job::{Id, Job, NOBODY, Sink, Source, Take};
 use super::{CopyIn, PgErrorKind};
 use crate::proto::pg::{Columns, Event, QueryError, Row, Status, Tag};
 use crate::service::dial::hand_on;
@@ -156,7 +156,7 @@ impl<S: 'static> Hub<S> {
                 }
                 Event::Done(ticket, tag) => self.answered(db, cx, id, ticket, Ok(tag)),
                 Event::Failed(ticket, error) => self.answered(db, cx, id, ticket, Err(error)),
-                Event::Notification(said) => self.heard(db, cx, &said),
+                Event::Notification(said) => self.heard(cx, &said),
                 Event::Notice(notice) => {
                     let level = match &notice.severity[..] {
                         "WARNING" => log::Level::Warn,
@@ -358,7 +358,9 @@ impl<S: 'static> Hub<S> {
 
     /// What who takes rows has said.
     fn demanded(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, demand: Demand) {
-        let Some(job) = self.jobs.get_mut(id) else {
+        // Who has given up while it took a row holds nothing.
+        let wanted = |job: &&mut Job<S>| !job.sink.is_nobody();
+        let Some(job) = self.jobs.get_mut(id).filter(wanted) else {
             return;
         };
         match demand {

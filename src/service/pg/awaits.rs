@@ -1,7 +1,7 @@
 //! Floor 4. The same questions to be awaited: each is the callback of [`Pg`] behind [`Task::cancellable`]. A future that is
 //! dropped gives its question up.
 
-use super::{Params, Pg, PgError, PgQuery, Row, Rows, Sql, Tx};
+use super::{Params, Pg, PgError, PgErrorKind, PgQuery, Row, Rows, Sql, Tx};
 use crate::{Call, Ctx, Task};
 use std::rc::Rc;
 use std::time::Duration;
@@ -63,8 +63,14 @@ impl<S: 'static> TaskPg<S> {
                 Some(timeout) => pg.timeout(timeout),
                 None => pg,
             };
-            let query = ask(pg, done);
-            move |cx: &mut Ctx<'_, S>| cx.pg(&name).cancel(query)
+            // The one that was asked: by its name a reload may have brought another.
+            let db = pg.db.clone();
+            let query = ask(pg, done).id;
+            move |cx: &mut Ctx<'_, S>| {
+                if let Some(db) = db {
+                    db.give_up(cx, query, PgErrorKind::Gone);
+                }
+            }
         })
     }
 

@@ -95,7 +95,11 @@ impl<S: 'static> Hub<S> {
             }
             Some(Some(conn)) => {
                 self.pass_over(db, cx, id, kind);
-                self.try_cancel(db, cx, conn);
+                // Its transaction ends with it: what came next there would be met by the request.
+                match self.conns.get(&conn).and_then(|conn| conn.tx) {
+                    Some(tx) => self.give_up(db, cx, tx, PgErrorKind::Over),
+                    None => self.try_cancel(db, cx, conn),
+                }
             }
             None => {}
         }

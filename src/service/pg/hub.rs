@@ -33,6 +33,7 @@ use crate::{Ctx, Instant, Link, LinkHandle, Store, Target};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub(super) type Db<S> = Rc<Database<S>>;
@@ -40,6 +41,8 @@ pub(super) type Db<S> = Rc<Database<S>>;
 /// Of a copy's data in one message.
 pub(super) const PIECE: usize = 64 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Databases made so far, which are never mistaken for each other: a reload may bring another of the same name.
+static DATABASES: AtomicU64 = AtomicU64::new(0);
 /// The pool knows one server.
 const SERVER: usize = 0;
 
@@ -98,12 +101,16 @@ impl Conn {
 
     /// Whether another's query may be put behind what is under way.
     fn is_shareable(&self) -> bool {
-        self.used == Use::Shared && self.doomed.is_none() && self.cancel.is_none()
+        let is_free = self.doomed.is_none() && self.cancel.is_none();
+        // Of one that was changed nobody else gets anything until it is clean.
+        self.used == Use::Shared && is_free && !self.session.is_changed()
     }
 }
 
 pub(super) struct Database<S: 'static> {
     pub(super) name: Rc<str>,
+    /// Of all there are and were in this process.
+    pub(super) number: u64,
     pub(super) settings: Postgres,
     pub(super) hub: Shared<Hub<S>>,
     ids: Cell<Id>,
@@ -144,9 +151,9 @@ impl<S: 'static> Store<S> for Database<S> {
     }
 
     fn stop(self: Rc<Self>, cx: &mut Ctx<'_, S>) {
-        self.enter(cx, |hub, _, _| {
+        self.enter(cx, |hub, db, _| {
             hub.is_stopping = true;
-            hub.hush();
+            hub.hush(db);
         });
     }
 
@@ -191,6 +198,7 @@ impl<S: 'static> Database<S> {
         };
         Database {
             name: name.into(),
+            number: DATABASES.fetch_add(1, Ordering::Relaxed),
             settings,
             hub: Shared::new(hub),
             ids: Cell::new(NOBODY + 1),
@@ -255,29 +263,25 @@ impl<S: 'static> Database<S> {
             .unwrap_or(NOBODY)
     }
 
-    /// A question of a transaction.
+    /// A question of a transaction, and whether it was asked.
     pub(super) fn submit_in(
         self: &Rc<Self>,
         cx: &mut Ctx<'_, S>,
         tx: Id,
         ask: Ask,
         sink: Sink<S>,
-    ) -> Id {
+    ) -> (Id, bool) {
         let job = Job::new(cx.now(), ask, sink, true, None);
         let asked = self.enter(cx, |hub, db, cx| {
             let id = hub.admit(db, cx, job);
-            match hub.transactions.get(&tx) {
-                Some((conn, _)) => {
-                    let conn = *conn;
-                    if let Err(refusal) = hub.dispatch(cx, conn, id) {
-                        hub.finish(db, cx, id, Err(PgErrorKind::Refused(refusal)));
-                    }
-                }
-                None => hub.finish(db, cx, id, Err(PgErrorKind::Over)),
-            }
-            id
+            let asked = match hub.transactions.get(&tx).map(|(conn, _)| *conn) {
+                Some(conn) => hub.dispatch(cx, conn, id).map_err(PgErrorKind::Refused),
+                None => Err(PgErrorKind::Over),
+            };
+            let asked = asked.map_err(|kind| hub.finish(db, cx, id, Err(kind)));
+            (id, asked.is_ok())
         });
-        asked.unwrap_or(NOBODY)
+        asked.unwrap_or((NOBODY, false))
     }
 
     pub(super) fn status(&self) -> Option<PgStatus> {
@@ -500,8 +504,8 @@ impl<S: 'static> Hub<S> {
             // One whose head nobody waits for is to be cancelled, or slow.
             let head = conn.asked.front().and_then(|(_, job)| self.jobs.get(*job));
             let is_wanted = head.is_some_and(|job| !job.sink.is_nobody());
-            let has_room = conn.session.owed() < limit && !conn.handle.is_full();
-            conn.is_shareable() && is_wanted && has_room
+            let has_room = conn.session.has_room() && !conn.handle.is_full();
+            conn.is_shareable() && is_wanted && has_room && conn.session.owed() < limit
         });
         conns
             .min_by_key(|(id, conn)| (conn.session.owed(), **id))

@@ -12,11 +12,26 @@ use super::transaction::quoted;
 use super::{Notification, Pg, Sql};
 use crate::base::backoff::Backoff;
 use crate::{Ctx, Instant, Later};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
-/// Who hears a channel; `None`: it is being called.
-type Hearers<S> = Vec<(Id, Option<Hear<S>>)>;
+/// Who hears a channel; `None`: it is being called, or is not to be called any more.
+type Hearers<S> = Vec<(Id, Place<S>)>;
+type Place<S> = Rc<Cell<Option<Hear<S>>>>;
 type Hear<S> = Box<dyn FnMut(&mut Ctx<'_, S>, Notification)>;
+
+/// Puts who is called back in its place, also if it panics: it hears what comes next.
+struct Called<S: 'static> {
+    hear: Option<Hear<S>>,
+    place: Place<S>,
+}
+
+impl<S: 'static> Drop for Called<S> {
+    fn drop(&mut self) {
+        self.place.set(self.hear.take());
+    }
+}
 
 /// Hears a channel until it is dropped: from [`Pg::listen`].
 #[must_use = "dropped, it hears nothing"]
@@ -84,6 +99,14 @@ impl<S: 'static> Ear<S> {
     }
 }
 
+/// What the server makes of a name that is too long for it, and says when something is said there.
+fn clipped(name: &str) -> &str {
+    const MOST: usize = 63;
+    let end = (0..=name.len().min(MOST)).rev();
+    let end = end.into_iter().find(|at| name.is_char_boundary(*at));
+    &name[..end.unwrap_or(0)]
+}
+
 pub(super) fn listen<S: 'static>(pg: Pg<'_, '_, S>, channel: &str, hear: Hear<S>) -> Listening<S> {
     let Some(db) = pg.db else {
         log::error!(
@@ -92,11 +115,17 @@ pub(super) fn listen<S: 'static>(pg: Pg<'_, '_, S>, channel: &str, hear: Hear<S>
         );
         return Listening { to: None };
     };
+    // All channels are told in one message: one that cannot be would silence the others.
+    if channel.is_empty() || channel.contains('\0') {
+        log::error!("database {}: {channel:?} is no channel", pg.name);
+        return Listening { to: None };
+    }
+    let channel = clipped(channel);
     let (id, later) = (db.next_id(), pg.cx.later());
     db.enter(pg.cx, |hub, db, cx| {
         let all = hub.ear.channels.entry(channel.to_string()).or_default();
         let is_first = all.is_empty();
-        all.push((id, Some(hear)));
+        all.push((id, Rc::new(Cell::new(Some(hear)))));
         if is_first {
             hub.tell_ear(db, cx, format!("LISTEN {}", quoted(channel)));
         }
@@ -187,7 +216,10 @@ impl<S: 'static> Hub<S> {
         let Some((channel, all)) = found else {
             return;
         };
-        all.retain(|(who, _)| *who != id);
+        // Neither what was said before and is still to be told.
+        if let Some(at) = all.iter().position(|(who, _)| *who == id) {
+            all.remove(at).1.set(None);
+        }
         if !all.is_empty() {
             return;
         }
@@ -209,36 +241,33 @@ impl<S: 'static> Hub<S> {
         }
     }
 
-    /// Nobody hears anything any more.
-    pub(super) fn hush(&mut self) {
+    /// Nobody hears anything any more: another database has this one's name.
+    pub(super) fn hush(&mut self, db: &Db<S>) {
+        if !self.ear.channels.is_empty() {
+            let count = self.ear.channels.len();
+            log::warn!(
+                "database {}: {count} channels are heard no more, as it was replaced",
+                db.name
+            );
+        }
         self.ear.channels.clear();
         self.close_ear();
     }
 
     /// Something was said.
-    pub(super) fn heard(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, said: &Notification) {
+    pub(super) fn heard(&self, cx: &mut Ctx<'_, S>, said: &Notification) {
         let Some(all) = self.ear.channels.get(&said.channel) else {
             return;
         };
-        for (id, _) in all {
-            let (db, id, said) = (db.clone(), *id, said.clone());
+        for (_, place) in all {
+            let (place, said) = (place.clone(), said.clone());
             cx.later().call(move |cx| {
-                let channel = said.channel.clone();
-                let hear = db.enter(cx, |hub, _, _| hub.hear(&channel, id)?.take());
-                let Some(Some(mut hear)) = hear else { return };
-                hear(cx, said);
-                db.enter(cx, |hub, _, _| {
-                    if let Some(place) = hub.hear(&channel, id) {
-                        *place = Some(hear);
-                    }
-                });
+                let hear = place.take();
+                let mut called = Called { hear, place };
+                if let Some(hear) = &mut called.hear {
+                    hear(cx, said);
+                }
             });
         }
-    }
-
-    fn hear(&mut self, channel: &str, id: Id) -> Option<&mut Option<Hear<S>>> {
-        let all = self.ear.channels.get_mut(channel)?;
-        let found = all.iter_mut().find(|(who, _)| *who == id);
-        found.map(|(_, hear)| hear)
     }
 }

@@ -240,7 +240,11 @@ pub struct Pg<'a, 'c, S: 'static = ()> {
 /// });
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct PgQuery(u64);
+pub struct PgQuery {
+    /// The database that was asked: by its name a reload may have brought another.
+    database: u64,
+    id: job::Id,
+}
 
 /// The next piece of what is copied in: see [`Pg::copy_in`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -447,15 +451,15 @@ impl<S: 'static> Pg<'_, '_, S> {
 
     /// The end of a [`Demand::Hold`], or of a [`CopyIn::Wait`].
     pub fn resume(self, query: PgQuery) {
-        if let Some(db) = self.db {
-            self.cx.later().call(move |cx| db.resume(cx, query.0));
+        if let Some(db) = self.db.filter(|db| db.number == query.database) {
+            self.cx.later().call(move |cx| db.resume(cx, query.id));
         }
     }
 
     /// Gives a question up: see [`Pg::answering`].
     pub fn cancel(self, query: PgQuery) {
-        if let Some(db) = self.db {
-            db.give_up(self.cx, query.0, PgErrorKind::Gone);
+        if let Some(db) = self.db.filter(|db| db.number == query.database) {
+            db.give_up(self.cx, query.id, PgErrorKind::Gone);
         }
     }
 
@@ -465,17 +469,23 @@ impl<S: 'static> Pg<'_, '_, S> {
     }
 
     fn submit(self, ask: Ask, sink: Sink<S>) -> PgQuery {
-        let Some(db) = self.db else {
-            let error = PgError::new(&self.name.into(), PgErrorKind::Unknown);
-            self.cx.later().call(move |cx| sink.fail(cx, error));
-            return PgQuery(job::NOBODY);
+        let (database, id) = match self.db {
+            Some(db) => {
+                let id = db.submit(self.cx, ask, sink, self.timeout);
+                let database = db.number;
+                if let Some(client) = self.client {
+                    let gone = move |cx: &mut Ctx<'_, S>| db.give_up(cx, id, PgErrorKind::Gone);
+                    self.cx.on_abort(&client, gone);
+                }
+                (database, id)
+            }
+            None => {
+                let error = PgError::new(&self.name.into(), PgErrorKind::Unknown);
+                self.cx.later().call(move |cx| sink.fail(cx, error));
+                (0, job::NOBODY)
+            }
         };
-        let id = db.submit(self.cx, ask, sink, self.timeout);
-        if let Some(client) = self.client {
-            let gone = move |cx: &mut Ctx<'_, S>| db.give_up(cx, id, PgErrorKind::Gone);
-            self.cx.on_abort(&client, gone);
-        }
-        PgQuery(id)
+        PgQuery { database, id }
     }
 }
 
@@ -575,11 +585,16 @@ impl Rows {
     /// Appends them as a JSON array of objects: see [`Row::json`].
     ///
     /// # Errors
-    /// Bytes that are no value of their type.
+    /// Bytes that are no value of their type; more JSON than 64 MiB, which ten bytes of a `numeric` for each row may be.
     pub fn json(&self, out: &mut Vec<u8>) -> Result<(), ConvertError> {
+        let begin = out.len();
         for (at, row) in self.rows.iter().enumerate() {
             out.push(if at == 0 { b'[' } else { b',' });
             row.json(out)?;
+            let limit = row.columns().json_limit();
+            if out.len() - begin > limit {
+                return Err(ConvertError::TooLong { limit });
+            }
         }
         out.extend_from_slice(if self.rows.is_empty() { b"[]" } else { b"]" });
         Ok(())

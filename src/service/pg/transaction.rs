@@ -12,19 +12,24 @@ use super::job::{Ask, Id, Sink};
 use super::{CopyIn, Params, PgError, PgErrorKind, PgQuery, Row, Rows, Sql};
 use crate::proto::pg::Query;
 use crate::{Bytes, Ctx, Demand, Later};
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A transaction: from [`Pg::transaction`](super::Pg::transaction). Its clones are the same one; when the last of them is
 /// dropped, and it was not committed, it is rolled back.
 ///
 /// What is asked is sent at once, and answered in order. When a query has failed, so do those behind it, up to a
-/// [`Tx::rollback_to`].
+/// [`Tx::rollback_to`]. One that was not asked ([`PgErrorKind::Refused`]: too many at once, too long, no query) cannot be
+/// made up for: there is nothing to commit any more. One that is given up ([`Pg::cancel`](super::Pg::cancel)) ends it.
 pub struct Tx<S: 'static = ()>(Rc<Open<S>>);
 
 struct Open<S: 'static> {
     db: Db<S>,
     id: Id,
     later: Later<S>,
+    /// Something of it was not asked, of which the server knows nothing.
+    is_partial: Cell<bool>,
 }
 
 impl<S: 'static> Clone for Tx<S> {
@@ -135,7 +140,11 @@ impl<S: 'static> Tx<S> {
         then: impl FnOnce(&mut Ctx<'_, S>, Result<(), PgError>) + 'static,
     ) {
         let db = self.0.db.clone();
-        self.end(cx, "COMMIT", move |cx, rows| {
+        let sql = match self.0.is_partial.get() {
+            true => "ROLLBACK",
+            false => "COMMIT",
+        };
+        self.end(cx, sql, move |cx, rows| {
             let done = rows.and_then(|rows| match rows.tag.as_str() {
                 "COMMIT" => Ok(()),
                 _ => Err(db.error(PgErrorKind::RolledBack)),
@@ -161,16 +170,41 @@ impl<S: 'static> Tx<S> {
     ) {
         self.submit(cx, Ask::Simple(sql.into()), Sink::rows(then));
         let id = self.0.id;
-        self.0.db.enter(cx, |hub, _, _| hub.end_transaction(id));
+        self.0.db.enter(cx, |hub, db, _| {
+            hub.limit_rest(db.settings.transaction, id);
+            hub.end_transaction(id);
+        });
     }
 
     fn submit(&self, cx: &mut Ctx<'_, S>, ask: Ask, sink: Sink<S>) -> PgQuery {
-        let Open { db, id, .. } = &*self.0;
-        PgQuery(db.submit_in(cx, *id, ask, sink))
+        let Open {
+            db, id, is_partial, ..
+        } = &*self.0;
+        let (query, was_asked) = db.submit_in(cx, *id, ask, sink);
+        is_partial.set(is_partial.get() || !was_asked);
+        let database = db.number;
+        PgQuery {
+            database,
+            id: query,
+        }
     }
 }
 
 impl<S: 'static> Hub<S> {
+    /// What a transaction still waits for when it is to end has as much time as it had.
+    fn limit_rest(&mut self, limit: Duration, id: Id) {
+        let Some((conn, until)) = self.transactions.get(&id).copied() else {
+            return;
+        };
+        let conn = self.conns.get(&conn);
+        let asked: Vec<Id> = conn.map_or(Vec::new(), |conn| {
+            conn.asked.iter().map(|(_, job)| *job).collect()
+        });
+        for job in asked {
+            self.set_deadline(job, Some((until, limit, "transaction")));
+        }
+    }
+
     /// The server has begun one: whoever wanted it gets it, with its connection.
     pub(super) fn begun(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, conn: Id, id: Id) {
         let Some(Sink::Begin(then)) = self.take_job(id) else {
@@ -182,7 +216,13 @@ impl<S: 'static> Hub<S> {
         let until = cx.now() + db.settings.transaction;
         self.add_transaction(id, conn, until);
         let (db, later) = (db.clone(), cx.later());
-        let tx = Tx(Rc::new(Open { db, id, later }));
+        let is_partial = Cell::new(false);
+        let tx = Tx(Rc::new(Open {
+            db,
+            id,
+            later,
+            is_partial,
+        }));
         cx.later().call(move |cx| then(cx, Ok(tx)));
     }
 }

@@ -58,6 +58,8 @@ pub(super) enum What {
         again: bool,
         statement: Rc<Statement>,
     },
+    /// A query of a transaction that does not fit, why, and an error of the server's in its place.
+    Unfit(QueryError),
     Simple {
         columns: Option<Rc<Columns>>,
     },
@@ -102,7 +104,10 @@ impl Session {
                 if error.is_fatal() {
                     return Err(Error::Fatal(error));
                 }
-                waiting.failed = Some(QueryError::Server(error));
+                waiting.failed = Some(match &waiting.what {
+                    What::Unfit(why) => why.clone(),
+                    _ => QueryError::Server(error),
+                });
                 if matches!(waiting.what, What::Copy { .. }) {
                     self.end_copy(now);
                 }
@@ -111,6 +116,7 @@ impl Session {
             answer => match waiting.what {
                 What::Prepare { .. } => on_prepare(waiting, &answer, &self.limits),
                 What::Query { .. } => on_query(waiting, answer, &mut self.shelf),
+                What::Unfit(_) => Err(Error::Unexpected("a strange answer to what is none")),
                 What::Simple { .. } => {
                     let is_quiet = !matches!(waiting.step, Step::CopyIn | Step::CopyOut);
                     if is_quiet && matches!(answer, Answer::Other(Message::CopyInResponse(_))) {
@@ -119,9 +125,10 @@ impl Session {
                         self.refuse_copy();
                         return Ok(None);
                     }
+                    let has_rows = matches!(waiting.what, What::Simple { columns: Some(_) });
                     let event = on_simple(waiting, answer, &self.limits, &mut self.shelf)?;
                     if let Some(Event::Completed(_, tag)) = &event {
-                        note(tag, &mut self.is_changed, &mut self.cache);
+                        note(tag, has_rows, &mut self.is_changed, &mut self.cache);
                     }
                     Ok(event)
                 }
@@ -142,7 +149,7 @@ impl Session {
         let before = std::mem::replace(&mut self.status, status);
         let ticket = waiting.ticket;
         let failed = waiting.failed.take();
-        if !matches!(waiting.what, What::Query { .. }) {
+        if !matches!(waiting.what, What::Query { .. } | What::Unfit(_)) {
             self.blocked = false;
         }
         let event = match (waiting.what, failed) {
@@ -182,14 +189,23 @@ impl Session {
                     self.queue.insert(at, (ticket, ask));
                     None
                 } else {
+                    // A lock of the session outlives the failure of what has taken it.
+                    self.is_changed |= is_idle && !query.independent;
                     Some(Event::Failed(ticket, error))
                 }
             }
-            (_, Some(error)) => Some(Event::Failed(ticket, error)),
-            (_, None) => {
-                note(&waiting.tag, &mut self.is_changed, &mut self.cache);
-                Some(Event::Done(ticket, waiting.tag))
+            (what, Some(error)) => {
+                // A lock of the session outlives the failure of what has taken it.
+                self.is_changed |= matches!(what, What::Simple { .. }) && before == Status::Idle;
+                Some(Event::Failed(ticket, error))
             }
+            (What::Query { statement, .. }, None) => {
+                let (tag, has_rows) = (waiting.tag, statement.columns.is_some());
+                note(&tag, has_rows, &mut self.is_changed, &mut self.cache);
+                Some(Event::Done(ticket, tag))
+            }
+            // The tags of several were looked at as they came; a copy changes nothing.
+            (_, None) => Some(Event::Done(ticket, waiting.tag)),
         };
         if event.is_some() {
             self.open -= 1;
@@ -203,7 +219,7 @@ impl Session {
         let waiting = self.waiting.iter().all(|waiting| match &waiting.what {
             What::Query { query, .. } => query.independent,
             What::Prepare { .. } => true,
-            What::Simple { .. } | What::Copy { .. } => false,
+            What::Unfit(_) | What::Simple { .. } | What::Copy { .. } => false,
         });
         let mut queue = self.queue.iter();
         let queue =
@@ -213,17 +229,48 @@ impl Session {
     }
 }
 
-/// What a tag says about the session's state.
-fn note(tag: &Tag, is_changed: &mut bool, cache: &mut HashMap<Rc<str>, Cached>) {
-    match tag.as_str() {
-        "DISCARD ALL" => {
+/// What a tag says about the session's state. `has_rows`: the statement is of those that have.
+fn note(tag: &Tag, has_rows: bool, is_changed: &mut bool, cache: &mut HashMap<Rc<str>, Cached>) {
+    // Those that leave it as it is. `DO` and `CALL` may do anything, and what is created may be temporary: `SELECT` is
+    // said of `CREATE TABLE AS` and `SELECT INTO`, too.
+    const HARMLESS: [&str; 22] = [
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "MERGE",
+        "BEGIN",
+        "START",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "RELEASE",
+        "COPY",
+        "SHOW",
+        "EXPLAIN",
+        "FETCH",
+        "MOVE",
+        "CLOSE",
+        "NOTIFY",
+        "TRUNCATE",
+        "LOCK",
+        "DROP",
+        "VACUUM",
+        "ANALYZE",
+    ];
+    let text = tag.as_str();
+    match text.split(' ').next().unwrap_or_default() {
+        "SELECT" if has_rows => {}
+        "DISCARD" if text == "DISCARD ALL" => {
             cache.clear();
             *is_changed = false;
         }
-        "DEALLOCATE ALL" => cache.clear(),
-        "SET" | "RESET" | "LISTEN" | "PREPARE" | "DECLARE CURSOR" | "LOAD" | "CREATE TABLE"
-        | "CREATE TABLE AS" | "SELECT INTO" => *is_changed = true,
-        _ => {}
+        "DEALLOCATE" => {
+            if text == "DEALLOCATE ALL" {
+                cache.clear();
+            }
+        }
+        "" => {}
+        word => *is_changed |= !HARMLESS.contains(&word),
     }
 }
 
@@ -690,7 +737,7 @@ mod tests {
         let mut session = ready(Limits::default());
         assert!(session.is_clean());
         for (tag, state, clean) in [
-            ("SELECT_1", "I", true),
+            ("UPDATE_1", "I", true),
             ("BEGIN", "T", false),
             ("COMMIT", "I", true),
             ("LISTEN", "I", false),
@@ -699,11 +746,27 @@ mod tests {
             ("SELECT_1", "I", false),
             ("DISCARD_ALL", "E", false),
             ("ROLLBACK", "I", true),
+            // Without rows: CREATE TABLE AS, SELECT INTO.
+            ("SELECT_1", "I", false),
+            ("DISCARD_ALL", "I", true),
+            ("DO", "I", false),
+            ("DISCARD_ALL", "I", true),
         ] {
             ask(&mut session, "s x");
             assert!(!session.is_clean());
             feed(&mut session, &[&wire(&format!("C:{tag} Z:{state}"))]).expect("done");
             assert_eq!(session.is_clean(), clean, "{tag}");
+        }
+        for (script, clean) in [
+            ("T:a=23 C:SELECT_1 Z:I", true),
+            // Said when all is done.
+            ("T:a=23 C:SELECT_1 S:TimeZone=UTC Z:I", false),
+            ("C:DISCARD_ALL S:TimeZone=UTC Z:I", true),
+            ("E:22012 Z:I", false),
+        ] {
+            ask(&mut session, "s x");
+            feed(&mut session, &[&wire(script)]).expect("done");
+            assert_eq!(session.is_clean(), clean, "{script}");
         }
     }
 }

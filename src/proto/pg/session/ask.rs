@@ -12,7 +12,7 @@
 use super::answer::{Step, Waiting, What};
 use super::copy::is_copy;
 use super::statement::Statement;
-use super::{LARGE, Session, Tag};
+use super::{LARGE, Session, Status, Tag};
 use crate::base::clock::Instant;
 use crate::proto::pg::param::{self, Params};
 use crate::proto::pg::{ParamError, QueryError, Refusal, Sql};
@@ -63,6 +63,9 @@ impl Query {
         }
     }
 }
+
+/// What no statement is called; whoever reads the server's log finds it there.
+const UNFIT: &str = "a query whose parameters did not fit";
 
 /// What is to be asked.
 #[derive(Debug)]
@@ -135,11 +138,10 @@ impl Session {
         if size > self.limits.message {
             return Err(Refusal::TooLong);
         }
-        let bytes = self.output.len().saturating_add(self.queued);
-        if self.open >= self.limits.pipeline || bytes >= self.limits.output {
-            return Err(Refusal::Full);
+        match self.has_room() {
+            true => Ok(()),
+            false => Err(Refusal::Full),
         }
-        Ok(())
     }
 
     pub(super) fn ask(&mut self, ask: Ask, now: Instant) -> u64 {
@@ -248,8 +250,16 @@ impl Session {
         });
         if let Err(error) = written {
             self.output.truncate(begin);
-            self.unfit.push_back((ticket, error));
-            return;
+            if self.status == Status::Idle {
+                self.unfit.push_back((ticket, error));
+                return;
+            }
+            // Its transaction fails, as it does when the server refuses: by a statement that there is none of.
+            let nothing = (&[], &Params::new(), std::iter::empty());
+            let bound = param::bind(UNFIT, nothing.0, nothing.1, nothing.2, &mut self.output);
+            debug_assert!(bound.is_ok());
+            frontend::sync(&mut self.output);
+            return self.wait(ticket, What::Unfit(error), now);
         }
         self.write(|out| frontend::execute("", 0, out));
         frontend::sync(&mut self.output);

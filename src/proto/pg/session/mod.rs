@@ -142,10 +142,22 @@ impl Session {
     }
 
     /// Whether somebody else may go on with it: idle, nothing owed, and nothing of the session's state was changed as
-    /// far as tags tell (`SET`, `LISTEN`, `PREPARE`, `DECLARE`, `CREATE TABLE`, which may be a temporary one, …). A
-    /// `SELECT` that calls `set_config` or `pg_advisory_lock` is not seen. `DISCARD ALL` makes it clean again.
+    /// far as tags tell (`SET`, `LISTEN`, `PREPARE`, `DECLARE`, `CREATE`, which may be of something temporary, `DO`, …), and
+    /// parameters that the server reports. A `SELECT` that calls `pg_advisory_lock`, or `set_config` for another parameter,
+    /// is not seen. `DISCARD ALL` makes it clean again.
     pub fn is_clean(&self) -> bool {
         self.is_ready() && self.open == 0 && self.status == Status::Idle && !self.is_changed
+    }
+
+    /// Whether one more question would not be [`Refusal::Full`](super::Refusal::Full).
+    pub fn has_room(&self) -> bool {
+        let bytes = self.output.len().saturating_add(self.queued);
+        self.open < self.limits.pipeline && bytes < self.limits.output
+    }
+
+    /// Whether something of the session's state was changed, as far as is known.
+    pub fn is_changed(&self) -> bool {
+        self.is_changed
     }
 
     /// The process and the key that [`cancel_request`] wants.
@@ -258,6 +270,10 @@ impl Session {
             ("integer_datetimes", _) => return Err(Error::Unexpected("times as floats")),
             _ => {}
         }
+        // By whatever was asked; but not by what takes all of that back.
+        let last = self.waiting.front();
+        let is_reset = last.is_some_and(|last| last.tag.as_str() == "DISCARD ALL");
+        self.is_changed |= self.is_ready() && !is_reset;
         Ok(Event::ParameterStatus(name.into(), value.into()))
     }
 }
