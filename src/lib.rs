@@ -63,7 +63,7 @@ pub mod upstream;
 
 pub use app::awaits::{AsyncSocket, Chunks, Elapsed, asynchronous_socket};
 pub use app::body::Body;
-pub use app::ctx::{Ctx, Later, OffloadError, TimerId};
+pub use app::ctx::{AbortId, Ctx, Later, OffloadError, TimerId};
 pub use app::events::{Encoded, Event, Events, Replay};
 pub use app::failure::{Failure, FailureKind, Outcome, StatusError};
 pub use app::fetch::{Fetch, FetchError, FetchHandle, Fetched, Timings};

@@ -23,6 +23,7 @@ use loopwright::{App, Ctx, Request, Server};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::fmt::Write;
 
 const WORLD: &str = "select id, randomnumber from world where id = $1";
 const ALL_WORLDS: &str = "select id, randomnumber from world order by id";
@@ -84,11 +85,10 @@ fn count(req: &Request<'_>) -> usize {
 fn page(mut fortunes: Vec<(&str, i32)>) -> String {
     fortunes.push(("Additional fortune added at request time.", 0));
     fortunes.sort_unstable();
-    let mut page = String::from(PAGE);
+    let mut page = String::with_capacity(2048);
+    page += PAGE;
     for (message, id) in fortunes {
-        page += "<tr><td>";
-        page += &i32::to_string(&id);
-        page += "</td><td>";
+        let _ = write!(page, "<tr><td>{id}</td><td>");
         escape(message, &mut page);
         page += "</td></tr>";
     }
@@ -96,16 +96,21 @@ fn page(mut fortunes: Vec<(&str, i32)>) -> String {
 }
 
 fn escape(text: &str, page: &mut String) {
-    for c in text.chars() {
-        match c {
-            '<' => *page += "&lt;",
-            '>' => *page += "&gt;",
-            '&' => *page += "&amp;",
-            '"' => *page += "&quot;",
-            '\'' => *page += "&#39;",
-            c => page.push(c),
-        }
+    let mut done = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let instead = match byte {
+            b'<' => "&lt;",
+            b'>' => "&gt;",
+            b'&' => "&amp;",
+            b'"' => "&quot;",
+            b'\'' => "&#39;",
+            _ => continue,
+        };
+        *page += &text[done..at];
+        *page += instead;
+        done = at + 1;
     }
+    *page += &text[done..];
 }
 
 fn sample(all: &[World], n: usize) -> Vec<&World> {

@@ -75,9 +75,16 @@ pub(crate) enum Job<S> {
         sink: Box<dyn BodySink<S>>,
     },
     /// Tell me if nobody waits for the answer any more.
-    OnAbort { to: StreamRef, call: Callback<S> },
+    OnAbort {
+        id: AbortId,
+        call: Callback<S>,
+    },
+    ForgetAbort(AbortId),
     /// Tell me when there is room again.
-    OnDrain { to: StreamRef, call: Callback<S> },
+    OnDrain {
+        to: StreamRef,
+        call: Callback<S>,
+    },
     /// This connection speaks WebSocket from here on.
     Socket(Box<NewSocket<S>>),
     /// A connection to be made.
@@ -103,11 +110,17 @@ pub(crate) enum Job<S> {
     /// Something was published here, for the bus to carry.
     Published(Rc<Publication>),
     /// A pattern has got its first subscriber, or lost its last.
-    Wanted { pattern: Box<str>, wanted: bool },
+    Wanted {
+        pattern: Box<str>,
+        wanted: bool,
+    },
     /// Another process, for the bus to speak with.
     Introduce(UnixStream),
     /// Do this elsewhere.
-    Offload { work: crate::net::Work, slot: usize },
+    Offload {
+        work: crate::net::Work,
+        slot: usize,
+    },
 }
 
 /// A connection whose handshake is answered.
@@ -133,6 +146,8 @@ pub(crate) struct Core<S> {
     pub(crate) generations: u32,
     /// Shared, for handles that have a job for the loop without a `Ctx` at hand.
     pub(crate) jobs: Rc<Queue<Job<S>>>,
+    /// Numbers given to those who wait for an abort.
+    pub(crate) aborts: u64,
     /// For the end of this turn.
     pub(crate) last: Vec<Callback<S>>,
     /// What happens when offloaded work is done: called with `false` if it was refused.
@@ -168,6 +183,7 @@ impl<S> Core<S> {
             generations: 0,
             jobs,
             last: Vec::new(),
+            aborts: 0,
             offloads: Slab::new(),
             outbox,
             mailbox,
@@ -313,11 +329,39 @@ impl<S: 'static> Ctx<'_, S> {
     ///     cx.after(Duration::from_secs(5), move |_| res.text("the report"));
     /// });
     /// ```
-    pub fn on_abort(&mut self, answer: &impl Open, f: impl FnOnce(&mut Ctx<'_, S>) + 'static) {
-        self.core.jobs.push_back(Job::OnAbort {
-            to: answer.exchange(),
-            call: Box::new(f),
-        });
+    pub fn on_abort(
+        &mut self,
+        answer: &impl Open,
+        f: impl FnOnce(&mut Ctx<'_, S>) + 'static,
+    ) -> AbortId {
+        self.on_abort_of(answer.exchange(), Box::new(f))
+    }
+
+    pub(crate) fn on_abort_of(&mut self, to: StreamRef, call: Callback<S>) -> AbortId {
+        self.core.aborts += 1;
+        let n = self.core.aborts;
+        let id = AbortId { to, n };
+        self.core.jobs.push_back(Job::OnAbort { id, call });
+        id
+    }
+
+    /// Calls off what [`Ctx::on_abort`] was told, and drops it: for an answer that stays open while many things are done
+    /// for it, one after the other. If it was called already, nothing happens.
+    ///
+    /// ```
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.get("/watch", |cx, _, res| {
+    ///     let events = res.events();
+    ///     let waits = cx.on_abort(&events, |_| log::info!("left before the first one"));
+    ///     cx.after(std::time::Duration::from_secs(1), move |cx| {
+    ///         cx.forget_abort(waits);
+    ///         let _ = events.send(&loopwright::Event::new("first"));
+    ///     });
+    /// });
+    /// ```
+    pub fn forget_abort(&mut self, id: AbortId) {
+        self.core.jobs.push_back(Job::ForgetAbort(id));
     }
 
     /// Calls `f` once, when the client has taken so much of this body that less than half of
@@ -482,6 +526,13 @@ impl<S: 'static> Later<S> {
             jobs.push_back(Job::Call("what was left for later", Box::new(f)));
         }
     }
+}
+
+/// Names what is to be called if nobody waits for an answer any more: from [`Ctx::on_abort`], for [`Ctx::forget_abort`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct AbortId {
+    pub(crate) to: StreamRef,
+    pub(crate) n: u64,
 }
 
 struct Told<S> {

@@ -38,18 +38,12 @@ pub enum Demand {
 
 #[cfg(feature = "postgres")]
 impl<S: 'static> Ctx<'_, S> {
-    /// After [`Demand::UntilDrained`]: calls `drained` when there is room, or `gone` if there is nobody any more to take
-    /// it. For what feeds an answer, and is no body itself.
+    /// After [`Demand::UntilDrained`]: calls `drained` when there is room. For what feeds an answer, and is no body itself.
     pub(crate) fn on_demand(
         &mut self,
         to: StreamRef,
         drained: impl FnOnce(&mut Ctx<'_, S>) + 'static,
-        gone: Option<impl FnOnce(&mut Ctx<'_, S>) + 'static>,
     ) {
-        if let Some(gone) = gone {
-            let call = Box::new(gone);
-            self.core.jobs.push_back(Job::OnAbort { to, call });
-        }
         let call = Box::new(drained);
         self.core.jobs.push_back(Job::OnDrain { to, call });
     }

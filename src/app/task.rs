@@ -538,9 +538,8 @@ impl<S: 'static> Ctx<'_, S> {
         let answer = res.exchange();
         let future = f(self.task(), res);
         let task = tasks.insert(Box::pin(future), Origin::Answer(answer));
-        self.core.jobs.push_back(Job::OnAbort {
-            to: answer,
-            call: Box::new(move |cx| cx.core.outbox.push(Command::ClientLeft(task))),
+        self.on_abort(&answer, move |cx| {
+            cx.core.outbox.push(Command::ClientLeft(task));
         });
         Ok(())
     }

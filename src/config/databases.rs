@@ -63,6 +63,8 @@ pub(super) struct DatabaseSection {
     statements: At<Count>,
     result: At<Size>,
     message: At<Size>,
+    output: At<Size>,
+    json: At<Size>,
     parameters: Named<String>,
 }
 
@@ -91,11 +93,13 @@ impl Default for DatabaseSection {
             connect_timeout: None,
             hold: at(seconds(60)),
             reply: at(seconds(60)),
-            retry: at(seconds(10)),
+            retry: at(seconds(2)),
             pipeline: at(Count(128)),
             statements: at(Count(256)),
             result: at(Size(16 << 20)),
             message: at(Size(16 << 20)),
+            output: at(Size(4 << 20)),
+            json: at(Size(64 << 20)),
             parameters: Named::default(),
         }
     }
@@ -120,6 +124,8 @@ table! { DatabaseSection {
     "Prepared statements that each connection keeps." statements: At<Count>,
     "The rows of one answer, unless they are without a limit; 500 past it." result: At<Size>,
     "One row, or one query with its parameters." message: At<Size>,
+    "What waits to be sent on a connection; queries beyond it wait for another." output: At<Size>,
+    "One row, or all rows of an answer, as JSON; 500 past it." json: At<Size>,
     "Parameters of the session, as SET has them: `search_path` …" parameters: Named<String>,
 } required ["url"] }
 
@@ -152,7 +158,9 @@ impl DatabaseSection {
             .pipeline(self.pipeline.value.into())
             .statements(self.statements.value.into())
             .result(self.result.value.into())
-            .message(self.message.value.into());
+            .message(self.message.value.into())
+            .output(self.output.value.into())
+            .json(self.json.value.into());
         if let Some(timeout) = self.statement_timeout {
             postgres = postgres.statement_timeout(timeout.into());
         }
@@ -311,7 +319,13 @@ impl<'d> Making<'d> {
                 "let `reply` be as long as `timeout`, at the least: a connection is given up then";
             self.out_of_range(at, "timeout", instead);
         }
-        for (key, size) in [("result", &section.result), ("message", &section.message)] {
+        let sizes = [
+            ("result", &section.result),
+            ("message", &section.message),
+            ("output", &section.output),
+            ("json", &section.json),
+        ];
+        for (key, size) in sizes {
             if size.value.0 < LEAST_MESSAGE {
                 self.out_of_range(&size.span, key, "write \"64KiB\" or more");
             }

@@ -41,7 +41,7 @@ pub(crate) struct Exchange<S> {
     pub(crate) flow: Option<Rc<Flow>>,
     /// Output of answers before its streamed one may still wait.
     pub(crate) follows: bool,
-    pub(crate) on_abort: Vec<Callback<S>>,
+    pub(crate) on_abort: Vec<(u64, Callback<S>)>,
     pub(crate) on_drain: Vec<Callback<S>>,
     /// Uploads that wait for this answer to drain.
     pub(crate) feeders: SmallVec<[StreamRef; 1]>,
@@ -192,7 +192,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         let calls = std::mem::take(&mut exchange.on_abort);
         let side = self.dissolve(exchange, Aborted::Connection);
-        for call in calls {
+        for (_, call) in calls {
             self.call("an abort callback", call);
         }
         self.report_kept(id, side, true);
@@ -235,7 +235,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         };
         served.told_gone = true;
         let fetches = served.fetches.clone();
-        for call in std::mem::take(&mut exchange.on_abort) {
+        for (_, call) in std::mem::take(&mut exchange.on_abort) {
             self.call("an abort callback", call);
         }
         self.settle();

@@ -52,14 +52,21 @@ impl<N: Net, S: 'static> Reactor<N, S> {
                     Some(_) => self.take_body(from, Upload::Sink(sink)),
                 }
             }
-            Job::OnAbort { to, call } => {
+            Job::OnAbort { id, call } => {
                 // Whoever asks, or is heard, when nobody waits any more is told at once.
-                let waits = self.exchange_of(to).is_some_and(|exchange| {
+                let waits = self.exchange_of(id.to).is_some_and(|exchange| {
                     exchange.served().is_none_or(|served| !served.told_gone)
                 });
-                match self.exchange_of(to) {
-                    Some(exchange) if waits => exchange.on_abort.push(call),
+                match self.exchange_of(id.to) {
+                    Some(exchange) if waits => exchange.on_abort.push((id.n, call)),
                     _ => self.call("an abort callback", call),
+                }
+            }
+            Job::ForgetAbort(id) => {
+                if let Some(exchange) = self.exchange_of(id.to)
+                    && let Some(at) = exchange.on_abort.iter().position(|(n, _)| *n == id.n)
+                {
+                    drop(exchange.on_abort.remove(at));
                 }
             }
             Job::OnDrain { to, call } => {

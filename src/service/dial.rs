@@ -1,12 +1,14 @@
 //! Floor 4. What services on links have in common: their settings, where the server is, what they share with their
 //! connections, how bytes are handed on, what a client is told when there is no answer.
 
+use crate::base::backoff::Backoff;
 use crate::proto::address::Address;
 use crate::{Bytes, Ctx, LinkHandle, StatusError, Target};
 use std::cell::Cell;
 use std::fmt::Display;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A method for each setting, which sets the field of this name, of the settings themselves or of a part of them.
 macro_rules! setters {
@@ -56,6 +58,12 @@ pub(super) fn pick(found: Result<Vec<Target>, String>, attempt: usize) -> Result
     let at = attempt % found.len().max(1);
     let target = found.into_iter().nth(at);
     target.ok_or_else(|| "its name has no address".to_string())
+}
+
+/// When to try again what has failed. One that has lasted a second was a good one: of a server that takes connections and
+/// drops them at once, not of one that has been restarted.
+pub(super) fn backoff(longest: Duration) -> Backoff {
+    Backoff::new(Duration::from_millis(100), longest, Duration::from_secs(1))
 }
 
 /// What a service and its connections share: taken out while it is used, so that it cannot be entered twice.

@@ -439,7 +439,7 @@ impl Asked {
                 // Where the server says of which parameter it speaks, it speaks of nothing else.
                 let context = server.context.as_deref().unwrap_or_default();
                 let input = bound(context).and_then(label);
-                match status_of(&server.code) {
+                match refused(&server.code).unwrap_or(error.status()) {
                     500 if input.is_some() => self.unfit(input, server),
                     400 => self.unfit(input, server),
                     status @ (409 | 422) => {
@@ -463,9 +463,6 @@ impl Asked {
                     }
                 }
             }
-            PgErrorKind::Lost(_) | PgErrorKind::Refused(NotAsked::Full) => {
-                self.ours(503, "Service Unavailable", error)
-            }
             // Nobody hears it.
             PgErrorKind::Gone => Refusal::new(503, "Service Unavailable"),
             _ => match error.status() {
@@ -477,9 +474,9 @@ impl Asked {
     }
 }
 
-/// What an SQLSTATE is to a client.
-fn status_of(code: &str) -> u16 {
-    match code {
+/// What an SQLSTATE is to a client, if it is what the client has sent.
+fn refused(code: &str) -> Option<u16> {
+    Some(match code {
         // A text that is no value of its type, or is out of range.
         "22P02" | "22P03" | "22P05" | "22001" | "22003" | "22007" | "22008" | "22018" | "22021"
         | "22023" | "22026" | "22032" => 400,
@@ -487,12 +484,8 @@ fn status_of(code: &str) -> u16 {
         "2201W" | "2201X" | "22019" | "22025" | "2201B" | "2201E" | "2201F" | "2201G" => 400,
         "23505" | "23503" | "23P01" => 409,
         "23502" | "23514" => 422,
-        // Serialization, deadlock, a lock that was not to be had; resources; the server is being stopped.
-        "40001" | "40P01" | "55P03" | "57P01" | "57P02" | "57P03" => 503,
-        _ if code.starts_with("53") => 503,
-        "57014" | "25P03" => 504,
-        _ => 500,
-    }
+        _ => return None,
+    })
 }
 
 /// The number of the parameter that an error's context names: `unnamed portal parameter $2 = '…'`.
@@ -833,19 +826,16 @@ mod tests {
     #[test]
     fn statuses() {
         for (code, status) in [
-            ("22P02", 400),
-            ("22012", 500),
-            ("23505", 409),
-            ("23503", 409),
-            ("23514", 422),
-            ("42601", 500),
-            ("25006", 500),
-            ("53300", 503),
-            ("57014", 504),
-            ("40001", 503),
-            ("", 500),
+            ("22P02", Some(400)),
+            ("23505", Some(409)),
+            ("23503", Some(409)),
+            ("23514", Some(422)),
+            ("22012", None),
+            ("42601", None),
+            ("25006", None),
+            ("", None),
         ] {
-            assert_eq!(status_of(code), status, "{code}");
+            assert_eq!(refused(code), status, "{code}");
         }
         assert_eq!(bound("unnamed portal parameter $12 = '…'"), Some(12));
         assert_eq!(bound("COPY t, line 1"), None);

@@ -81,7 +81,7 @@ impl<T: Into<Param>> From<Option<T>> for Param {
 /// assert_eq!(params.len(), 3);
 /// ```
 #[derive(Debug, Default)]
-pub struct Params(SmallVec<[Param; 4]>);
+pub struct Params(SmallVec<[Param; 2]>);
 
 impl Params {
     /// None yet.

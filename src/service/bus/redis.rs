@@ -9,7 +9,7 @@
 //! begins another. Every publication goes through `outage`, so their order is kept; in it waits what the server
 //! cannot be given yet, and no more than `BusLimits` says.
 
-use super::super::dial::Shared;
+use super::super::dial::{self, Shared};
 use super::super::redis::wire::{self, Line, Owner};
 use super::{BusLimits, GATHERED, Hearing, Stats, deliver, pattern, stamped};
 use crate::base::backoff::Backoff;
@@ -47,7 +47,6 @@ impl Default for RedisSettings {
     }
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How many answers the server may owe.
 const PIPELINE: usize = 16 * 1024;
 const BUS: &str = "redis bus";
@@ -105,7 +104,7 @@ impl Redis {
             stamps: Stamps::new(origin, super::REMEMBERED),
             hearing: Hearing::new(origin),
             outage: Outage::new(settings.limits.queue_size, settings.limits.queue),
-            backoff: Backoff::new(FIRST_PAUSE, settings.retry, settings.retry),
+            backoff: dial::backoff(settings.retry),
             attempts: 0,
             open: None,
             is_away: false,

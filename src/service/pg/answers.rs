@@ -4,12 +4,12 @@
 //! What the embedder has to say whether there may be more of, is called here, between two looks into the hub: then nobody
 //! has it. If it says no, the connection is held until [`Database::resume`], or until it has done so for too long.
 
-use super::hub::{Database, Db, Hub, PIECE, Use};
+use super::hub::{Database, Db, Hub, PIECE, Transaction, Use};
 use super::job::{Id, Job, NOBODY, Sink, Source, Take};
-use super::{CopyIn, PgErrorKind};
-use crate::proto::pg::{Columns, Event, QueryError, Row, Status, Tag};
+use super::{CopyIn, PgErrorKind, Rows};
+use crate::proto::pg::{Event, QueryError, Row, Status, Tag};
 use crate::service::dial::hand_on;
-use crate::{Bytes, Ctx, Demand, Instant};
+use crate::{AbortId, Bytes, Ctx, Demand, Instant};
 use std::rc::Rc;
 
 /// What has to be done outside of the hub.
@@ -127,10 +127,15 @@ impl<S: 'static> Hub<S> {
                 Event::Ready => self.on_ready(db, cx, id),
                 Event::Columns(ticket, columns) => {
                     let job = job_of(ticket);
-                    if let Some(Sink::Rows { rows, .. }) = self.sink(job) {
+                    if let Some(Sink::Rows {
+                        rows,
+                        columns: place,
+                        ..
+                    }) = self.sink(job)
+                    {
                         // Of several statements, the last's.
-                        rows.rows.clear();
-                        rows.columns = Some::<Rc<Columns>>(columns);
+                        rows.clear();
+                        *place = Some(columns);
                     }
                 }
                 Event::Row(ticket, row) => {
@@ -178,7 +183,7 @@ impl<S: 'static> Hub<S> {
                 if *bytes > limit {
                     self.give_up(db, cx, job, PgErrorKind::TooLarge { limit });
                 } else {
-                    rows.rows.push(row);
+                    rows.push(row);
                 }
                 None
             }
@@ -276,6 +281,9 @@ impl<S: 'static> Hub<S> {
             return;
         };
         self.abandoned -= usize::from(job.sink.is_nobody());
+        if let Some(abort) = job.abort {
+            cx.forget_abort(abort);
+        }
         if job.waits
             && let Some(conn) = job.on.and_then(|conn| self.conns.get_mut(&conn))
         {
@@ -302,8 +310,16 @@ impl<S: 'static> Hub<S> {
                 let error = db.error(kind);
                 later.call(move |cx| sink.fail(cx, error));
             }
-            (Sink::Rows { mut rows, then, .. }, Ok(tag)) => {
-                rows.tag = tag;
+            (
+                Sink::Rows {
+                    rows,
+                    columns,
+                    then,
+                    ..
+                },
+                Ok(tag),
+            ) => {
+                let rows = Rows { rows, columns, tag };
                 later.call(move |cx| then(cx, Ok(rows)));
             }
             (Sink::Each(_, then) | Sink::CopyIn(_, then) | Sink::CopyOut(_, then), Ok(tag)) => {
@@ -318,8 +334,8 @@ impl<S: 'static> Hub<S> {
     }
 
     /// A job that ends without an answer of its own; who waits for it comes back.
-    pub(super) fn take_job(&mut self, id: Id) -> Option<Sink<S>> {
-        self.jobs.remove(id).map(|job| job.sink)
+    pub(super) fn take_job(&mut self, id: Id) -> Option<(Sink<S>, Option<AbortId>)> {
+        self.jobs.remove(id).map(|job| (job.sink, job.abort))
     }
 
     /// Who waits for a job; from now on nobody does, and its time does not count.
@@ -335,23 +351,27 @@ impl<S: 'static> Hub<S> {
         Some(sink)
     }
 
-    pub(super) fn add_transaction(&mut self, id: Id, conn: Id, until: Instant) {
-        self.transactions.insert(id, (conn, until));
-        self.agenda.note(until);
+    pub(super) fn add_transaction(&mut self, id: Id, transaction: Transaction) {
+        self.agenda.note(transaction.until);
+        self.transactions.insert(id, transaction);
     }
 
     /// Nothing more is asked in it.
-    pub(super) fn end_transaction(&mut self, id: Id) {
-        if let Some((conn, _)) = self.transactions.remove(&id)
-            && let Some(conn) = self.conns.get_mut(&conn)
-        {
+    pub(super) fn end_transaction(&mut self, cx: &mut Ctx<'_, S>, id: Id) {
+        let Some(transaction) = self.transactions.remove(&id) else {
+            return;
+        };
+        if let Some(conn) = self.conns.get_mut(&transaction.conn) {
             conn.tx = None;
+        }
+        if let Some(abort) = transaction.abort {
+            cx.forget_abort(abort);
         }
     }
 
     /// Takes a job out of the queue.
     pub(super) fn unqueue(&mut self, id: Id) {
-        self.queue.retain(|waiting| *waiting != id);
+        self.queue.retain(|(waiting, _)| *waiting != id);
     }
 
     // ---- pieces
@@ -367,15 +387,11 @@ impl<S: 'static> Hub<S> {
             Demand::More => return,
             Demand::Hold => {}
             Demand::UntilDrained(to) => {
-                let (drained, gone) = (db.clone(), db.clone());
-                let is_watched = std::mem::replace(&mut job.is_watched, true);
-                cx.on_demand(
-                    to,
-                    move |cx| drained.resume(cx, id),
-                    (!is_watched).then_some(move |cx: &mut Ctx<'_, S>| {
-                        gone.give_up(cx, id, PgErrorKind::Gone)
-                    }),
-                );
+                if job.abort.is_none() {
+                    job.abort = Some(db.watch(cx, id, to));
+                }
+                let db = db.clone();
+                cx.on_demand(to, move |cx| db.resume(cx, id));
             }
         }
         job.waits = true;

@@ -10,11 +10,12 @@
 //! has closed the connection that the request came on, which it does when it has delivered it; and if that is not how it
 //! ended, this connection is closed, too, once it has answered.
 
-use super::hub::{Db, Hub, Use};
+use super::hub::{Db, Hub, Transaction, Use};
 use super::job::{Id, Sink};
 use super::{PgErrorKind, hub};
+use crate::base::id::StreamRef;
 use crate::proto::pg::cancel_request;
-use crate::{Ctx, Instant, Link, LinkHandle};
+use crate::{AbortId, Ctx, Instant, Link, LinkHandle};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -70,6 +71,17 @@ impl Cancel {
 }
 
 impl<S: 'static> hub::Database<S> {
+    /// Gives a question up, or a transaction, if its client goes before its end.
+    pub(super) fn watch(
+        self: &Rc<Self>,
+        cx: &mut Ctx<'_, S>,
+        id: Id,
+        client: StreamRef,
+    ) -> AbortId {
+        let db = self.clone();
+        cx.on_abort(&client, move |cx| db.give_up(cx, id, PgErrorKind::Gone))
+    }
+
     /// Nobody waits for it any more, or not for so long: a question, or a transaction.
     pub(super) fn give_up(self: &Rc<Self>, cx: &mut Ctx<'_, S>, id: Id, kind: PgErrorKind) {
         self.enter(cx, |hub, db, cx| hub.give_up(db, cx, id, kind));
@@ -78,9 +90,9 @@ impl<S: 'static> hub::Database<S> {
 
 impl<S: 'static> Hub<S> {
     pub(super) fn give_up(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, id: Id, kind: PgErrorKind) {
-        if let Some((conn, _)) = self.transactions.get(&id) {
+        if let Some(Transaction { conn, .. }) = self.transactions.get(&id) {
             let conn = *conn;
-            self.end_transaction(id);
+            self.end_transaction(cx, id);
             let asked = self.conns.get(&conn).map(|conn| conn.asked.clone());
             for (_, job) in asked.unwrap_or_default() {
                 self.pass_over(db, cx, job, kind.clone());

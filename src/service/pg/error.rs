@@ -103,13 +103,24 @@ impl PgError {
         self.server().map(|error| &error.code[..])
     }
 
-    /// What a gateway would answer: 503 if there was no connection, 504 if it took too long, else 500.
+    /// What a gateway would answer: 503 if there was no connection or it was lost, if the server is short of something, or if
+    /// it was in the way of others and may be asked again; 504 if it took too long; else 500.
     pub fn status(&self) -> u16 {
         match &self.kind {
-            PgErrorKind::QueueFull { .. } | PgErrorKind::NoConnection { .. } => 503,
+            PgErrorKind::QueueFull { .. }
+            | PgErrorKind::NoConnection { .. }
+            | PgErrorKind::Lost(_)
+            | PgErrorKind::Refused(Refusal::Full) => 503,
             PgErrorKind::Deadline { .. } => 504,
-            // statement_timeout, most likely.
-            PgErrorKind::Query(_) if self.code() == Some("57014") => 504,
+            PgErrorKind::Query(_) => match self.code().unwrap_or_default() {
+                // statement_timeout, most likely; a transaction that was idle for too long.
+                "57014" | "25P03" => 504,
+                // Serialization, deadlock, a lock that was not to be had; the server is being stopped.
+                "40001" | "40P01" | "55P03" | "57P01" | "57P02" | "57P03" => 503,
+                // Its resources.
+                code if code.starts_with("53") => 503,
+                _ => 500,
+            },
             _ => 500,
         }
     }
@@ -158,5 +169,33 @@ impl std::error::Error for PgError {}
 impl From<PgError> for StatusError {
     fn from(error: PgError) -> StatusError {
         no_answer("database", error.status(), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses() {
+        let status = |kind| PgError::new(&"main".into(), kind).status();
+        for (code, is) in [
+            ("22012", 500),
+            ("42601", 500),
+            ("40001", 503),
+            ("53300", 503),
+            ("57P01", 503),
+            ("57014", 504),
+        ] {
+            let error = DbError {
+                code: code.into(),
+                ..DbError::default()
+            };
+            let error = QueryError::Server(Box::new(error));
+            assert_eq!(status(PgErrorKind::Query(error)), is, "{code}");
+        }
+        assert_eq!(status(PgErrorKind::Lost("broken".into())), 503);
+        assert_eq!(status(PgErrorKind::Refused(Refusal::Full)), 503);
+        assert_eq!(status(PgErrorKind::Refused(Refusal::Nul)), 500);
     }
 }

@@ -27,9 +27,10 @@ use super::job::{Ask, Deadline, Id, Job, Jobs, NOBODY, Sink};
 use super::listen::Ear;
 use super::{PgError, PgErrorKind, PgStatus, Postgres, is_plain};
 use crate::base::backoff::Backoff;
+use crate::base::id::StreamRef;
 use crate::proto::pg::{Error, Limits, Refusal, Session, Status};
 use crate::upstream::pool::{Action, Back, Bounds, Checkout, Pool};
-use crate::{Ctx, Instant, Link, LinkHandle, Store, Target};
+use crate::{AbortId, Ctx, Instant, Link, LinkHandle, Store, Target};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -40,7 +41,6 @@ pub(super) type Db<S> = Rc<Database<S>>;
 
 /// Of a copy's data in one message.
 pub(super) const PIECE: usize = 64 * 1024;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Databases made so far, which are never mistaken for each other: a reload may bring another of the same name.
 static DATABASES: AtomicU64 = AtomicU64::new(0);
 /// The pool knows one server.
@@ -107,6 +107,13 @@ impl Conn {
     }
 }
 
+/// One that is open.
+pub(super) struct Transaction {
+    pub(super) conn: Id,
+    pub(super) until: Instant,
+    pub(super) abort: Option<AbortId>,
+}
+
 pub(super) struct Database<S: 'static> {
     pub(super) name: Rc<str>,
     /// Of all there are and were in this process.
@@ -122,9 +129,8 @@ pub(super) struct Hub<S: 'static> {
     /// Connections on their way, and whether each is of the pool.
     dials: BTreeMap<Id, bool>,
     pub(super) jobs: Jobs<S>,
-    pub(super) queue: VecDeque<Id>,
-    /// Which are open, on which connection, until when.
-    pub(super) transactions: BTreeMap<Id, (Id, Instant)>,
+    pub(super) queue: VecDeque<(Id, Ask)>,
+    pub(super) transactions: BTreeMap<Id, Transaction>,
     /// Connections that have something to say at the end of the turn.
     dirty: VecDeque<Id>,
     /// That will be called: once, whoever has entered the hub.
@@ -174,7 +180,7 @@ impl<S: 'static> Database<S> {
             ..Bounds::default()
         });
         pool.add_server();
-        let backoff = Backoff::new(FIRST_PAUSE, settings.retry, settings.retry);
+        let backoff = dial::backoff(settings.retry);
         let hub = Hub {
             pool,
             conns: BTreeMap::new(),
@@ -251,6 +257,7 @@ impl<S: 'static> Database<S> {
         ask: Ask,
         sink: Sink<S>,
         timeout: Option<Duration>,
+        client: Option<StreamRef>,
     ) -> Id {
         let limit = (!sink.is_streamed()).then_some(self.settings.timeout);
         let alone = match &ask {
@@ -258,9 +265,17 @@ impl<S: 'static> Database<S> {
             _ => true,
         };
         let timeout = timeout.or(limit);
-        let job = Job::new(cx.now(), ask, sink, alone, timeout);
-        self.enter(cx, |hub, db, cx| hub.submit(db, cx, job))
-            .unwrap_or(NOBODY)
+        let job = Job::new(cx.now(), sink, alone, timeout);
+        let asked = self.enter(cx, |hub, db, cx| {
+            let id = hub.submit(db, cx, job, ask);
+            if let Some(client) = client
+                && let Some(job) = hub.jobs.get_mut(id)
+            {
+                job.abort = Some(db.watch(cx, id, client));
+            }
+            id
+        });
+        asked.unwrap_or(NOBODY)
     }
 
     /// A question of a transaction, and whether it was asked.
@@ -271,11 +286,13 @@ impl<S: 'static> Database<S> {
         ask: Ask,
         sink: Sink<S>,
     ) -> (Id, bool) {
-        let job = Job::new(cx.now(), ask, sink, true, None);
+        let job = Job::new(cx.now(), sink, true, None);
         let asked = self.enter(cx, |hub, db, cx| {
             let id = hub.admit(db, cx, job);
-            let asked = match hub.transactions.get(&tx).map(|(conn, _)| *conn) {
-                Some(conn) => hub.dispatch(cx, conn, id).map_err(PgErrorKind::Refused),
+            let asked = match hub.transactions.get(&tx).map(|open| open.conn) {
+                Some(conn) => hub
+                    .dispatch(cx, conn, id, ask)
+                    .map_err(PgErrorKind::Refused),
                 None => Err(PgErrorKind::Over),
             };
             let asked = asked.map_err(|kind| hub.finish(db, cx, id, Err(kind)));
@@ -337,7 +354,7 @@ impl<S: 'static> Hub<S> {
         let now = cx.now();
         self.agenda.fired();
         let open = self.transactions.iter();
-        let open = open.map(|(id, (_, until))| (*until, *id));
+        let open = open.map(|(id, open)| (open.until, *id));
         let all = self.jobs.deadlines().chain(open);
         let mut due = Vec::new();
         for (at, id) in all {
@@ -410,7 +427,7 @@ impl<S: 'static> Hub<S> {
         })
     }
 
-    fn submit(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, mut job: Job<S>) -> Id {
+    fn submit(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, mut job: Job<S>, ask: Ask) -> Id {
         // While it waits, it has another deadline than with the server.
         let wait = (db.settings.queue_wait, "queue_wait");
         let (limit, setting) = match job.timeout {
@@ -421,7 +438,7 @@ impl<S: 'static> Hub<S> {
         job.due = Some((due, limit, setting));
         self.agenda.note(due);
         let id = self.admit(db, cx, job);
-        self.queue.push_back(id);
+        self.queue.push_back((id, ask));
         let limit = db.settings.queue;
         if self.queue.len() > limit {
             // Some of those may not have to wait.
@@ -459,12 +476,11 @@ impl<S: 'static> Hub<S> {
                 Action::Expired(_) | Action::Serve(..) => {}
             }
         }
-        while let Some(&id) = self.queue.front()
+        while !self.queue.is_empty()
             && self.pool.counters(SERVER).idle > 0
             && let Checkout::Reuse(conn) = self.pool.checkout(SERVER, now)
         {
-            self.queue.pop_front();
-            self.assign(db, cx, conn, id);
+            self.assign(db, cx, conn);
         }
         while self.pool.counters(SERVER).making < self.queue.len()
             && self.may_dial(now)
@@ -476,12 +492,11 @@ impl<S: 'static> Hub<S> {
             return;
         }
         // There will not be more of them soon: what can be shared is.
-        while let Some(&id) = self.queue.front()
-            && self.jobs.get(id).is_some_and(|job| !job.alone)
+        while let Some((id, _)) = self.queue.front()
+            && self.jobs.get(*id).is_some_and(|job| !job.alone)
             && let Some(conn) = self.least_loaded(db)
         {
-            self.queue.pop_front();
-            self.assign(db, cx, conn, id);
+            self.assign(db, cx, conn);
         }
     }
 
@@ -512,9 +527,12 @@ impl<S: 'static> Hub<S> {
             .map(|(id, _)| *id)
     }
 
-    /// Asks it there; if that cannot be, whoever asked is told.
-    fn assign(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, conn: Id, id: Id) {
-        if let Err(refusal) = self.dispatch(cx, conn, id) {
+    /// Asks there what has waited longest; if that cannot be, whoever asked is told.
+    fn assign(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, conn: Id) {
+        let Some((id, ask)) = self.queue.pop_front() else {
+            return;
+        };
+        if let Err(refusal) = self.dispatch(cx, conn, id, ask) {
             self.finish(db, cx, id, Err(PgErrorKind::Refused(refusal)));
             self.after_answer(db, cx, conn);
         }
@@ -525,6 +543,7 @@ impl<S: 'static> Hub<S> {
         cx: &mut Ctx<'_, S>,
         conn_id: Id,
         id: Id,
+        ask: Ask,
     ) -> Result<(), Refusal> {
         let now = cx.now();
         let conn = self.conns.get_mut(&conn_id).ok_or(Refusal::NotReady)?;
@@ -532,13 +551,12 @@ impl<S: 'static> Hub<S> {
         if job.alone {
             conn.used = Use::Own;
         }
-        let ticket = match job.ask.take() {
-            Some(Ask::Query(query)) if job.alone => conn.session.query(query.in_order(), now),
-            Some(Ask::Query(query)) => conn.session.query(query, now),
-            Some(Ask::Simple(sql)) => conn.session.simple(sql, now),
-            Some(Ask::CopyIn(sql)) => conn.session.copy_in(sql, now),
-            Some(Ask::CopyOut(sql)) => conn.session.copy_out(sql, now),
-            None => Err(Refusal::NotReady),
+        let ticket = match ask {
+            Ask::Query(query) if job.alone => conn.session.query(query.in_order(), now),
+            Ask::Query(query) => conn.session.query(query, now),
+            Ask::Simple(sql) => conn.session.simple(sql, now),
+            Ask::CopyIn(sql) => conn.session.copy_in(sql, now),
+            Ask::CopyOut(sql) => conn.session.copy_out(sql, now),
         }?;
         job.on = Some(conn_id);
         job.ticket = ticket;
@@ -642,7 +660,7 @@ impl<S: 'static> Hub<S> {
                 db.settings.url.address
             );
         }
-        self.backoff = Backoff::new(FIRST_PAUSE, db.settings.retry, db.settings.retry);
+        self.backoff = dial::backoff(db.settings.retry);
         self.pool
             .connected(SERVER, id, now, &mut fastrand::Rng::new());
         self.recycle(db, cx, id);
@@ -678,7 +696,7 @@ impl<S: 'static> Hub<S> {
         }
         let Some(conn) = conn else { return };
         if let Some(tx) = conn.tx {
-            self.end_transaction(tx);
+            self.end_transaction(cx, tx);
         }
         for (_, job) in conn.asked {
             self.finish(db, cx, job, Err(PgErrorKind::Lost(text.clone())));
@@ -709,7 +727,7 @@ impl<S: 'static> Hub<S> {
         }
         // It will say the same again: whoever waits need not wait for it. Others may still use what is open.
         if error.is_some_and(is_final) && self.conns.is_empty() {
-            for id in std::mem::take(&mut self.queue) {
+            for (id, _) in std::mem::take(&mut self.queue) {
                 let waited = self
                     .jobs
                     .get(id)
@@ -733,7 +751,7 @@ impl<S: 'static> Hub<S> {
             conn.handle.close();
             self.pool.closed(SERVER, id);
             if let Some(tx) = conn.tx {
-                self.end_transaction(tx);
+                self.end_transaction(cx, tx);
             }
             self.conns.remove(&id);
         } else {

@@ -4,9 +4,11 @@
 //! names it for ever: the slot it had is used again, the number in front of that is not.
 
 use super::{CopyIn, PgError, Rows, Tx};
-use crate::proto::pg::{Query, Row, Sql};
-use crate::{Bytes, Ctx, Demand, Instant};
+use crate::proto::pg::{Columns, Query, Row, Sql};
+use crate::{AbortId, Bytes, Ctx, Demand, Instant};
 use slab::Slab;
+use smallvec::SmallVec;
+use std::rc::Rc;
 use std::time::Duration;
 
 pub(super) type Id = u64;
@@ -30,7 +32,8 @@ pub(super) enum Ask {
 /// Who waits for the answer.
 pub(super) enum Sink<S: 'static> {
     Rows {
-        rows: Rows,
+        rows: SmallVec<[Row; 1]>,
+        columns: Option<Rc<Columns>>,
         bytes: usize,
         then: Then<S, Rows>,
     },
@@ -47,8 +50,12 @@ impl<S: 'static> Sink<S> {
     pub(super) fn rows(
         then: impl FnOnce(&mut Ctx<'_, S>, Result<Rows, PgError>) + 'static,
     ) -> Sink<S> {
-        let (rows, bytes, then) = (Rows::default(), 0, Box::new(then));
-        Sink::Rows { rows, bytes, then }
+        Sink::Rows {
+            rows: SmallVec::new(),
+            columns: None,
+            bytes: 0,
+            then: Box::new(then),
+        }
     }
 
     pub(super) fn each(
@@ -99,13 +106,11 @@ pub(super) type Deadline = (Instant, Duration, &'static str);
 impl<S: 'static> Job<S> {
     pub(super) fn new(
         since: Instant,
-        ask: Ask,
         sink: Sink<S>,
         alone: bool,
         timeout: Option<Duration>,
     ) -> Job<S> {
         Job {
-            ask: Some(ask),
             sink,
             on: None,
             ticket: 0,
@@ -116,7 +121,7 @@ impl<S: 'static> Job<S> {
             rest: Bytes::new(),
             waits: false,
             is_copying: false,
-            is_watched: false,
+            abort: None,
         }
     }
 
@@ -131,8 +136,6 @@ impl<S: 'static> Job<S> {
 }
 
 pub(super) struct Job<S: 'static> {
-    /// Until it is asked.
-    pub(super) ask: Option<Ask>,
     pub(super) sink: Sink<S>,
     /// The connection it is asked on; `None`: it waits in the queue.
     pub(super) on: Option<Id>,
@@ -149,8 +152,8 @@ pub(super) struct Job<S: 'static> {
     pub(super) waits: bool,
     /// The server takes the data of this copy.
     pub(super) is_copying: bool,
-    /// The client that it feeds is watched.
-    pub(super) is_watched: bool,
+    /// What happens if its client goes.
+    pub(super) abort: Option<AbortId>,
 }
 
 /// All that have no answer yet.

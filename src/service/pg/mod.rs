@@ -119,7 +119,7 @@ impl Postgres {
             transaction: Duration::from_secs(60),
             hold: Duration::from_secs(60),
             result: 16 * 1024 * 1024,
-            retry: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
             ping: Duration::from_secs(30),
             limits,
         }
@@ -150,7 +150,7 @@ impl Postgres {
         hold: Duration;
         /// Bytes of the rows of one answer, if they are not taken one by one. Default 16 MiB.
         result: usize;
-        /// The longest pause before another attempt to connect; the first is 100 ms, each is drawn at random. Default 10 s.
+        /// The longest pause before another attempt to connect; the first is 100 ms, each is drawn at random. Default 2 s.
         retry: Duration;
         /// How often the connection that listens is asked whether it is there. Default 30 s.
         ping: Duration;
@@ -160,6 +160,11 @@ impl Postgres {
         message: usize, of limits;
         /// Prepared statements that each connection keeps. Default 256.
         statements: usize, of limits;
+        /// Bytes that wait to be sent on a connection; what is asked beyond them waits for another, or in the queue. Default 4
+        /// MiB.
+        output: usize, of limits;
+        /// Bytes that one row, or all rows of an answer, may be as JSON. Default 64 MiB.
+        json: usize, of limits;
         /// How long the server may owe an answer without a sign of it; then the connection is given up. Default 60 s.
         reply: Duration, of limits;
     }
@@ -471,13 +476,8 @@ impl<S: 'static> Pg<'_, '_, S> {
     fn submit(self, ask: Ask, sink: Sink<S>) -> PgQuery {
         let (database, id) = match self.db {
             Some(db) => {
-                let id = db.submit(self.cx, ask, sink, self.timeout);
-                let database = db.number;
-                if let Some(client) = self.client {
-                    let gone = move |cx: &mut Ctx<'_, S>| db.give_up(cx, id, PgErrorKind::Gone);
-                    self.cx.on_abort(&client, gone);
-                }
-                (database, id)
+                let id = db.submit(self.cx, ask, sink, self.timeout, self.client);
+                (db.number, id)
             }
             None => {
                 let error = PgError::new(&self.name.into(), PgErrorKind::Unknown);

@@ -7,7 +7,7 @@
 //! ```
 //! Invariant: while it is open, its connection answers nobody else. What comes after its end is [`PgErrorKind::Over`].
 
-use super::hub::{Database, Db, Hub};
+use super::hub::{Database, Db, Hub, Transaction};
 use super::job::{Ask, Id, Sink};
 use super::{CopyIn, Params, PgError, PgErrorKind, PgQuery, Row, Rows, Sql};
 use crate::proto::pg::Query;
@@ -170,9 +170,9 @@ impl<S: 'static> Tx<S> {
     ) {
         self.submit(cx, Ask::Simple(sql.into()), Sink::rows(then));
         let id = self.0.id;
-        self.0.db.enter(cx, |hub, db, _| {
+        self.0.db.enter(cx, |hub, db, cx| {
             hub.limit_rest(db.settings.transaction, id);
-            hub.end_transaction(id);
+            hub.end_transaction(cx, id);
         });
     }
 
@@ -193,7 +193,7 @@ impl<S: 'static> Tx<S> {
 impl<S: 'static> Hub<S> {
     /// What a transaction still waits for when it is to end has as much time as it had.
     fn limit_rest(&mut self, limit: Duration, id: Id) {
-        let Some((conn, until)) = self.transactions.get(&id).copied() else {
+        let Some(&Transaction { conn, until, .. }) = self.transactions.get(&id) else {
             return;
         };
         let conn = self.conns.get(&conn);
@@ -207,14 +207,14 @@ impl<S: 'static> Hub<S> {
 
     /// The server has begun one: whoever wanted it gets it, with its connection.
     pub(super) fn begun(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, conn: Id, id: Id) {
-        let Some(Sink::Begin(then)) = self.take_job(id) else {
+        let Some((Sink::Begin(then), abort)) = self.take_job(id) else {
             return;
         };
         if let Some(conn) = self.conns.get_mut(&conn) {
             conn.tx = Some(id);
         }
         let until = cx.now() + db.settings.transaction;
-        self.add_transaction(id, conn, until);
+        self.add_transaction(id, Transaction { conn, until, abort });
         let (db, later) = (db.clone(), cx.later());
         let is_partial = Cell::new(false);
         let tx = Tx(Rc::new(Open {

@@ -92,7 +92,9 @@ impl RedisError {
     /// What a gateway would answer: 503 if there was no connection, 504 if it took too long, else 500.
     pub fn status(&self) -> u16 {
         match self {
-            RedisError::QueueFull { .. } | RedisError::NoConnection { .. } => 503,
+            RedisError::QueueFull { .. }
+            | RedisError::NoConnection { .. }
+            | RedisError::Lost(_) => 503,
             RedisError::Deadline { .. } => 504,
             // It begins, is full, or has lost its master.
             RedisError::Server { code, .. }

@@ -19,14 +19,15 @@
 //! 5. A transaction is in a session whole or not at all: there is room for it, or it waits.
 
 use super::super::agenda::Agenda;
-use super::super::dial::Shared;
+use super::super::dial::{self, Shared};
 use super::subscribe::Ear;
 use super::wire::{self, Line, Owner};
 use super::{Command, Redis, RedisError, RedisStatus, Value};
 use crate::base::backoff::Backoff;
+use crate::base::id::StreamRef;
 use crate::proto::redis::{Error, Event, Refusal, Settings};
 use crate::proto::resp;
-use crate::{Bytes, Ctx, Instant, Store};
+use crate::{AbortId, Bytes, Ctx, Instant, Store};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -37,7 +38,6 @@ pub(super) type Id = u64;
 pub(super) type Then<S> = Box<dyn FnOnce(&mut Ctx<'_, S>, Result<Value, RedisError>)>;
 pub(super) type Decide<S> = Box<dyn FnMut(&mut Ctx<'_, S>, Vec<Value>) -> Option<Vec<Command>>>;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How much may be in a session's output before other connections are asked.
 const OUTPUT: usize = 1024 * 1024;
 /// What nobody waits for: the hub's own questions.
@@ -131,6 +131,8 @@ pub(super) struct Job<S: 'static> {
     /// How long it may take, and which setting says so.
     limit: (Duration, &'static str),
     deadline: Option<(Instant, Duration, &'static str)>,
+    /// What happens if its client goes.
+    abort: Option<AbortId>,
     /// Counted in `queued_bytes`.
     queued: usize,
 }
@@ -289,7 +291,7 @@ impl<S: 'static> Remote<S> {
             alone: VecDeque::new(),
             queued_bytes: 0,
             agenda: Agenda::default(),
-            backoff: Backoff::new(FIRST_PAUSE, settings.retry, settings.retry),
+            backoff: dial::backoff(settings.retry),
             attempts: 0,
             retry: None,
             why: "".into(),
@@ -331,6 +333,7 @@ impl<S: 'static> Remote<S> {
         id: Id,
         ask: Ask<S>,
         timeout: Option<Duration>,
+        client: Option<StreamRef>,
         then: Then<S>,
     ) {
         let is_blocking = match &ask {
@@ -352,6 +355,10 @@ impl<S: 'static> Remote<S> {
             since: cx.now(),
             limit,
             deadline: None,
+            abort: client.map(|client| {
+                let db = self.clone();
+                cx.on_abort(&client, move |cx| db.give_up(cx, id))
+            }),
             queued: 0,
         };
         self.enter(cx, |hub, db, cx| hub.submit(db, cx, id, job));
@@ -1032,10 +1039,12 @@ impl<S: 'static> Hub<S> {
 
     /// The end of a job: whoever waits for it is told.
     fn finish(&mut self, cx: &mut Ctx<'_, S>, id: Id, result: Result<Value, RedisError>) {
-        self.set_deadline(id, None);
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };
+        if let Some(abort) = job.abort {
+            cx.forget_abort(abort);
+        }
         self.errors += u64::from(result.is_err());
         let then = job.then;
         cx.later().call(move |cx| then(cx, result));

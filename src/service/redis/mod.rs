@@ -20,7 +20,8 @@ mod hub;
 mod subscribe;
 pub(super) mod wire;
 
-pub use crate::proto::redis::{Url, UrlError};
+pub use crate::base::id::StreamRef;
+use crate::proto::redis::{Url, UrlError};
 pub use crate::proto::resp::{Bounds, Value};
 pub use awaits::TaskRedis;
 pub use command::{Arg, Command, Script};
@@ -103,7 +104,7 @@ impl Redis {
             block: Duration::from_secs(300),
             reply: Duration::from_secs(10),
             ping: Duration::from_secs(15),
-            retry: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
             retries: 8,
             request: 16 * 1024 * 1024,
             subscriptions: 1024,
@@ -143,7 +144,7 @@ impl Redis {
         reply: Duration;
         /// How long the server may be silent before it is asked whether it is there. Default 15 s.
         ping: Duration;
-        /// The longest pause before another attempt to connect; the first is 100 ms, each is drawn at random. Default 10 s.
+        /// The longest pause before another attempt to connect; the first is 100 ms, each is drawn at random. Default 2 s.
         retry: Duration;
         /// How often [`RedisClient::watch`] begins again. Default 8.
         retries: u32;
@@ -182,6 +183,7 @@ impl<'c, S: 'static> Ctx<'c, S> {
             name: name.into(),
             cx: self,
             timeout: None,
+            client: None,
             db,
             id,
         }
@@ -203,6 +205,8 @@ pub struct RedisClient<'a, 'c, S: 'static = ()> {
     db: Option<Db<S>>,
     id: u64,
     timeout: Option<Duration>,
+    /// Who waits for the answer.
+    client: Option<StreamRef>,
 }
 
 impl<S: 'static> RedisClient<'_, '_, S> {
@@ -225,11 +229,8 @@ impl<S: 'static> RedisClient<'_, '_, S> {
     /// });
     /// ```
     pub fn answering(self, answer: &impl Open) -> Self {
-        if let Some(db) = self.db.clone() {
-            let id = self.id;
-            self.cx.on_abort(answer, move |cx| db.give_up(cx, id));
-        }
-        self
+        let client = Some(answer.exchange());
+        RedisClient { client, ..self }
     }
 
     /// How long the reply may take, waiting for a connection included; then the question is given up, as with
@@ -449,7 +450,7 @@ impl<S: 'static> RedisClient<'_, '_, S> {
 
     fn submit(self, ask: Ask<S>, then: Then<S>) {
         match self.db {
-            Some(db) => db.submit(self.cx, self.id, ask, self.timeout, then),
+            Some(db) => db.submit(self.cx, self.id, ask, self.timeout, self.client, then),
             None => {
                 let error = RedisError::Unknown(self.name);
                 self.cx.later().call(move |cx| then(cx, Err(error)));
