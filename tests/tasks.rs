@@ -1765,7 +1765,6 @@ fn a_websocket_that_was_held_ends_in_good_order() {
 
 /// A callback that has itself called again, for ever, takes part in every turn, and no more than that.
 #[test]
-#[ignore = "known: while a job is queued, neither commands nor tasks have their turn"]
 fn callbacks_without_end_do_not_starve_tasks() {
     fn again(cx: &mut loopwright::Ctx<'_>) {
         cx.later().call(again);

@@ -63,7 +63,7 @@ mod watch;
 
 pub use server::{Builder, Server};
 
-use crate::app::ctx::{Core, Due, Timer};
+use crate::app::ctx::{Core, Due, Job, Timer};
 use crate::app::mailbox::{Handle, Post};
 use crate::app::outbox::Outbox;
 use crate::app::publish::Bus;
@@ -147,6 +147,9 @@ pub struct Reactor<N: Net, S> {
     /// Tasks that want to be polled; and those of them that were, in this turn.
     woken: VecDeque<TaskId>,
     polled: VecDeque<TaskId>,
+    /// Callbacks left for later that may still be called in this turn, and those that are one too many.
+    calls_left: usize,
+    late: VecDeque<Job<S>>,
     tasks_left: usize,
 
     /// What other threads have posted and this turn's budget did not reach.
@@ -203,6 +206,11 @@ impl<N: Net, S: 'static> Reactor<N, S> {
 
     fn turn_until(&mut self, latest: Option<Instant>) -> std_io::Result<bool> {
         self.commands_left = self.limits.commands_per_turn;
+        self.calls_left = self.limits.commands_per_turn;
+        // Those that were over the last turn's budget come first.
+        while let Some(job) = self.late.pop_back() {
+            self.core.jobs.push_front(job);
+        }
 
         let mut ready = std::mem::take(&mut self.ready);
         self.core.mailbox.set_asleep(true);
@@ -347,6 +355,7 @@ impl<N: Net, S: 'static> Reactor<N, S> {
             || !self.outbox.is_empty()
             || !self.core.jobs.is_empty()
             || !self.core.last.is_empty()
+            || !self.late.is_empty()
             || self.has_woken()
             || self.core.mailbox.is_pending()
             || !self.mail.is_empty()

@@ -276,6 +276,8 @@ impl Builder {
             settling: false,
             woken: VecDeque::new(),
             polled: VecDeque::new(),
+            calls_left: 0,
+            late: VecDeque::new(),
             tasks_left: 0,
             running: None,
             accept_paused: false,

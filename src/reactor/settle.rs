@@ -22,7 +22,8 @@ use std::rc::Rc;
 
 impl<N: Net, S: 'static> Reactor<N, S> {
     /// Applies everything queued, and what that queues in turn, within the turn's budget; the rest
-    /// is the next turn's. Then tasks are polled, within a budget of theirs: a flood of timers keeps none waiting.
+    /// is the next turn's. Callbacks left for later have a budget of theirs, so that one that leaves another, for ever, keeps
+    /// nobody waiting. Then tasks are polled, within a third: a flood of timers keeps none waiting.
     pub(super) fn settle(&mut self) {
         if std::mem::replace(&mut self.settling, true) {
             return;
@@ -30,8 +31,17 @@ impl<N: Net, S: 'static> Reactor<N, S> {
         loop {
             let has_budget = self.commands_left > 0;
             if has_budget && let Some(job) = self.core.jobs.pop_front() {
-                self.commands_left -= 1;
-                self.settle_job(job);
+                match job {
+                    Job::Call(..) if self.calls_left == 0 => self.late.push_back(job),
+                    Job::Call(..) => {
+                        self.calls_left -= 1;
+                        self.settle_job(job);
+                    }
+                    _ => {
+                        self.commands_left -= 1;
+                        self.settle_job(job);
+                    }
+                }
             } else if has_budget && let Some(command) = self.outbox.pop() {
                 self.commands_left -= 1;
                 self.settle_command(command);
