@@ -175,17 +175,18 @@ impl<S: 'static> Jobs<S> {
         self.slots.len()
     }
 
-    /// # Errors
-    /// There are [`Jobs::MOST`]: it comes back.
-    pub(super) fn insert(&mut self, job: Job<S>) -> Result<Id, Job<S>> {
-        if self.slots.len() >= Self::MOST {
-            return Err(job);
-        }
+    /// Whether there are [`Jobs::MOST`].
+    pub(super) fn is_full(&self) -> bool {
+        self.slots.len() >= Self::MOST
+    }
+
+    /// Not if it is full: a name has no room for more slots.
+    pub(super) fn insert(&mut self, job: Job<S>) -> Id {
         self.made += 1;
         let slot = self.slots.vacant_entry();
         let id = self.made << SLOT_BITS | slot.key() as u64;
         slot.insert((id, job));
-        Ok(id)
+        id
     }
 
     fn slot(id: Id) -> usize {

@@ -461,6 +461,10 @@ impl<S: 'static> Hub<S> {
 
     /// Sees to it that it is looked at when something is due.
     fn arm(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
+        let is_idle = self.conns.is_empty() && self.dials.is_empty() && self.jobs.is_empty();
+        if self.is_stopping && is_idle {
+            return self.agenda.cancel(cx);
+        }
         let is_waiting = self.dials.is_empty() && self.wanted(db).is_some();
         if let Some(retry) = self.retry
             && is_waiting
