@@ -317,3 +317,35 @@ fn who_panics_once_still_hears() {
     let heard = told.recv_timeout(Duration::from_secs(5));
     assert_eq!(heard, Ok("second".to_string()));
 }
+
+/// What was held is not lost with who panics over it: nothing of it is anybody else's, and nobody waits for it.
+#[test]
+fn who_panics_after_a_pause_is_told_at_once() {
+    let cluster = Cluster::shared();
+    let main = Loop::start(cluster.settings("pause").connections(1));
+    let begun = Instant::now();
+    let told = main.call(move |cx, tell: Sender<bool>| {
+        let asked = Rc::new(Cell::new(None));
+        let (place, mut n) = (asked.clone(), 0);
+        let id = cx.pg("main").each(
+            "select generate_series(1, 10)",
+            (),
+            move |cx, _| {
+                n += 1;
+                assert!(n < 2, "on purpose");
+                let asked = asked.clone();
+                cx.after(Duration::from_millis(1), move |cx| {
+                    if let Some(id) = asked.get() {
+                        cx.pg("main").resume(id);
+                    }
+                });
+                Demand::Hold
+            },
+            move |_, end| tell.send(end.is_err()).expect("told"),
+        );
+        place.set(Some(id));
+    });
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
+    assert_eq!(main.ask("select 7 as n"), Ok("[{\"n\":7}]".to_string()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "at once");
+}
