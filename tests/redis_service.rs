@@ -622,6 +622,31 @@ fn a_connection_of_ones_own_does_not_stay() {
     eventually("it is closed", || node.status().open == 2);
 }
 
+/// Nor one that is still told that nothing is watched any more when its time to rest is over.
+#[test]
+fn a_connection_of_ones_own_does_not_stay_if_its_server_is_slow() {
+    use std::io::{Read, Write};
+    let redis = RedisServer::start(&[]);
+    let node = Node::new(settings(&redis).idle(Duration::from_millis(300)));
+    let port = redis.port;
+    let decide = move |_: &mut Ctx<'_, Site>, _: Vec<Value>| {
+        let mut other = std::net::TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+        let paused = other.write_all(b"client pause 700 all\r\n");
+        paused.expect("written");
+        other.read_exact(&mut [0; 5]).expect("paused");
+        None
+    };
+    let done = only(&node.post(move |cx, tell| {
+        let then = move |_: &mut Ctx<'_, Site>, done: Result<Option<Vec<Value>>, RedisError>| {
+            drop(tell.send(done.map(|done| done.is_none()).map_err(|e| e.to_string())));
+        };
+        cx.redis("cache").watch(["n"], [["GET", "n"]], decide, then);
+    }));
+    assert_eq!(done, Ok(true));
+    assert_eq!(node.status().open, 3);
+    eventually("it is closed", || node.status().open == 2);
+}
+
 #[test]
 fn commands_are_awaited_and_given_up() {
     let redis = RedisServer::start(&[]);

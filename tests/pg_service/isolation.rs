@@ -1,7 +1,7 @@
 //! What one asker does is nobody else's: not its session, not its failures, not its mistakes.
 
-use crate::server::{Cluster, Loop, PATIENCE, eventually, said};
-use loopwright::service::pg::{Params, PgErrorKind, PgQuery};
+use crate::server::{Cluster, Loop, PATIENCE, Said, eventually, said};
+use loopwright::service::pg::{Param, Params, PgErrorKind, PgQuery, types};
 use loopwright::{App, Demand, Server};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -316,4 +316,78 @@ fn who_panics_once_still_hears() {
     cluster.psql("notify panics, 'first'; notify panics, 'second'");
     let heard = told.recv_timeout(Duration::from_secs(5));
     assert_eq!(heard, Ok("second".to_string()));
+}
+
+/// What was held is not lost with who panics over it: nothing of it is anybody else's, and nobody waits for it.
+#[test]
+fn who_panics_after_a_pause_is_told_at_once() {
+    let cluster = Cluster::shared();
+    let main = Loop::start(cluster.settings("pause").connections(1));
+    let begun = Instant::now();
+    let told = main.call(move |cx, tell: Sender<bool>| {
+        let asked = Rc::new(Cell::new(None));
+        let (place, mut n) = (asked.clone(), 0);
+        let id = cx.pg("main").each(
+            "select generate_series(1, 10)",
+            (),
+            move |cx, _| {
+                n += 1;
+                assert!(n < 2, "on purpose");
+                let asked = asked.clone();
+                cx.after(Duration::from_millis(1), move |cx| {
+                    if let Some(id) = asked.get() {
+                        cx.pg("main").resume(id);
+                    }
+                });
+                Demand::Hold
+            },
+            move |_, end| tell.send(end.is_err()).expect("told"),
+        );
+        place.set(Some(id));
+    });
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
+    assert_eq!(main.ask("select 7 as n"), Ok("[{\"n\":7}]".to_string()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "at once");
+}
+
+/// A value of the embedder's own type is written while the hub is in use.
+#[test]
+fn a_parameter_that_panics_is_only_its_own_error() {
+    #[derive(Debug)]
+    struct Panics;
+    impl types::ToSql for Panics {
+        fn to_sql(
+            &self,
+            _: &types::Type,
+            out: &mut types::private::BytesMut,
+        ) -> Result<types::IsNull, Box<dyn std::error::Error + Sync + Send>> {
+            out.extend_from_slice(b"half of it");
+            panic!("on purpose")
+        }
+        fn accepts(_: &types::Type) -> bool {
+            true
+        }
+        types::to_sql_checked!();
+    }
+    let cluster = Cluster::shared();
+    let main = Loop::start(cluster.settings("typed").connections(1));
+    let sql = "select $1::int as n";
+    for _ in 0..2 {
+        let told = main.call(move |cx, tell: Sender<Said>| {
+            let params = Params::new().with(Param::Typed(Box::new(Panics)));
+            cx.pg("main").query(sql, params, move |_, rows| {
+                tell.send(said(rows)).expect("told");
+            });
+        });
+        let (status, text) = told
+            .recv_timeout(PATIENCE)
+            .expect("told")
+            .expect_err("no value");
+        assert_eq!(status, 500);
+        assert!(
+            text.contains("parameter $1 (int4)") && text.contains("panicked"),
+            "{text}"
+        );
+    }
+    assert_eq!(main.ask("select 7 as n"), Ok("[{\"n\":7}]".to_string()));
 }

@@ -10,6 +10,7 @@ use postgres_protocol::{IsNull, message::frontend};
 use postgres_types::{Format, Kind, ToSql, Type};
 use smallvec::SmallVec;
 use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// One value.
 ///
@@ -209,8 +210,21 @@ pub(super) fn bind(
             why.into()
         })
     };
-    let bound = frontend::bind("", statement, formats, both(), encode, result_formats, out);
-    bound.map_err(|_| wrong)
+    // [`Param::Typed`] is anybody's code. Whoever calls this has a connection in hand, which is not to be lost with it.
+    let bound = catch_unwind(AssertUnwindSafe(|| {
+        frontend::bind("", statement, formats, both(), encode, result_formats, out)
+    }));
+    match bound {
+        Ok(bound) => bound.map_err(|_| wrong),
+        Err(_) => Err(Some(ParamError {
+            position,
+            type_name: position
+                .checked_sub(1)
+                .and_then(|at| wanted.get(at))
+                .map_or_else(String::new, Wanted::name),
+            why: "its conversion panicked".into(),
+        })),
+    }
 }
 
 impl Param {

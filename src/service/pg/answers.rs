@@ -20,6 +20,25 @@ enum Step<S: 'static> {
     Feed(Id),
 }
 
+/// A connection whose input is being taken. If who takes it panics, what is behind is lost, and the connection goes with it:
+/// what came next would not be what it seems.
+struct Taking<'a, S: 'static> {
+    db: &'a Database<S>,
+    conn: Id,
+}
+
+impl<S: 'static> Drop for Taking<'_, S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.db.hub.with(|hub| {
+                if let Some(conn) = hub.conns.get(&self.conn) {
+                    conn.handle.abort("who takes its rows has panicked");
+                }
+            });
+        }
+    }
+}
+
 impl<S: 'static> Database<S> {
     /// What came in on a connection.
     pub(super) fn run(self: &Rc<Self>, cx: &mut Ctx<'_, S>, conn: Id, bytes: &[u8]) {
@@ -30,6 +49,7 @@ impl<S: 'static> Database<S> {
     /// The same, or nothing: then what the connection has to say is looked after.
     pub(super) fn take(self: &Rc<Self>, cx: &mut Ctx<'_, S>, conn: Id, bytes: &[u8]) {
         let mut kept = self.hub.with(|hub| hub.take_kept(conn)).unwrap_or_default();
+        let _taking = Taking { db: self, conn };
         let mut input = bytes;
         if !kept.is_empty() {
             kept.extend_from_slice(bytes);

@@ -506,7 +506,7 @@ impl<S: 'static> Hub<S> {
                     Some(_) => RedisError::Deadline { limit, setting },
                 };
                 self.give_up(db, cx, id, error);
-            } else {
+            } else if self.conns.get(&id).is_some_and(Conn::is_idle) {
                 self.close(id);
             }
         }
@@ -894,7 +894,8 @@ impl<S: 'static> Hub<S> {
     fn on_reply(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, conn: Id, asked: &Asked, value: Value) {
         let id = asked.job;
         let Some(job) = self.jobs.get_mut(&id) else {
-            return;
+            // What `unwatch` has asked, for example: from here on it has nothing to do.
+            return self.rest(db, cx, conn);
         };
         if let Value::Error(said) = &value
             && !asked.is_last
@@ -1005,10 +1006,7 @@ impl<S: 'static> Hub<S> {
             return;
         };
         match conn.ask([&b"UNWATCH"[..]].into_iter(), NOBODY, true, now) {
-            Ok(()) => {
-                self.rest(db, cx, id);
-                self.touch(db, cx, id);
-            }
+            Ok(()) => self.touch(db, cx, id),
             Err(refusal) => self.lose(db, cx, id, &refusal.to_string(), None),
         }
     }

@@ -229,10 +229,79 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{at, feed, ready};
+    use super::super::tests::{ask, at, feed, message, ready, wire};
     use super::*;
+    use crate::proto::pg::Event;
     use crate::proto::pg::{Limits, Settings};
     use crate::proto::resp::cuts;
+    use proptest::prelude::*;
+
+    /// The text of the row of this number, which no other row has.
+    fn text(number: usize, len: usize) -> Vec<u8> {
+        (0..len)
+            .map(|at| b'a' + ((number * 7 + at) % 26) as u8)
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// However the bytes are cut, held back and come again, and whichever rows are kept for how long: each row is what was sent.
+        #[test]
+        fn each_row_has_its_own_bytes(
+            rows in proptest::collection::vec((prop_oneof![0..40usize, 0..5_000usize, 16_000..17_000usize, 30_000..70_000usize], any::<bool>(), 0..4u8), 1..60),
+            pieces in proptest::collection::vec((prop_oneof![1..30usize, 1..70_000usize], any::<bool>()), 1..40),
+        ) {
+            let mut session = ready(Limits::default());
+            let mut wires = wire("1 t: T:n=25 Z:I 2");
+            for (number, (len, _, end)) in rows.iter().enumerate() {
+                let value = text(number, *len);
+                let body = [&[0, 1][..], &(*len as u32).to_be_bytes(), &value].concat();
+                wires.extend(message(b'D', &body));
+                match end {
+                    0 => wires.extend(wire("N:00000")),
+                    1 => wires.extend(wire("C:SELECT_1 Z:I 2")),
+                    _ => {}
+                }
+            }
+            wires.extend(wire("C:SELECT_1 Z:I"));
+            for _ in 0..=rows.iter().filter(|row| row.2 == 1).count() {
+                ask(&mut session, "q select n");
+            }
+            let (mut kept, mut seen, mut back) = (Vec::new(), 0, Vec::new());
+            let mut rest = &wires[..];
+            for (size, holds) in pieces.iter().cycle() {
+                if rest.is_empty() && back.is_empty() {
+                    break;
+                }
+                let (piece, behind) = rest.split_at(rest.len().min(*size));
+                rest = behind;
+                let mut all = std::mem::take(&mut back);
+                all.extend_from_slice(piece);
+                let mut input = &all[..];
+                while let Some(event) = session.poll_event(&mut input, at(0)).expect("no error") {
+                    let Event::Row(_, row) = event else { continue };
+                    let sent = text(seen, rows[seen].0);
+                    prop_assert_eq!(row.raw(0).expect("a column"), Some(&sent[..]));
+                    if rows[seen].1 {
+                        kept.push((seen, row));
+                    } else if seen % 5 == 0 {
+                        kept.clear();
+                    }
+                    seen += 1;
+                    if *holds {
+                        break;
+                    }
+                }
+                back = input.to_vec();
+            }
+            prop_assert_eq!(seen, rows.len());
+            for (number, row) in kept {
+                let sent = text(number, rows[number].0);
+                prop_assert_eq!(row.raw(0).expect("a column"), Some(&sent[..]));
+            }
+        }
+    }
 
     /// Nothing is kept of what is too long, or of lengths that are none.
     #[test]
