@@ -726,6 +726,27 @@ fn who_may_wait_longer_than_block_does() {
     assert_eq!(only(&told), Ok("[jobs late]".into()));
 }
 
+/// One panic is one call's.
+#[test]
+fn who_panics_once_still_hears() {
+    let redis = RedisServer::start(&[]);
+    let node = Node::of(&redis);
+    let told = node.post(|cx, tell| {
+        let subscribed = cx.redis("cache").subscribe("panics", move |_, heard| {
+            if let Heard::Message(message) = heard {
+                assert_ne!(&message.payload[..], b"first", "as it is to be");
+                tell.send(message.payload.to_vec()).expect("sent");
+            }
+        });
+        cx.state.subscribed.push(subscribed);
+    });
+    redis.await_subscribed("panics", 0);
+    for data in ["first", "second"] {
+        redis.ask(&["publish", "panics", data]);
+    }
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(b"second".to_vec()));
+}
+
 /// Many who hear the same: what comes costs no more for each of them.
 #[test]
 fn many_hear_the_same() {

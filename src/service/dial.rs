@@ -89,6 +89,61 @@ impl<T> Shared<T> {
     }
 }
 
+/// A callback that is called again and again. While it runs it is out of its place; and so that one panic is one call's, it
+/// comes back after that, too.
+pub(super) struct Place<T>(Rc<Slot<T>>);
+
+struct Slot<T> {
+    item: Cell<Option<T>>,
+    is_over: Cell<bool>,
+}
+
+impl<T> Clone for Place<T> {
+    fn clone(&self) -> Self {
+        Place(self.0.clone())
+    }
+}
+
+impl<T> Place<T> {
+    pub(super) fn new(item: T) -> Place<T> {
+        let (item, is_over) = (Cell::new(Some(item)), Cell::new(false));
+        Place(Rc::new(Slot { item, is_over }))
+    }
+
+    /// Nothing happens if it is over, or is out already.
+    pub(super) fn with(&self, f: impl FnOnce(&mut T)) {
+        let item = self.0.item.take();
+        let mut out = Out {
+            item,
+            slot: &self.0,
+        };
+        if let Some(item) = &mut out.item {
+            f(item);
+        }
+    }
+
+    /// It is called no more. It comes back, unless it runs at this moment.
+    pub(super) fn end(&self) -> Option<T> {
+        self.0.is_over.set(true);
+        self.0.item.take()
+    }
+}
+
+struct Out<'a, T> {
+    item: Option<T>,
+    slot: &'a Slot<T>,
+}
+
+impl<T> Drop for Out<'_, T> {
+    fn drop(&mut self) {
+        if let Some(item) = self.item.take()
+            && !self.slot.is_over.get()
+        {
+            self.slot.item.set(Some(item));
+        }
+    }
+}
+
 /// Moves what waits on to a connection, as much as it is to hold. Returns how much that was.
 pub(super) fn hand_on(handle: &LinkHandle, waiting: &[u8]) -> usize {
     const PIECE: usize = 16 * 1024;
@@ -124,6 +179,22 @@ mod tests {
         let again = shared.clone();
         assert_eq!(shared.with(|_| again.with(|_| ())), Some(None));
         assert_eq!(again.with(|n| *n), Some(1));
+    }
+
+    #[test]
+    fn a_place_is_taken_back_and_may_end() {
+        let calls = Cell::new(0);
+        let place = Place::new(());
+        let inner = place.clone();
+        place.with(|()| inner.with(|()| calls.set(100)));
+        place.with(|()| calls.set(calls.get() + 1));
+        let panics = std::panic::AssertUnwindSafe(|| place.with(|()| panic!("as it is to be")));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        place.with(|()| calls.set(calls.get() + 1));
+        place.with(|()| assert_eq!(inner.end(), None));
+        place.with(|()| calls.set(100));
+        assert_eq!(calls.get(), 2);
+        assert_eq!(Place::new(1).end(), Some(1));
     }
 
     #[test]

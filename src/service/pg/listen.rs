@@ -6,32 +6,18 @@
 //!  └───────────── a pause ◄────────┴──────── broken, silent (ping) ────────┘
 //! ```
 
+use super::super::dial::Place;
 use super::hub::{Db, Hub, Use};
 use super::job::{Id, NOBODY};
 use super::transaction::quoted;
 use super::{Notification, Pg, Sql};
 use crate::base::backoff::Backoff;
 use crate::{Ctx, Instant, Later};
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
-/// Who hears a channel; `None`: it is being called, or is not to be called any more.
-type Hearers<S> = Vec<(Id, Place<S>)>;
-type Place<S> = Rc<Cell<Option<Hear<S>>>>;
+/// Who hears a channel.
+type Hearers<S> = Vec<(Id, Place<Hear<S>>)>;
 type Hear<S> = Box<dyn FnMut(&mut Ctx<'_, S>, Notification)>;
-
-/// Puts who is called back in its place, also if it panics: it hears what comes next.
-struct Called<S: 'static> {
-    hear: Option<Hear<S>>,
-    place: Place<S>,
-}
-
-impl<S: 'static> Drop for Called<S> {
-    fn drop(&mut self) {
-        self.place.set(self.hear.take());
-    }
-}
 
 /// Hears a channel until it is dropped: from [`Pg::listen`].
 #[must_use = "dropped, it hears nothing"]
@@ -125,7 +111,7 @@ pub(super) fn listen<S: 'static>(pg: Pg<'_, '_, S>, channel: &str, hear: Hear<S>
     db.enter(pg.cx, |hub, db, cx| {
         let all = hub.ear.channels.entry(channel.to_string()).or_default();
         let is_first = all.is_empty();
-        all.push((id, Rc::new(Cell::new(Some(hear)))));
+        all.push((id, Place::new(hear)));
         if is_first {
             hub.tell_ear(db, cx, format!("LISTEN {}", quoted(channel)));
         }
@@ -218,7 +204,7 @@ impl<S: 'static> Hub<S> {
         };
         // Neither what was said before and is still to be told.
         if let Some(at) = all.iter().position(|(who, _)| *who == id) {
-            all.remove(at).1.set(None);
+            all.remove(at).1.end();
         }
         if !all.is_empty() {
             return;
@@ -261,13 +247,7 @@ impl<S: 'static> Hub<S> {
         };
         for (_, place) in all {
             let (place, said) = (place.clone(), said.clone());
-            cx.later().call(move |cx| {
-                let hear = place.take();
-                let mut called = Called { hear, place };
-                if let Some(hear) = &mut called.hear {
-                    hear(cx, said);
-                }
-            });
+            cx.later().call(move |cx| place.with(|hear| hear(cx, said)));
         }
     }
 }

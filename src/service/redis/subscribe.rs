@@ -9,6 +9,7 @@
 //! topic. A topic `is_on` when its last change was confirmed and was a subscription: what is published from then on to
 //! the next gap is heard.
 
+use super::super::dial::Place;
 use super::hub::{Db, Hub, Id};
 use super::{Heard, Message, RedisClient};
 use crate::proto::redis::{Event, Verb};
@@ -63,8 +64,8 @@ impl Topic {
 
 struct Audience<S: 'static> {
     is_on: bool,
-    /// In the order in which they came. `None`: it is being called.
-    all: BTreeMap<Id, Option<Hear<S>>>,
+    /// In the order in which they came.
+    all: BTreeMap<Id, Place<Hear<S>>>,
 }
 
 /// The connection that hears, and for whom.
@@ -111,8 +112,8 @@ impl<S: 'static> Ear<S> {
             || todo.any(|(verb, name)| Topic::of(*verb, name.clone()) == *topic)
     }
 
-    fn hear(&mut self, topic: &Topic, id: Id) -> Option<&mut Option<Hear<S>>> {
-        self.topics.get_mut(topic)?.all.get_mut(&id)
+    fn place(&self, topic: &Topic, id: Id) -> Option<Place<Hear<S>>> {
+        self.topics.get(topic)?.all.get(&id).cloned()
     }
 }
 
@@ -154,7 +155,7 @@ impl<S: 'static> Hub<S> {
             all: BTreeMap::new(),
         });
         let (is_first, is_on) = (audience.all.is_empty(), audience.is_on);
-        audience.all.insert(id, Some(hear));
+        audience.all.insert(id, Place::new(hear));
         if is_on {
             self.tell(db, cx, &topic, id, Heard::Subscribed);
         } else if is_first || !self.ear.is_asked(&topic) {
@@ -283,20 +284,16 @@ impl<S: 'static> Hub<S> {
         }
         let (db, topic) = (db.clone(), topic.clone());
         cx.later().call(move |cx| {
-            let hear = db.enter(cx, |hub, _, _| {
+            let place = db.enter(cx, |hub, _, _| {
                 hub.ear.untold -= 1;
                 if hub.ear.untold == UNTOLD / 2 {
                     hub.with_ear(|line| line.resume());
                 }
-                hub.ear.hear(&topic, id)?.take()
+                hub.ear.place(&topic, id)
             });
-            let Some(Some(mut hear)) = hear else { return };
-            hear(cx, heard);
-            db.enter(cx, |hub, _, _| {
-                if let Some(place) = hub.ear.hear(&topic, id) {
-                    *place = Some(hear);
-                }
-            });
+            if let Some(Some(place)) = place {
+                place.with(|hear| hear(cx, heard));
+            }
         });
     }
 
@@ -324,7 +321,7 @@ impl<S: 'static> Hub<S> {
     pub(super) fn hush(&mut self, cx: &mut Ctx<'_, S>) {
         let topics = std::mem::take(&mut self.ear.topics);
         let all = topics.into_values().flat_map(|of| of.all.into_values());
-        for mut hear in all.flatten() {
+        for mut hear in all.filter_map(|place| place.end()) {
             let why = "a reload has brought another redis of this name".to_string();
             cx.later().call(move |cx| hear(cx, Heard::Denied(why)));
         }
