@@ -110,6 +110,19 @@ impl Shelf {
         }
     }
 
+    /// The same of one that has come in pieces. A large one is not copied: what comes back is its begin.
+    fn put_whole(&mut self, message: Vec<u8>) -> Vec<u8> {
+        let whole = message.len();
+        if whole <= BLOCK {
+            self.put(&message, whole);
+            return message;
+        }
+        let begin = message[..HEAD + 2].to_vec();
+        (self.begin, self.row) = (self.next, 0..whole);
+        self.block = Rc::new(message);
+        begin
+    }
+
     /// The row.
     pub(super) fn row(&mut self, count: u16, columns: &Rc<Columns>) -> Result<Row, Error> {
         let malformed = Error::Malformed("a row");
@@ -165,9 +178,9 @@ impl Session {
         if self.input.len() < whole {
             return Ok(None);
         }
-        let message = std::mem::take(&mut self.input);
+        let mut message = std::mem::take(&mut self.input);
         if is_row {
-            self.shelf.put(&message, whole);
+            message = self.shelf.put_whole(message);
         }
         self.shelf.pass(whole);
         Ok(Some(Cow::Owned(message)))
@@ -177,7 +190,8 @@ impl Session {
     fn keep(&mut self, input: &mut &[u8], whole: usize) {
         let missing = whole.saturating_sub(self.input.len());
         let (now, rest) = input.split_at(missing.min(input.len()));
-        if whole <= LARGE {
+        // Half of it is there: room for the rest is no more than that.
+        if whole <= LARGE || self.input.len() >= missing {
             self.input.reserve_exact(missing);
         }
         self.input.extend_from_slice(now);
@@ -301,6 +315,26 @@ mod tests {
                 prop_assert_eq!(row.raw(0).expect("a column"), Some(&sent[..]));
             }
         }
+    }
+
+    /// A large row is in memory once, and takes no more than it is long.
+    #[test]
+    fn a_large_row_is_not_copied() {
+        let value = vec![b'x'; 1_000_000];
+        let body = [&[0, 1][..], &1_000_000u32.to_be_bytes(), &value].concat();
+        let mut session = ready(Limits::default());
+        ask(&mut session, "q select n");
+        let begin = [wire("1 t: T:n=25 Z:I 2"), message(b'D', &body)].concat();
+        let (begin, mut end) = begin.split_at(begin.len() - 1);
+        let pieces: Vec<&[u8]> = begin.chunks(10_000).collect();
+        assert_eq!(feed(&mut session, &pieces), Ok(vec!["0 columns n".into()]));
+        assert_eq!(session.input.capacity(), body.len() + HEAD);
+        let place = session.input.as_ptr_range();
+        let Ok(Some(Event::Row(_, row))) = session.poll_event(&mut end, at(0)) else {
+            panic!("no row");
+        };
+        let raw = row.raw(0).expect("a column").expect("a value");
+        assert!(raw == value && place.contains(&raw.as_ptr()));
     }
 
     /// Nothing is kept of what is too long, or of lengths that are none.
