@@ -476,8 +476,12 @@ impl<'d> Making<'d> {
         if methods.first().is_some_and(|method| method == ANY) {
             if writes && action.sql.span != (0..0) {
                 let instead = "add methods = [\"POST\"], or another that is not GET";
-                let title = "a statement that writes, and no method";
-                self.mistake(&action.sql.span, title, instead);
+                let title = format!(
+                    "a statement that begins with `{}` may write, and there is no method",
+                    outline.verb
+                );
+                let mistake = Mistake::new(action.sql.span.clone(), title, instead);
+                self.mistakes.push(mistake);
             }
             if !writes && action.reads_body() {
                 let instead = "add methods = [\"POST\"], or take it from the query string";

@@ -232,6 +232,10 @@ impl Query {
             pg = pg.timeout(timeout);
         }
         if self.shape != Shape::Many || self.rows > 0 {
+            let pg = match self.shape {
+                Shape::Many => pg.rows(self.rows),
+                Shape::One | Shape::Value => pg,
+            };
             pg.query(self.sql.clone(), params, move |_, rows| {
                 let answer = rows.map_err(|error| asked.refusal(&error));
                 match answer.and_then(|rows| asked.answer(&rows)) {
@@ -252,6 +256,12 @@ impl Query {
         stream.query.set(Some(query));
     }
 
+    /// Whether anything of it is the client's.
+    fn has_input(&self) -> bool {
+        let is_input = |input: &Input| !matches!(input.source, Source::Fixed(_));
+        self.params.iter().any(is_input)
+    }
+
     fn values(&self, req: &Request<'_>) -> Result<Params, Refusal> {
         let is_field = |input: &Input| matches!(input.source, Source::Field(_));
         let fields = match self.params.iter().any(is_field) {
@@ -263,7 +273,11 @@ impl Query {
                 Source::Path(name) => Some(req.param(name).into()),
                 Source::Query(name) => req.query_param(name),
                 Source::Header(name) => req.header(name).map(Cow::Borrowed),
-                Source::Field(name) => fields.get(&name[..]).cloned(),
+                Source::Field(name) => match fields.get(&name[..]) {
+                    Some(Field::Quoted(raw)) => return Ok(Param::JsonString((*raw).into())),
+                    Some(Field::Text(text)) => Some(text.clone()),
+                    None => None,
+                },
                 Source::Body => match std::str::from_utf8(req.body()) {
                     Ok("") => None,
                     Ok(text) => Some(text.into()),
@@ -283,9 +297,15 @@ impl Query {
     }
 }
 
-type Fields<'a> = HashMap<Cow<'a, str>, Cow<'a, str>>;
+type Fields<'a> = HashMap<Cow<'a, str>, Field<'a>>;
 
-/// The members of a JSON object, or the fields of a form: the text of each, none for `null`.
+enum Field<'a> {
+    Text(Cow<'a, str>),
+    /// A string of JSON, as it is written.
+    Quoted(&'a str),
+}
+
+/// The members of a JSON object, or the fields of a form; none for `null`.
 fn fields<'a>(req: &Request<'a>) -> Result<Fields<'a>, Refusal> {
     let kind = req.content_type();
     if req.body().is_empty() {
@@ -294,7 +314,7 @@ fn fields<'a>(req: &Request<'a>) -> Result<Fields<'a>, Refusal> {
     if let Ok(form) = req.form() {
         let mut fields = HashMap::new();
         for (name, value) in form {
-            fields.entry(name).or_insert(value);
+            fields.entry(name).or_insert(Field::Text(value));
         }
         return Ok(fields);
     }
@@ -304,14 +324,17 @@ fn fields<'a>(req: &Request<'a>) -> Result<Fields<'a>, Refusal> {
     }
     // As they are written: a number keeps all its digits.
     let wrong = |e: serde_json::Error| Refusal::new(400, format!("the body is no object: {e}"));
-    let members: HashMap<String, &serde_json::value::RawValue> =
+    let members: HashMap<String, &'a serde_json::value::RawValue> =
         serde_json::from_slice(req.body()).map_err(wrong)?;
     let mut fields = HashMap::with_capacity(members.len());
     for (name, raw) in members {
         let text = match raw.get() {
             "null" => continue,
-            text if text.starts_with('"') => Cow::Owned(serde_json::from_str(text).map_err(wrong)?),
-            text => Cow::Borrowed(text),
+            text if text.starts_with('"') => {
+                let _: Cow<'_, str> = serde_json::from_str(text).map_err(wrong)?;
+                Field::Quoted(text)
+            }
+            text => Field::Text(Cow::Borrowed(text)),
         };
         fields.insert(Cow::Owned(name), text);
     }
@@ -371,12 +394,7 @@ impl Asked {
 
     /// Status and body.
     fn answer(&self, rows: &Rows) -> Result<(u16, Vec<u8>), Refusal> {
-        let Query {
-            shape,
-            rows: most,
-            status,
-            ..
-        } = &*self.query;
+        let Query { shape, status, .. } = &*self.query;
         let none = || Refusal::new(404, "there is none");
         let Some(columns) = rows.columns() else {
             return match rows.affected() {
@@ -386,11 +404,6 @@ impl Asked {
         };
         let mut json = Vec::new();
         let written = match (shape, &rows[..]) {
-            (Shape::Many, all) if all.len() > *most => {
-                let count = all.len();
-                let why = format!("{count} rows, where {most} are allowed (rows)");
-                return Err(self.fault(why));
-            }
             (Shape::Many, _) => rows.json(&mut json),
             (_, []) => return Err(none()),
             (Shape::One, [row]) => row.json(&mut json),
@@ -410,7 +423,7 @@ impl Asked {
 
     /// A value of the client's is none of what it is to be; of which, if that is known.
     fn unfit(&self, input: Option<&Input>, error: &DbError) -> Refusal {
-        log::debug!("{}: {}: {error}", self.request, self.route);
+        log::info!("{}: {}: {error}", self.request, self.route);
         let text = match input {
             Some(input) => format!("{}: {}", input.source, error.message),
             None => "a value does not fit".into(),
@@ -441,7 +454,7 @@ impl Asked {
                 let input = bound(context).and_then(label);
                 match refused(&server.code).unwrap_or(error.status()) {
                     500 if input.is_some() => self.unfit(input, server),
-                    400 => self.unfit(input, server),
+                    400 if self.query.has_input() => self.unfit(input, server),
                     status @ (409 | 422) => {
                         let text = match &server.code[..] {
                             "23505" | "23P01" => "there is one already",

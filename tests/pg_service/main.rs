@@ -1005,6 +1005,37 @@ fn an_answer_that_is_too_large_is_not_gathered() {
     assert_eq!(main.ask("select 1 as n"), ok("[{\"n\":1}]"));
 }
 
+/// As docs/databases.md has it: what takes the rows has let go of what it shares with the end.
+#[test]
+fn an_answer_that_is_cut_short_can_be_seen() {
+    let cluster = Cluster::shared();
+    let main = Loop::with(cluster.settings("short"), |app| {
+        app.get("/short/{at}", |cx, req, res| {
+            let at: i32 = req.param("at").parse().expect("a number");
+            let body = Rc::new(res.stream());
+            let rows = body.clone();
+            cx.pg("main").answering(&*body).each(
+                "select (10 / (n - $1::int))::text from generate_series(1, 20000) n",
+                [at],
+                move |_, row| rows.write(row.get::<String>(0).expect("a text") + "\n"),
+                move |_, end| match end {
+                    Ok(_) => drop(body),
+                    Err(_) => Rc::into_inner(body).expect("nobody else's").abort(),
+                },
+            );
+        });
+    });
+    for (at, is_whole) in [(0, true), (1, false), (19_999, false)] {
+        let mut client = std::net::TcpStream::connect(main.address).expect("a connection");
+        let head = format!("GET /short/{at} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        client.write_all(head.as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        // Broken off, it may end with a reset.
+        let _ = client.read_to_end(&mut answer);
+        assert_eq!(answer.ends_with(b"\r\n0\r\n\r\n"), is_whole, "{at}");
+    }
+}
+
 #[test]
 fn rows_go_to_a_client_as_fast_as_it_takes_them() {
     let cluster = Cluster::shared();

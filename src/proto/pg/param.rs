@@ -38,6 +38,9 @@ pub enum Param {
     Json(String),
     /// A text from outside, for whatever the statement wants: `"7"` for an `int4`. It is checked to be one.
     Given(String),
+    /// A string of a JSON document from outside, as it is written there, quotes and all: for `json` and `jsonb` that, for
+    /// anything else its text, as [`Param::Given`].
+    JsonString(String),
     /// Anything else, as the `postgres-types` crate has it.
     Typed(Box<dyn ToSql>),
 }
@@ -230,7 +233,10 @@ pub(super) fn bind(
 impl Param {
     fn size(&self) -> usize {
         match self {
-            Param::Text(text) | Param::Json(text) | Param::Given(text) => text.len(),
+            Param::Text(text)
+            | Param::Json(text)
+            | Param::Given(text)
+            | Param::JsonString(text) => text.len(),
             Param::Bytes(bytes) => bytes.len(),
             _ => 16,
         }
@@ -238,7 +244,11 @@ impl Param {
 
     fn is_binary(&self, ty: &Type) -> bool {
         match self {
-            Param::Null | Param::Text(_) | Param::Json(_) | Param::Given(_) => false,
+            Param::Null
+            | Param::Text(_)
+            | Param::Json(_)
+            | Param::Given(_)
+            | Param::JsonString(_) => false,
             Param::Bool(_) => *ty == Type::BOOL,
             Param::Int(_) => matches!(*ty, Type::INT2 | Type::INT4 | Type::INT8 | Type::OID),
             Param::Float(_) => matches!(*ty, Type::FLOAT4 | Type::FLOAT8),
@@ -292,6 +302,13 @@ impl Param {
             Param::Given(text) => {
                 check(text, ty)?;
                 put_text(text, out)?;
+            }
+            Param::JsonString(raw) => {
+                let text: String = serde_json::from_str(raw).map_err(|e| e.to_string())?;
+                match *ty {
+                    Type::JSON | Type::JSONB => put_text(raw, out)?,
+                    _ => return Param::Given(text).encode(ty, out),
+                }
             }
             Param::Typed(value) => {
                 return match value.to_sql_checked(ty, out) {

@@ -196,6 +196,11 @@ impl<S: 'static> Hub<S> {
     fn on_row(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, job: Id, row: Row) -> Option<Step<S>> {
         let limit = db.settings.result;
         match self.sink(job)? {
+            Sink::Rows { rows, most, .. } if rows.len() >= *most => {
+                let limit = *most;
+                self.give_up(db, cx, job, PgErrorKind::TooManyRows { limit });
+                None
+            }
             Sink::Rows { rows, bytes, .. } => {
                 // A row's memory is what its values take, and about so much.
                 *bytes += size_of::<Row>() + row.size();

@@ -156,6 +156,18 @@ impl<S: 'static> TaskTx<S> {
         })
     }
 
+    /// The one row, or `None`: see [`Tx::one`].
+    pub fn one(
+        &self,
+        sql: impl Into<Sql>,
+        params: impl Into<Params>,
+    ) -> Call<S, Result<Option<Row>, PgError>> {
+        let (sql, params) = (sql.into(), params.into());
+        self.ask(move |cx, tx, done| {
+            tx.one(cx, sql, params, move |_, _, row| done.resolve(row));
+        })
+    }
+
     /// How many rows were changed.
     ///
     /// # Errors

@@ -45,6 +45,11 @@ pub enum PgErrorKind {
         /// Bytes allowed.
         limit: usize,
     },
+    /// More rows than [`Pg::rows`](super::Pg::rows) allows; the rest was not waited for.
+    TooManyRows {
+        /// How many that is.
+        limit: usize,
+    },
     /// More than one row, where one was wanted.
     ManyRows,
     /// The transaction is over: committed, rolled back, too long, or its connection is lost.
@@ -141,7 +146,10 @@ impl fmt::Display for PgError {
                 )
             }
             PgErrorKind::NoConnection { waited, why } => {
-                write!(f, "no connection within {waited:?} (queue_wait): {why}")
+                write!(
+                    f,
+                    "no connection, after {waited:?} (up to queue_wait): {why}"
+                )
             }
             PgErrorKind::Deadline { limit, setting } => {
                 write!(f, "no answer within {limit:?} ({setting})")
@@ -152,6 +160,9 @@ impl fmt::Display for PgError {
             PgErrorKind::Refused(refusal) => refusal.fmt(f),
             PgErrorKind::TooLarge { limit } => {
                 write!(f, "an answer of more than {limit} bytes (result)")
+            }
+            PgErrorKind::TooManyRows { limit } => {
+                write!(f, "more rows than the {limit} that are allowed (rows)")
             }
             PgErrorKind::ManyRows => f.write_str("more than one row, where one was wanted"),
             PgErrorKind::Over => f.write_str("the transaction is over"),

@@ -35,6 +35,8 @@ pub(super) enum Sink<S: 'static> {
         rows: SmallVec<[Row; 1]>,
         columns: Option<Rc<Columns>>,
         bytes: usize,
+        /// How many rows there may be.
+        most: usize,
         then: Then<S, Rows>,
     },
     /// `None`: it is being called.
@@ -54,6 +56,7 @@ impl<S: 'static> Sink<S> {
             rows: SmallVec::new(),
             columns: None,
             bytes: 0,
+            most: usize::MAX,
             then: Box::new(then),
         }
     }
@@ -91,7 +94,17 @@ impl<S: 'static> Sink<S> {
     pub(super) fn fail(self, cx: &mut Ctx<'_, S>, error: PgError) {
         match self {
             Sink::Rows { then, .. } => then(cx, Err(error)),
-            Sink::Each(_, then) | Sink::CopyIn(_, then) | Sink::CopyOut(_, then) => {
+            // Who takes or gives the pieces is gone before: what it shares with `then` is `then`'s alone.
+            Sink::Each(row, then) => {
+                drop(row);
+                then(cx, Err(error));
+            }
+            Sink::CopyIn(source, then) => {
+                drop(source);
+                then(cx, Err(error));
+            }
+            Sink::CopyOut(piece, then) => {
+                drop(piece);
                 then(cx, Err(error));
             }
             Sink::Begin(then) => then(cx, Err(error)),

@@ -209,6 +209,7 @@ impl<'c, S: 'static> Ctx<'c, S> {
             name,
             cx: self,
             timeout: None,
+            most: usize::MAX,
             client: None,
             db,
         }
@@ -227,6 +228,8 @@ pub struct Pg<'a, 'c, S: 'static = ()> {
     /// Who waits for the answer.
     client: Option<StreamRef>,
     timeout: Option<Duration>,
+    /// How many rows there may be.
+    most: usize,
 }
 
 /// Names a question: for [`Pg::cancel`] and [`Pg::resume`]. When it is answered, it names nothing, and is harmless.
@@ -278,6 +281,24 @@ impl<S: 'static> Pg<'_, '_, S> {
     pub fn timeout(self, timeout: Duration) -> Self {
         let timeout = Some(timeout);
         Pg { timeout, ..self }
+    }
+
+    /// How many rows [`Pg::query`] may have; with one more the question is given up, as above, with
+    /// [`PgErrorKind::TooManyRows`]. Default: as many as are in `result` bytes.
+    ///
+    /// ```no_run
+    /// use loopwright::App;
+    /// let mut app: App = App::new();
+    /// app.get("/names", |cx, _, res| {
+    ///     let res = res.defer();
+    ///     cx.pg("main").rows(100).query("select name from users", (), move |_, rows| match rows {
+    ///         Ok(rows) => res.text(format!("{} names", rows.len())),
+    ///         Err(error) => res.status(error.status()).text("too many, or none"),
+    ///     });
+    /// });
+    /// ```
+    pub fn rows(self, most: usize) -> Self {
+        Pg { most, ..self }
     }
 
     /// Asks; `then` gets all rows.
@@ -473,7 +494,10 @@ impl<S: 'static> Pg<'_, '_, S> {
         self.db.and_then(|db| db.status())
     }
 
-    fn submit(self, ask: Ask, sink: Sink<S>) -> PgQuery {
+    fn submit(self, ask: Ask, mut sink: Sink<S>) -> PgQuery {
+        if let Sink::Rows { most, .. } = &mut sink {
+            *most = self.most;
+        }
         let (database, id) = match self.db {
             Some(db) => {
                 let id = db.submit(self.cx, ask, sink, self.timeout, self.client);

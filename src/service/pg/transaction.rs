@@ -67,6 +67,20 @@ impl<S: 'static> Tx<S> {
         self.submit(cx, Ask::Query(query), sink)
     }
 
+    /// Asks; `then` gets the transaction back, and the one row, or `None`. Two are an error.
+    pub fn one(
+        &self,
+        cx: &mut Ctx<'_, S>,
+        sql: impl Into<Sql>,
+        params: impl Into<Params>,
+        then: impl FnOnce(&mut Ctx<'_, S>, Tx<S>, Result<Option<Row>, PgError>) + 'static,
+    ) -> PgQuery {
+        let name = self.0.db.name.clone();
+        self.query(cx, sql, params, move |cx, tx, rows| {
+            then(cx, tx, rows.and_then(|rows| rows.one(&name)));
+        })
+    }
+
     /// Asks; `row` gets one row after the other, as with [`Pg::each`](super::Pg::each). What was asked before it should have been
     /// answered: `row` may be called before the callback of that.
     pub fn each(
