@@ -438,6 +438,9 @@ impl<S: 'static> Hub<S> {
         job.due = Some((due, limit, setting));
         self.agenda.note(due);
         let id = self.admit(db, cx, job);
+        if id == NOBODY {
+            return id;
+        }
         self.queue.push_back((id, ask));
         let limit = db.settings.queue;
         if self.queue.len() > limit {
