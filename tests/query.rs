@@ -867,6 +867,22 @@ fn check_asks_the_databases_if_it_is_told_to() {
             said.err
         );
     }
+    // A key of its own holds in place of the URL's, and stands there as it is.
+    let text = text.replace("postgres://postgres@", "postgres://odd:wr0ng@");
+    let text_with = |password: &str| {
+        let line = format!("[databases.main]\npassword = '{password}'");
+        text.replace("[databases.main]", &line)
+    };
+    write(folder.path(), &text_with("p%41#/w:@ \u{e9}"));
+    let said = check(&["--connect"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    write(folder.path(), &text_with("pA#/w:@ \u{e9}"));
+    let said = check(&["--connect"]).err;
+    assert!(
+        said.contains("password authentication failed") && !said.contains("pA#"),
+        "{said}"
+    );
+    let text = config(&cluster, "", &right.concat());
     let port = format!(":{}/", cluster.port);
     write(folder.path(), &text.replace(&port, ":1/"));
     assert!(check(&["--connect"]).err.contains("Connection refused"));

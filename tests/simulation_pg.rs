@@ -5,7 +5,7 @@
 #[path = "simulated/world.rs"]
 mod world;
 
-use loopwright::service::pg::{PgError, PgErrorKind, Postgres, Rows};
+use loopwright::service::pg::{PgError, PgErrorKind, PgStatus, Postgres, Rows};
 use loopwright::{App, Ctx, Demand};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -134,8 +134,13 @@ impl Service for Pg {
         let kind = world.rng.u32(0..10);
         let steps = world.rng.u32(1..4);
         let ending = world.rng.u32(0..3);
+        let burst = world.rng.u32(0..150);
         world.post(move |cx| match kind {
-            0..=5 => query(cx, asked, timeout),
+            0..=3 => query(cx, asked, timeout),
+            // More than may wait, in one turn.
+            4 if burst > 100 => (100..burst).for_each(|_| query(cx, asked.clone(), timeout)),
+            4 => regretted(cx, asked),
+            5 => followed(cx, asked, timeout, steps),
             6 | 7 => each(cx, asked, timeout),
             _ => transaction(cx, asked, timeout, steps, ending),
         });
@@ -315,6 +320,29 @@ impl World {
     }
 }
 
+impl World {
+    /// When nobody asks any more, nothing is left of what was asked.
+    fn come_to_rest(&mut self, seed: u64) {
+        let mut left = PgStatus::default();
+        self.pause = Duration::from_secs(1);
+        // Longer than any setting is.
+        let until = self.server.net_mut().now() + Duration::from_secs(120);
+        while self.server.net_mut().now() < until {
+            (0..100).for_each(|_| self.turn());
+            let told = Arc::new(Mutex::new(None));
+            let tell = told.clone();
+            self.post(move |cx| *tell.lock().expect("a place") = cx.pg("main").status());
+            self.turn();
+            let status = told.lock().expect("a place").take();
+            left = status.expect("a database");
+            if left.in_use + left.waiting + left.running + left.transactions == 0 {
+                return;
+            }
+        }
+        panic!("seed {seed}: {left:?}");
+    }
+}
+
 // ---- those who ask
 
 fn numbers(rows: &Rows) -> Vec<i32> {
@@ -352,6 +380,28 @@ fn query(cx: &mut Ctx<'_>, asked: Shared, timeout: Duration) {
     let pg = cx.pg("main").timeout(timeout);
     pg.query("select n", (n,), move |_, rows| {
         answered(&asked, n, rows.map(|rows| numbers(&rows)));
+    });
+}
+
+/// Asked, and given up before it has left.
+fn regretted(cx: &mut Ctx<'_>, asked: Shared) {
+    let n = lock(&asked).ask();
+    lock(&asked).given_up.insert(n);
+    let query = cx.pg("main").query("select n", (n,), move |_, rows| {
+        answered(&asked, n, rows.map(|rows| numbers(&rows)));
+    });
+    cx.pg("main").cancel(query);
+}
+
+/// The answer makes somebody ask again, at once.
+fn followed(cx: &mut Ctx<'_>, asked: Shared, timeout: Duration, left: u32) {
+    let n = lock(&asked).ask();
+    let pg = cx.pg("main").timeout(timeout);
+    pg.query("select n", (n,), move |cx, rows| {
+        answered(&asked, n, rows.map(|rows| numbers(&rows)));
+        if left > 0 {
+            followed(cx, asked, timeout, left - 1);
+        }
     });
 }
 
@@ -432,6 +482,7 @@ fn run(dies: bool) -> (Seen, u32) {
     for seed in seeds(15) {
         let mut world = World::new(seed, dies, Pg::default(), app());
         seen += world.run();
+        world.come_to_rest(seed);
         cancelled += world.service.cancelled;
     }
     println!("{seen:?}, {cancelled} cancelled");

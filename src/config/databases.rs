@@ -11,6 +11,7 @@ use super::kinds::{Count, Percent, Size, Status, Wait};
 use super::model::RouteSection;
 use super::report::{self, Mistake, Span};
 use super::site::{ANY, Field, Making};
+use crate::proto::address::Secret;
 use crate::service::pg::{Postgres, Url};
 use crate::service::query::{Input, Outline, Query, Shape, Source};
 use serde_json::{Value as Json, json};
@@ -43,9 +44,27 @@ impl Decode for PostgresUrl {
     }
 }
 
+/// In no log, and in nothing that is printed of the config.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Password(Secret);
+
+impl Decode for Password {
+    fn decode(value: &Value<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = reader.text(value, "a password", "a string: \"${DATABASE_PASSWORD}\"")?;
+        Some(Password(Secret::new(text.to_string())))
+    }
+    fn schema() -> Json {
+        json!({ "type": "string" })
+    }
+    fn show(&self) -> Json {
+        Json::Null
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct DatabaseSection {
     pub(super) url: At<PostgresUrl>,
+    password: Option<Password>,
     connections: At<Count>,
     warm: At<Count>,
     idle: Wait,
@@ -81,6 +100,7 @@ impl Default for DatabaseSection {
     fn default() -> Self {
         DatabaseSection {
             url: At::default(),
+            password: None,
             connections: at(Count(10)),
             warm: at(Count(0)),
             idle: seconds(600),
@@ -107,6 +127,7 @@ impl Default for DatabaseSection {
 
 table! { DatabaseSection {
     "Where it is: \"postgres://user:password@host:port/database\"; keep the password in ${…}." url: At<PostgresUrl>,
+    "The password, as it is: nothing is encoded. It holds in place of one in `url`; keep it in ${…}." password: Option<Password>,
     "Connections of each worker, at the most; as many again for routes that only read, if there are both." connections: At<Count>,
     "Connections that are made ahead of need." warm: At<Count>,
     "How long a connection may be idle." idle: Wait,
@@ -133,6 +154,9 @@ impl DatabaseSection {
     /// With the parameters of the session. `None`: it is wrong, which has been told.
     pub(super) fn full_url(&self) -> Option<Url> {
         let mut url = self.url.value.0.clone()?;
+        if let Some(Password(password)) = &self.password {
+            url.settings.password = Some(password.clone());
+        }
         let parameters = &mut url.settings.parameters;
         for (name, value) in &self.parameters.0 {
             parameters.retain(|(known, _)| *known != name.value);

@@ -35,7 +35,7 @@ pub(crate) struct Cluster {
 
 const ACCESS: &str = "\
 local all all trust
-host all scram 127.0.0.1/32 scram-sha-256
+host all scram,odd 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
 ";
 
@@ -47,6 +47,7 @@ impl Cluster {
         shared.upgrade().unwrap_or_else(|| {
             let cluster = Arc::new(Cluster::start(&["max_connections=200"]));
             cluster.psql("create role scram login password 's3cret'");
+            cluster.psql("create role odd login password 'p%41#/w:@ \u{e9}'");
             *shared = Arc::downgrade(&cluster);
             cluster
         })

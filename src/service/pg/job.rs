@@ -1,7 +1,7 @@
 //! Floor 4. A question and who waits for its answer, and all of those there are.
 //!
 //! A job waits in the hub's queue, or is asked on a connection, and leaves [`Jobs`] with its answer, once. Its [`Id`]
-//! names it for ever: the slot it had is used again, the number in front of that is not.
+//! names it for ever: the slot it had is used again, the number in front of that not before there were 2^40 others.
 
 use super::{CopyIn, PgError, Rows, Tx};
 use crate::proto::pg::{Columns, Query, Row, Sql};
@@ -172,6 +172,7 @@ pub(super) struct Job<S: 'static> {
 /// All that have no answer yet.
 pub(super) struct Jobs<S: 'static> {
     slots: Slab<(Id, Job<S>)>,
+    /// The number of the one that was made last.
     made: u64,
 }
 
@@ -195,7 +196,8 @@ impl<S: 'static> Jobs<S> {
 
     /// Not if it is full: a name has no room for more slots.
     pub(super) fn insert(&mut self, job: Job<S>) -> Id {
-        self.made += 1;
+        // From 1 to 2^40 - 1, and again: 127 days at 100,000 a second.
+        self.made = self.made % (Id::MAX >> SLOT_BITS) + 1;
         let slot = self.slots.vacant_entry();
         let id = self.made << SLOT_BITS | slot.key() as u64;
         slot.insert((id, job));
@@ -225,5 +227,39 @@ impl<S: 'static> Jobs<S> {
     pub(super) fn deadlines(&self) -> impl Iterator<Item = (Instant, Id)> {
         let all = self.slots.iter();
         all.filter_map(|(_, (id, job))| Some((job.due?.0, *id)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(jobs: &mut Jobs<()>) -> Id {
+        let job = Job::new(Instant::default(), Sink::Nobody, false, None);
+        jobs.insert(job)
+    }
+
+    #[test]
+    fn an_id_names_one_job() {
+        let mut jobs = Jobs::new();
+        let first = insert(&mut jobs);
+        assert!(jobs.remove(first).is_some());
+        let second = insert(&mut jobs);
+        assert_eq!(Jobs::<()>::slot(first), Jobs::<()>::slot(second));
+        assert!(jobs.get(first).is_none() && jobs.remove(first).is_none());
+        assert!(jobs.get_mut(second).is_some());
+        assert_eq!(jobs.len(), 1);
+    }
+
+    #[test]
+    fn no_job_is_nobody() {
+        let mut jobs = Jobs::new();
+        assert!(jobs.get(NOBODY).is_none());
+        jobs.made = (1 << 40) - 2;
+        for _ in 0..3 {
+            let id = insert(&mut jobs);
+            assert_ne!(id, NOBODY);
+            assert!(jobs.remove(id).is_some());
+        }
     }
 }
