@@ -664,7 +664,8 @@ fn an_api_over_a_database() {
     let said = run(check.env("DATABASE", &url));
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(
-        said.out.ends_with("queries: 7\ndatabase notes: takes 7\n"),
+        said.out
+            .ends_with("queries: 7\ndatabase export: takes 1\ndatabase notes: takes 6\n"),
         "{}",
         said.out
     );
@@ -727,6 +728,16 @@ fn an_api_over_a_database() {
     assert!(
         export.starts_with("[{\"id\":2,") && export.ends_with("}]"),
         "{export}"
+    );
+    // More than there may be in one answer. The fields of a route are on its errors, too.
+    cluster.psql("insert into notes (title) select 'x' from generate_series(1, 1200)");
+    let most = sample.get("/notes?limit=1201");
+    let count = serde_json::from_str::<Vec<serde_json::Value>>(&most.body).map(|all| all.len());
+    assert_eq!((most.status, count.ok()), (200, Some(1000)));
+    let wrong = sample.get("/notes?limit=");
+    assert_eq!(
+        (wrong.status, wrong.field("cache-control")),
+        (400, Some("no-cache"))
     );
     sample.stop();
 }
