@@ -21,7 +21,7 @@
 //! # Features
 //! `cli` the binary · `config` [`config`], for TOML files · `files` [`service::files`] · `json` [`Response::json`], [`Request::json`] ·
 //! `cookies` [`Request::cookies`], [`Response::cookie`] · `sim` [`sim::Simulation`] ·
-//! `deflate` compressed WebSocket messages · `sticky` [`upstream::sticky`] · `postgres` [`service::pg`]. All are on by default; with `default-features = false` the core is left.
+//! `deflate` compressed WebSocket messages · `dns` names looked up by ourselves · `sticky` [`upstream::sticky`] · `postgres` [`service::pg`]. All are on by default; with `default-features = false` the core is left.
 //!
 //! # To read it
 //! A file imports only from floors below its own; every file says which that is.

@@ -134,7 +134,7 @@ table! { DatabaseSection {
     "How old a connection may be when it is used again." lifetime: Wait,
     "By how much of it, at the most, a lifetime is shorter, so that they do not end together." jitter: Percent,
     "Queries that may wait for a connection; 503 past it." queue: At<Count>,
-    "How long; then 503." queue_wait: At<Wait>,
+    "How long, if no connection has room for it; then 503." queue_wait: At<Wait>,
     "How long an answer may take, waiting included, unless its route says otherwise; 504 past it. Not for rows without a limit." timeout: At<Wait>,
     "How long the server lets a statement run; 504 past it. Left out: as the server has it." statement_timeout: Option<Wait>,
     "How long a connection may take to be made, the login included. Left out: as the URL says, or \"10s\"." connect_timeout: Option<At<Wait>>,

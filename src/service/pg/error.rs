@@ -183,6 +183,26 @@ impl From<PgError> for StatusError {
     }
 }
 
+/// What came is not what the handler takes it for: 500, and the log says what it is.
+///
+/// ```no_run
+/// use loopwright::{App, StatusError, asynchronous};
+/// let mut app: App = App::new();
+/// app.get("/first", asynchronous(|task, _, res| async move {
+///     let row = task.pg("main").one("select name from users limit 1", ()).await?;
+///     match row {
+///         Some(row) => res.text(row.get::<String>("name")?),
+///         None => res.status(404).text("there is nobody"),
+///     }
+///     Ok::<_, StatusError>(())
+/// }));
+/// ```
+impl From<ConvertError> for StatusError {
+    fn from(error: ConvertError) -> StatusError {
+        no_answer("database", 500, error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
