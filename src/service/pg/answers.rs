@@ -25,11 +25,12 @@ enum Step<S: 'static> {
 struct Taking<'a, S: 'static> {
     db: &'a Database<S>,
     conn: Id,
+    is_done: bool,
 }
 
 impl<S: 'static> Drop for Taking<'_, S> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if !self.is_done {
             self.db.hub.with(|hub| {
                 if let Some(conn) = hub.conns.get(&self.conn) {
                     conn.handle.abort("who takes its rows has panicked");
@@ -49,7 +50,11 @@ impl<S: 'static> Database<S> {
     /// The same, or nothing: then what the connection has to say is looked after.
     pub(super) fn take(self: &Rc<Self>, cx: &mut Ctx<'_, S>, conn: Id, bytes: &[u8]) {
         let mut kept = self.hub.with(|hub| hub.take_kept(conn)).unwrap_or_default();
-        let _taking = Taking { db: self, conn };
+        let mut taking = Taking {
+            db: self,
+            conn,
+            is_done: false,
+        };
         let mut input = bytes;
         if !kept.is_empty() {
             kept.extend_from_slice(bytes);
@@ -80,6 +85,7 @@ impl<S: 'static> Database<S> {
                 Some(Step::Feed(job)) => self.feed(cx, job),
             }
         }
+        taking.is_done = true;
     }
 
     /// Asks for data that is to be copied in, for as long as there is room.
