@@ -120,6 +120,11 @@ impl Service for Cache {
         backend.say(&said);
     }
 
+    fn left(cx: &mut Ctx<'_>) -> Option<String> {
+        let status = cx.redis("cache").status().expect("a cache");
+        (status.waiting + status.running > 0).then(|| format!("{status:?}"))
+    }
+
     fn come(world: &mut World) {
         let kind = world.rng.u32(0..5);
         come_as(world, kind);

@@ -5,7 +5,7 @@
 //! judges it ([`Asked::answered`]).
 //!
 //! What holds in each world: every question has one answer, its own; the server does nothing twice; nobody waits for ever,
-//! and the loop does not spin meanwhile.
+//! and the loop does not spin meanwhile; in the end nothing is left of what was asked.
 
 use loopwright::sim::{Client, Faults, SimNet};
 use loopwright::{App, Ctx, Limits, Server};
@@ -101,6 +101,9 @@ pub(crate) trait Service: Sized {
 
     /// The server does what it is told in the input of the connection at this place, once a turn.
     fn serve(world: &mut World<Self>, at: usize);
+
+    /// What is left of all that was asked, if anything is.
+    fn left(cx: &mut Ctx<'_>) -> Option<String>;
 
     /// Somebody comes and asks.
     fn come(world: &mut World<Self>);
@@ -245,6 +248,23 @@ impl<S: Service> World<S> {
         self.server.net_mut().finish(self.backends[at].client);
     }
 
+    /// When nobody asks any more: within a time that is longer than any setting.
+    fn come_to_rest(&mut self) {
+        self.pause = Duration::from_secs(1);
+        let until = self.server.net_mut().now() + Duration::from_secs(120);
+        loop {
+            (0..100).for_each(|_| self.turn());
+            let told = Arc::new(Mutex::new(None));
+            let tell = told.clone();
+            self.post(move |cx| *tell.lock().expect("a place") = Some(S::left(cx)));
+            self.turn();
+            let left = told.lock().expect("a place").take().expect("told");
+            let Some(left) = left else { return };
+            let now = self.server.net_mut().now();
+            assert!(now < until, "seed {}: {left}", self.seed);
+        }
+    }
+
     /// Some come, until nobody does any more and all have their answers: what holds then.
     pub(crate) fn run(&mut self) -> Seen {
         let seed = self.seed;
@@ -262,6 +282,7 @@ impl<S: Service> World<S> {
             }
             assert!(turn < 200_000, "seed {seed}: somebody waits for ever");
         }
+        self.come_to_rest();
         let spins = self.server.net_mut().empty_polls();
         assert!(spins < 100, "seed {seed}: it spins");
         let asked = lock(&self.asked);

@@ -20,20 +20,24 @@ enum Step<S: 'static> {
     Feed(Id),
 }
 
-/// A connection whose input is being taken. Dropped, as when who takes it panics, what is behind is lost, and the connection
-/// goes with it: what came next would not be what it seems. So who has taken all forgets it.
+/// A connection whose input is being taken. If who takes it panics, what is behind is lost, and the connection goes with it:
+/// what came next would not be what it seems.
 struct Taking<'a, S: 'static> {
     db: &'a Database<S>,
     conn: Id,
+    /// All of it was taken.
+    is_done: bool,
 }
 
 impl<S: 'static> Drop for Taking<'_, S> {
     fn drop(&mut self) {
-        self.db.hub.with(|hub| {
-            if let Some(conn) = hub.conns.get(&self.conn) {
-                conn.handle.abort("who takes its rows has panicked");
-            }
-        });
+        if !self.is_done {
+            self.db.hub.with(|hub| {
+                if let Some(conn) = hub.conns.get(&self.conn) {
+                    conn.handle.abort("who takes its rows has panicked");
+                }
+            });
+        }
     }
 }
 
@@ -47,7 +51,11 @@ impl<S: 'static> Database<S> {
     /// The same, or nothing: then what the connection has to say is looked after.
     pub(super) fn take(self: &Rc<Self>, cx: &mut Ctx<'_, S>, conn: Id, bytes: &[u8]) {
         let mut kept = self.hub.with(|hub| hub.take_kept(conn)).unwrap_or_default();
-        let taking = Taking { db: self, conn };
+        let mut taking = Taking {
+            db: self,
+            conn,
+            is_done: false,
+        };
         let mut input = bytes;
         if !kept.is_empty() {
             kept.extend_from_slice(bytes);
@@ -78,7 +86,7 @@ impl<S: 'static> Database<S> {
                 Some(Step::Feed(job)) => self.feed(cx, job),
             }
         }
-        std::mem::forget(taking);
+        taking.is_done = true;
     }
 
     /// Asks for data that is to be copied in, for as long as there is room.

@@ -17,7 +17,8 @@
 //! 2. A job that is `alone` shares its connection with nobody: [`Use::Own`], from its checkout to its recycling.
 //! 3. A job is in `queue`, or its connection has it in `asked`. While one waits in the queue, newcomers wait behind it.
 //! 4. Nothing of the embedder's is called while the hub is taken: its callbacks are left for later, but for those that
-//!    say whether more may come ([`Step`]).
+//!    say whether more may come, which `answers.rs` calls in between; and for the conversion of a parameter of an own type,
+//!    whose panic is caught.
 //! 5. Nothing is asked twice: what was written when a connection ends is [`PgErrorKind::Lost`].
 
 use super::super::agenda::Agenda;
@@ -70,9 +71,9 @@ pub(super) struct Conn {
     /// Input that came before it was held.
     pub(super) kept: Vec<u8>,
     pub(super) is_held: bool,
-    /// When it was held last.
+    /// When it was read again after it was held.
     resumed: Instant,
-    /// It will be flushed.
+    /// It is in `dirty`.
     is_dirty: bool,
     pub(super) cancel: Cancel,
     /// Why it is closed when it has answered.
@@ -417,7 +418,7 @@ impl<S: 'static> Hub<S> {
 
     // ---- the queue
 
-    /// Makes it one of the jobs. Who is one too many is told so.
+    /// Makes it one of the jobs. Who is one too many is told so, and is [`NOBODY`].
     fn admit(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, job: Job<S>) -> Id {
         self.queries += 1;
         if self.jobs.is_full() {

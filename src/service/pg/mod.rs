@@ -9,10 +9,11 @@
 //!                                                └─ ROLLBACK, DISCARD ALL ─┘, or closed
 //! ```
 //! - `mod.rs`: what an embedder sees. [`Postgres`] (settings), [`Pg`] (asking), [`Rows`], [`PgStatus`].
+//! - `job.rs`: a question, and who waits for its answer.
 //! - `hub.rs`: the connections and the queue before them. Nothing of the embedder's runs while it is in use.
 //! - `answers.rs`: what comes, and who it is for.
 //! - `cancel.rs`: giving up, and what the server is told of it.
-//! - `transaction.rs`, `listen.rs`, `error.rs`.
+//! - `transaction.rs`, `listen.rs`, `error.rs`; `awaits.rs`: the same, to be awaited.
 //!
 //! What may change a session (anything but `select`, `insert`, `update`, `delete`, `merge`, `values`, `table`, `with`, `show`,
 //! `explain`), what may hold it up ([`Pg::each`], copies) and transactions have a connection to themselves. Before it is

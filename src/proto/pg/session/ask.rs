@@ -5,6 +5,8 @@
 //!                                     │ ▲
 //!            statement not known yet: prepared, and the question back to the queue's front
 //! ```
+//! A query whose statement is known, and that has nobody before it, goes past the queue.
+//!
 //! Invariants: questions are written in the order of the queue; nothing is, while the session is `blocked`. `queued` is
 //! the sum of what is in the queue. A query whose parameters do not fit its statement is taken back from the output
 //! whole, and told by [`Session::poll_event`].
