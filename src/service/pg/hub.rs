@@ -421,11 +421,12 @@ impl<S: 'static> Hub<S> {
     /// Makes it one of the jobs. Who is one too many is told so, and is [`NOBODY`].
     fn admit(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, job: Job<S>) -> Id {
         self.queries += 1;
-        self.jobs.insert(job).unwrap_or_else(|job| {
+        if self.jobs.is_full() {
             let limit = Jobs::<S>::MOST;
             self.tell(db, cx, job.sink, Err(PgErrorKind::QueueFull { limit }));
-            NOBODY
-        })
+            return NOBODY;
+        }
+        self.jobs.insert(job)
     }
 
     fn submit(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>, mut job: Job<S>, ask: Ask) -> Id {

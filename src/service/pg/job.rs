@@ -176,18 +176,18 @@ impl<S: 'static> Jobs<S> {
         self.slots.len()
     }
 
-    /// # Errors
-    /// There are [`Jobs::MOST`]: it comes back.
-    pub(super) fn insert(&mut self, job: Job<S>) -> Result<Id, Job<S>> {
-        if self.slots.len() >= Self::MOST {
-            return Err(job);
-        }
+    pub(super) fn is_full(&self) -> bool {
+        self.slots.len() >= Self::MOST
+    }
+
+    /// There is room: see [`Jobs::is_full`].
+    pub(super) fn insert(&mut self, job: Job<S>) -> Id {
         // From 1 to 2^40 - 1, and again: 127 days at 100,000 a second.
         self.made = self.made % (Id::MAX >> SLOT_BITS) + 1;
         let slot = self.slots.vacant_entry();
         let id = self.made << SLOT_BITS | slot.key() as u64;
         slot.insert((id, job));
-        Ok(id)
+        id
     }
 
     fn slot(id: Id) -> usize {
@@ -222,7 +222,7 @@ mod tests {
 
     fn insert(jobs: &mut Jobs<()>) -> Id {
         let job = Job::new(Instant::default(), Sink::Nobody, false, None);
-        jobs.insert(job).ok().expect("room")
+        jobs.insert(job)
     }
 
     #[test]
