@@ -1,7 +1,7 @@
 //! What one asker does is nobody else's: not its session, not its failures, not its mistakes.
 
 use crate::server::{Cluster, Loop, PATIENCE, Said, eventually, said};
-use loopwright::service::pg::{Param, Params, PgErrorKind, PgQuery, types};
+use loopwright::service::pg::{CopyIn, Param, Params, PgErrorKind, PgQuery, types};
 use loopwright::{App, Demand, Server};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -340,6 +340,38 @@ fn who_panics_after_a_pause_is_told_at_once() {
                     }
                 });
                 Demand::Hold
+            },
+            move |_, end| tell.send(end.is_err()).expect("told"),
+        );
+        place.set(Some(id));
+    });
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
+    assert_eq!(main.ask("select 7 as n"), Ok("[{\"n\":7}]".to_string()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "at once");
+}
+
+/// Who is to give more, neither.
+#[test]
+fn who_panics_over_a_copy_after_a_pause_is_told_at_once() {
+    let cluster = Cluster::shared();
+    cluster.psql("create table pauses (n int)");
+    let main = Loop::start(cluster.settings("copies").connections(1));
+    let begun = Instant::now();
+    let told = main.call(move |cx, tell: Sender<bool>| {
+        let asked = Rc::new(Cell::new(None));
+        let (place, mut n) = (asked.clone(), 0);
+        let id = cx.pg("main").copy_in(
+            "copy pauses from stdin",
+            move |cx| {
+                n += 1;
+                assert!(n < 2, "on purpose");
+                let asked = asked.clone();
+                cx.after(Duration::from_millis(1), move |cx| {
+                    if let Some(id) = asked.get() {
+                        cx.pg("main").resume(id);
+                    }
+                });
+                CopyIn::Wait
             },
             move |_, end| tell.send(end.is_err()).expect("told"),
         );

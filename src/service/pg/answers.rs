@@ -20,8 +20,8 @@ enum Step<S: 'static> {
     Feed(Id),
 }
 
-/// A connection whose input is being taken. If who takes it panics, what is behind is lost, and the connection goes with it:
-/// what came next would not be what it seems.
+/// A connection on which somebody takes or gives data. If that one panics, what is behind is lost, or never comes, and the
+/// connection goes with it: what came next would not be what it seems.
 struct Taking<'a, S: 'static> {
     db: &'a Database<S>,
     conn: Id,
@@ -29,12 +29,20 @@ struct Taking<'a, S: 'static> {
     is_done: bool,
 }
 
+impl<S: 'static> Taking<'_, S> {
+    fn of(db: &Database<S>, conn: Id) -> Taking<'_, S> {
+        let is_done = false;
+        Taking { db, conn, is_done }
+    }
+}
+
 impl<S: 'static> Drop for Taking<'_, S> {
     fn drop(&mut self) {
         if !self.is_done {
             self.db.hub.with(|hub| {
                 if let Some(conn) = hub.conns.get(&self.conn) {
-                    conn.handle.abort("who takes its rows has panicked");
+                    conn.handle
+                        .abort("who takes or gives its data has panicked");
                 }
             });
         }
@@ -51,11 +59,7 @@ impl<S: 'static> Database<S> {
     /// The same, or nothing: then what the connection has to say is looked after.
     pub(super) fn take(self: &Rc<Self>, cx: &mut Ctx<'_, S>, conn: Id, bytes: &[u8]) {
         let mut kept = self.hub.with(|hub| hub.take_kept(conn)).unwrap_or_default();
-        let mut taking = Taking {
-            db: self,
-            conn,
-            is_done: false,
-        };
+        let mut taking = Taking::of(self, conn);
         let mut input = bytes;
         if !kept.is_empty() {
             kept.extend_from_slice(bytes);
@@ -91,6 +95,11 @@ impl<S: 'static> Database<S> {
 
     /// Asks for data that is to be copied in, for as long as there is room.
     pub(super) fn feed(self: &Rc<Self>, cx: &mut Ctx<'_, S>, job: Id) {
+        let on = self
+            .hub
+            .with(|hub| hub.jobs.get(job).and_then(|job| job.on));
+        let Some(Some(conn)) = on else { return };
+        let mut taking = Taking::of(self, conn);
         while let Some(Some(mut source)) =
             self.enter(cx, |hub, db, cx| hub.source(db, cx.now(), job))
         {
@@ -105,6 +114,7 @@ impl<S: 'static> Database<S> {
                 break;
             }
         }
+        taking.is_done = true;
     }
 
     /// Who has said `Hold` or `Wait` goes on.
