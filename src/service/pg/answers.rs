@@ -4,7 +4,7 @@
 //! What the embedder has to say whether there may be more of, is called here, between two looks into the hub: then nobody
 //! has it. If it says no, the connection is held until [`Database::resume`], or until it has done so for too long.
 
-use super::hub::{Database, Db, Hub, PIECE, Transaction, Use};
+use super::hub::{Conn, Database, Db, Hub, PIECE, Transaction, Use};
 use super::job::{Id, Job, NOBODY, Sink, Source, Take};
 use super::{CopyIn, PgErrorKind, Rows};
 use crate::proto::pg::{Event, QueryError, Row, Status, Tag};
@@ -53,7 +53,9 @@ impl<S: 'static> Database<S> {
     /// What came in on a connection.
     pub(super) fn run(self: &Rc<Self>, cx: &mut Ctx<'_, S>, conn: Id, bytes: &[u8]) {
         self.take(cx, conn, bytes);
-        self.enter(cx, |hub, _, _| hub.touch(conn));
+        if self.hub.with(|hub| hub.is_amid(conn)) != Some(true) {
+            self.enter(cx, |hub, _, _| hub.touch(conn));
+        }
     }
 
     /// The same, or nothing: then what the connection has to say is looked after.
@@ -128,6 +130,16 @@ impl<S: 'static> Database<S> {
 }
 
 impl<S: 'static> Hub<S> {
+    /// It owes more answers and has nothing to say, and nobody waits: the end of the turn would have nothing to see to.
+    fn is_amid(&self, id: Id) -> bool {
+        let is_quiet = |conn: &Conn| {
+            let is_fine = conn.cancel.is_none() && conn.doomed.is_none();
+            is_fine && !conn.asked.is_empty() && conn.session.output().is_empty()
+        };
+        let is_calm = self.queue.is_empty() && self.abandoned == 0;
+        is_calm && self.conns.get(&id).is_some_and(is_quiet)
+    }
+
     fn take_kept(&mut self, id: Id) -> Vec<u8> {
         let conn = self.conns.get_mut(&id);
         conn.map(|conn| std::mem::take(&mut conn.kept))
