@@ -352,11 +352,11 @@ impl<S: 'static> Ctx<'_, S> {
     /// use loopwright::App;
     /// let mut app: App = App::new();
     /// app.get("/watch", |cx, _, res| {
-    ///     let events = res.events();
+    ///     let events = res.events(cx);
     ///     let waits = cx.on_abort(&events, |_| log::info!("left before the first one"));
     ///     cx.after(std::time::Duration::from_secs(1), move |cx| {
     ///         cx.forget_abort(waits);
-    ///         let _ = events.send(&loopwright::Event::new("first"));
+    ///         events.send(loopwright::Event::new("first"));
     ///     });
     /// });
     /// ```

@@ -20,8 +20,7 @@ mod hub;
 mod subscribe;
 pub(super) mod wire;
 
-pub use crate::base::id::StreamRef;
-use crate::proto::redis::{Url, UrlError};
+pub use crate::proto::redis::{Url, UrlError};
 pub use crate::proto::resp::{Bounds, Value};
 pub use awaits::TaskRedis;
 pub use command::{Arg, Command, Script};
@@ -29,6 +28,7 @@ pub use error::RedisError;
 pub use subscribe::Subscribed;
 
 use super::dial::setters;
+use crate::base::id::StreamRef;
 use crate::{App, Bytes, Ctx, Open};
 use hub::{Ask, Db, Remote, Then, Watched};
 use std::rc::Rc;
