@@ -17,6 +17,29 @@ const INSTALL: &str = "apt-get install chromium chromium-driver";
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A driver, and the port it listens on. `None`: it has ended.
+fn launch() -> Option<(Child, u16)> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("chromedriver: {e}; {INSTALL}"));
+    let said = driver.stdout.take().expect("it is piped");
+    let port = BufReader::new(said)
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| {
+            let port = line.split_once("successfully on port ")?.1;
+            port.trim_end_matches('.').parse().ok()
+        });
+    if port.is_none() {
+        let _ = driver.wait();
+    }
+    Some((driver, port?))
+}
+
 /// A driver and the one window of the browser it has started. Both end when this is dropped.
 pub(crate) struct Browser {
     driver: Child,
@@ -28,24 +51,9 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) fn start() -> Browser {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|e| panic!("chromedriver: {e}; {INSTALL}"));
-        let said = driver.stdout.take().expect("it is piped");
-        let port = BufReader::new(said)
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| {
-                line.split_once("successfully on port ")?
-                    .1
-                    .trim_end_matches('.')
-                    .parse()
-                    .ok()
-            })
+        // The port that it draws for one family of addresses may be taken in the other: it ends then.
+        let (driver, port) = (0..5)
+            .find_map(|_| launch())
             .unwrap_or_else(|| panic!("chromedriver did not start; {INSTALL}"));
         let profile = TempDir::new().expect("no temporary folder");
         let mut browser = Browser {
