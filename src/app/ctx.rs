@@ -337,6 +337,7 @@ impl<S: 'static> Ctx<'_, S> {
         self.on_abort_of(answer.exchange(), Box::new(f))
     }
 
+    /// For who has only the answer's name.
     pub(crate) fn on_abort_of(&mut self, to: StreamRef, call: Callback<S>) -> AbortId {
         self.core.aborts += 1;
         let n = self.core.aborts;

@@ -396,16 +396,7 @@ impl Open for BodyWriter {
     }
 }
 
-// For those who have only its name.
-#[doc(hidden)]
-impl Open for StreamRef {
-    fn exchange(&self) -> StreamRef {
-        *self
-    }
-}
-
 pub(crate) mod sealed {
     pub trait Sealed {}
     impl Sealed for super::BodyWriter {}
-    impl Sealed for super::StreamRef {}
 }

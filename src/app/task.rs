@@ -538,9 +538,8 @@ impl<S: 'static> Ctx<'_, S> {
         let answer = res.exchange();
         let future = f(self.task(), res);
         let task = tasks.insert(Box::pin(future), Origin::Answer(answer));
-        self.on_abort(&answer, move |cx| {
-            cx.core.outbox.push(Command::ClientLeft(task));
-        });
+        let left = move |cx: &mut Ctx<'_, S>| cx.core.outbox.push(Command::ClientLeft(task));
+        self.on_abort_of(answer, Box::new(left));
         Ok(())
     }
 }

@@ -79,7 +79,8 @@ impl<S: 'static> hub::Database<S> {
         client: StreamRef,
     ) -> AbortId {
         let db = self.clone();
-        cx.on_abort(&client, move |cx| db.give_up(cx, id, PgErrorKind::Gone))
+        let gone = move |cx: &mut Ctx<'_, S>| db.give_up(cx, id, PgErrorKind::Gone);
+        cx.on_abort_of(client, Box::new(gone))
     }
 
     /// Nobody waits for it any more, or not for so long: a question, or a transaction.

@@ -353,19 +353,9 @@ impl<S: 'static> Hub<S> {
 
     fn tick(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
         let now = cx.now();
-        self.agenda.fired();
         let open = self.transactions.iter();
         let open = open.map(|(id, open)| (open.until, *id));
-        let all = self.jobs.deadlines().chain(open);
-        let mut due = Vec::new();
-        for (at, id) in all {
-            match at <= now {
-                true => due.push((at, id)),
-                false => self.agenda.note(at),
-            }
-        }
-        due.sort_unstable();
-        for (_, id) in due {
+        for id in self.agenda.due(now, self.jobs.deadlines().chain(open)) {
             self.expire(db, cx, id);
         }
         let reply = db.settings.limits.reply;

@@ -357,7 +357,7 @@ impl<S: 'static> Remote<S> {
             deadline: None,
             abort: client.map(|client| {
                 let db = self.clone();
-                cx.on_abort(&client, move |cx| db.give_up(cx, id))
+                cx.on_abort_of(client, Box::new(move |cx| db.give_up(cx, id)))
             }),
             queued: 0,
         };
@@ -478,22 +478,13 @@ impl<S: 'static> Hub<S> {
     }
 
     fn tick(&mut self, db: &Db<S>, cx: &mut Ctx<'_, S>) {
-        self.agenda.fired();
         let now = cx.now();
         let jobs = self.jobs.iter();
         let jobs = jobs.filter_map(|(id, job)| Some((job.deadline?.0, *id)));
         let resting = self.conns.iter();
         let resting = resting.filter(|(_, conn)| conn.role == Role::Own && conn.is_idle());
         let resting = resting.map(|(id, conn)| (conn.rests + db.settings.idle, *id));
-        let mut due = Vec::new();
-        for (at, id) in jobs.chain(resting) {
-            match at <= now {
-                true => due.push((at, id)),
-                false => self.agenda.note(at),
-            }
-        }
-        due.sort_unstable();
-        for (_, id) in due {
+        for id in self.agenda.due(now, jobs.chain(resting)) {
             if let Some(job) = self.jobs.get_mut(&id) {
                 let Some((_, limit, setting)) = job.deadline.take() else {
                     continue;
